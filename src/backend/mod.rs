@@ -1,0 +1,67 @@
+//! What a firewall must be able to do for us, and which one is used.
+
+pub mod nft;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::fence::{Fence, Rule};
+use crate::vm::{Port, VmName};
+
+/// A firewall that holds fences. It knows VMs, ports and rules, and no hypervisor.
+///
+/// The kernel's ruleset is the only state. Every method that changes it is to be called under
+/// [`crate::lock`], and leaves the kernel either as it was or as it should be.
+pub trait Backend {
+    /// Its name, as `--backend` takes it.
+    fn name(&self) -> &'static str;
+
+    /// Every fence that the kernel holds, sorted by VM, with what it dropped.
+    fn fences(&self) -> Result<Vec<HeldFence>>;
+
+    /// The ports that fences refer to.
+    fn ports(&self) -> Result<Vec<Port>>;
+
+    /// Makes the kernel hold exactly these fences for their VMs, all in one step; a fence without
+    /// rules takes the VM's away. A port that was another VM's is taken from it. What is there
+    /// already stays untouched, with its counters. Returns whether anything changed.
+    fn enforce(&self, fences: &[Fence]) -> Result<bool>;
+
+    /// Deletes all that refers to these ports, in one step, and the fences that are left with no
+    /// port. Returns whether anything changed.
+    fn release(&self, ports: &[Port]) -> Result<bool>;
+
+    /// What [`Backend::enforce`] would load for these fences, as text for the firewall's own
+    /// program; starts no process.
+    fn export(&self, fences: &[Fence]) -> Result<String>;
+}
+
+/// A fence in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldFence {
+    /// Whose it is.
+    pub vm: VmName,
+    /// The backend's name for it.
+    pub chain: String,
+    /// Its rules, each with the number of packets it dropped; `None` where nobody counts.
+    pub rules: Vec<(Rule, Option<u64>)>,
+}
+
+/// A firewall by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// The best one that works on this host
+    #[default]
+    Auto,
+    /// nftables
+    Nft,
+}
+
+/// The firewall to use.
+pub fn choose(choice: Choice) -> Box<dyn Backend> {
+    match choice {
+        Choice::Auto | Choice::Nft => Box::new(nft::Nft),
+    }
+}

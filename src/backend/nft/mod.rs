@@ -1,0 +1,208 @@
+//! nftables: one chain for each VM in the table `bridge macfence`, reached through a verdict map
+//! from port names to chains. Only that table is read or written.
+//!
+//! ```text
+//! table bridge macfence {
+//!     map ports { type ifname : verdict; elements = { "one-42-0" : jump vm-one-42 } }
+//!     chain forward {
+//!         type filter hook forward priority filter; policy accept;
+//!         iifname vmap @ports
+//!         oifname vmap @ports
+//!     }
+//!     chain vm-one-42 {
+//!         iifname "one-42-0" ether saddr != 02:00:c0:a8:00:05 counter drop
+//!         oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter drop
+//!     }
+//! }
+//! ```
+
+pub mod name;
+mod plan;
+mod rule;
+mod ruleset;
+mod transaction;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use self::name::ChainName;
+use self::plan::Wanted;
+use self::ruleset::Ruleset;
+use self::transaction::Transaction;
+use super::{Backend, HeldFence};
+use crate::fence::Fence;
+use crate::process::{self, Output};
+use crate::vm::Port;
+
+/// The nftables backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Nft;
+
+impl Backend for Nft {
+    fn name(&self) -> &'static str {
+        "nft"
+    }
+
+    fn fences(&self) -> Result<Vec<HeldFence>> {
+        let held = list(Transaction::list_table)?;
+        let fence = |(chain, rules): (ChainName, Vec<ruleset::HeldRule>)| {
+            let rules = rules.into_iter().filter_map(|rule| rule.rule);
+            Some(HeldFence {
+                vm: chain.decode()?,
+                chain: chain.to_string(),
+                rules: rules.map(|(rule, packets)| (rule, Some(packets))).collect(),
+            })
+        };
+        let mut fences: Vec<_> = held.chains.into_iter().filter_map(fence).collect();
+        fences.sort_by(|a, b| a.vm.cmp(&b.vm));
+        Ok(fences)
+    }
+
+    fn ports(&self) -> Result<Vec<Port>> {
+        let held = list(Transaction::list_ports)?;
+        let ours = held.ports.iter().filter(|(_, chain)| chain.is_some());
+        // A key that is no port of ours cannot have been written by us.
+        Ok(ours.filter_map(|(port, _)| port.parse().ok()).collect())
+    }
+
+    fn enforce(&self, fences: &[Fence]) -> Result<bool> {
+        let wanted = fences
+            .iter()
+            .map(|f| Ok((ChainName::of(&f.vm)?, f.rules.as_slice())));
+        let wanted = wanted.collect::<Result<Wanted>>()?;
+        match (wanted.first_key_value(), wanted.len()) {
+            (Some((chain, _)), 1) => enforce_one(chain, &fences[0], &wanted),
+            _ => {
+                let held = list(Transaction::list_table)?;
+                commit(plan::enforce(&held, &wanted)?)
+            }
+        }
+    }
+
+    fn release(&self, ports: &[Port]) -> Result<bool> {
+        if ports.is_empty() {
+            return Ok(false);
+        }
+        let mut held = list(Transaction::list_ports)?;
+        let taken = ports.iter().map(Port::as_str).collect();
+        read_robbed(&mut held, &taken)?;
+        commit(plan::release(&held, ports)?)
+    }
+
+    fn export(&self, fences: &[Fence]) -> Result<String> {
+        let mut transaction = Transaction::on_skeleton()?;
+        for fence in fences.iter().filter(|fence| !fence.rules.is_empty()) {
+            let chain = ChainName::of(&fence.vm)?;
+            transaction.add_chain(&chain)?;
+            // In an empty kernel for nothing; in a live one the rules would be there twice.
+            transaction.flush_chain(&chain)?;
+            fence
+                .rules
+                .iter()
+                .try_for_each(|rule| transaction.add_rule(&chain, rule))?;
+            fence
+                .ports()
+                .into_iter()
+                .try_for_each(|port| transaction.add_port(port, &chain))?;
+        }
+        transaction.to_json_lines()
+    }
+}
+
+/// Enforces one fence without listing the map, which costs as much as the host has VMs: by what
+/// the VM's own chain says, with the kernel checking that it says the truth. Where it does not
+/// (a port was another VM's, somebody edited the map), by the map itself.
+fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted) -> Result<bool> {
+    let (assumed, mapped) = look_at(chain, fence)?;
+    let plan = plan::enforce(&assumed, wanted)?;
+    let refusal = match &plan {
+        None if mapped => return Ok(false),
+        None => None,
+        Some(plan) => match load(plan)? {
+            output if output.success() => return Ok(true),
+            output => Some(output),
+        },
+    };
+    let mut held = list(Transaction::list_ports)?;
+    held.chains = assumed.chains;
+    let taken = fence.ports().into_iter().map(Port::as_str).collect();
+    read_robbed(&mut held, &taken)?;
+    match (plan::enforce(&held, wanted)?, refusal) {
+        // Nothing new was learned: what nft said stands.
+        (second, Some(output)) if second == plan => Err(output.failure()),
+        (second, _) => commit(second),
+    }
+}
+
+/// A VM's chain, with the map as it must be if the chain is right, and whether all ports of the
+/// fence really are in the map.
+fn look_at(chain: &ChainName, fence: &Fence) -> Result<(Ruleset, bool)> {
+    let mut transaction = Transaction::on_containers()?;
+    transaction.add_chain(chain)?;
+    // The kernel refuses to delete what is not there; the listing is printed before it is asked.
+    fence
+        .ports()
+        .iter()
+        .try_for_each(|port| transaction.delete_port(port.as_str()))?;
+    transaction.list_chain(chain)?;
+    let output = dry_run(&transaction)?;
+    if output.stdout.trim().is_empty() {
+        return Err(output.failure());
+    }
+    let mut held = Ruleset::default();
+    held.read(&output.stdout)?;
+    let rules = held.chains.get(chain).into_iter().flatten();
+    let ports = rules.filter_map(|rule| Some(rule.rule.as_ref()?.0.port().to_string()));
+    held.ports = ports.map(|port| (port, Some(chain.clone()))).collect();
+    Ok((held, output.success()))
+}
+
+fn list(what: impl FnOnce(&mut Transaction)) -> Result<Ruleset> {
+    let mut transaction = Transaction::on_containers()?;
+    what(&mut transaction);
+    read(&transaction)
+}
+
+fn read_robbed(held: &mut Ruleset, taken: &BTreeSet<&str>) -> Result<()> {
+    for chain in plan::robbed(held, taken) {
+        if !held.chains.contains_key(&chain) {
+            let mut transaction = Transaction::on_containers()?;
+            transaction.add_chain(&chain)?;
+            transaction.list_chain(&chain)?;
+            held.chains.append(&mut read(&transaction)?.chains);
+        }
+    }
+    Ok(())
+}
+
+fn read(listing: &Transaction) -> Result<Ruleset> {
+    let mut held = Ruleset::default();
+    held.read(&dry_run(listing)?.checked()?)?;
+    Ok(held)
+}
+
+/// Runs list commands in a transaction that is checked and thrown away (`nft -c`): what it adds
+/// first is only there so that listing what does not exist is no error.
+///
+/// One list command each time: nft 1.1.3 lists the map without its elements beside a chain, 1.0.6
+/// does not find the first of two chains, and 0.9.8 crashes listing a map that is not there.
+fn dry_run(transaction: &Transaction) -> Result<Output> {
+    process::run_as_root("nft", &["-c", "-j", "-f", "-"], &transaction.to_json()?)
+}
+
+fn commit(transaction: Option<Transaction>) -> Result<bool> {
+    match transaction {
+        None => Ok(false),
+        Some(transaction) => {
+            load(&transaction)?
+                .checked()
+                .context("nothing was changed")?;
+            Ok(true)
+        }
+    }
+}
+
+fn load(transaction: &Transaction) -> Result<Output> {
+    process::run_as_root("nft", &["-j", "-f", "-"], &transaction.to_json()?)
+}

@@ -1,0 +1,131 @@
+//! A VM's chain is `vm-` and its name, in which every byte outside `[A-Za-z0-9.-]` is written as
+//! `_` and two lower-case hex digits: two names never meet, the name can be read back, and what
+//! nft lists it can load again.
+
+use std::fmt;
+
+use anyhow::{Result, ensure};
+
+use crate::vm::VmName;
+
+const PREFIX: &str = "vm-";
+
+/// The longest name of a chain, in bytes: the kernel's `NFT_NAME_MAXLEN` less the final zero.
+const MAX_LEN: usize = 255;
+
+/// The name of a VM's chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChainName(String);
+
+impl ChainName {
+    /// The name of this VM's chain.
+    ///
+    /// # Errors
+    /// If it is longer than the kernel takes.
+    pub fn of(vm: &VmName) -> Result<Self> {
+        let mut name = PREFIX.to_owned();
+        for byte in vm.as_str().bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => name.push(byte.into()),
+                _ => name += &format!("_{byte:02x}"),
+            }
+        }
+        ensure!(
+            name.len() <= MAX_LEN,
+            "the name of VM {:?} is too long: its chain's name would have {} bytes, \
+             and the kernel takes {MAX_LEN}",
+            vm.as_str(),
+            name.len()
+        );
+        Ok(Self(name))
+    }
+
+    /// The chain of this name, if it is a VM's.
+    pub fn parse(name: &str) -> Option<Self> {
+        let chain = Self(name.to_owned());
+        let vm = chain.decode()?;
+        // Only one spelling of a VM's name is ours.
+        (Self::of(&vm).ok()? == chain).then_some(chain)
+    }
+
+    /// The VM whose chain this is.
+    pub fn decode(&self) -> Option<VmName> {
+        let mut bytes = Vec::new();
+        let mut left = self.0.strip_prefix(PREFIX)?.bytes();
+        while let Some(byte) = left.next() {
+            bytes.push(match byte {
+                b'_' => {
+                    let mut digit = || char::from(left.next()?).to_digit(16);
+                    u8::try_from(digit()? << 4 | digit()?).ok()?
+                }
+                _ => byte,
+            });
+        }
+        String::from_utf8(bytes).ok()?.parse().ok()
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn chain(vm: &str) -> String {
+        ChainName::of(&vm.parse().unwrap()).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_name_is_written_with_what_nft_can_read_back() {
+        assert_eq!(chain("one-42"), "vm-one-42");
+        assert_eq!(chain("a b; drop"), "vm-a_20b_3b_20drop");
+        assert_eq!(chain("a_b"), "vm-a_5fb");
+        assert_eq!(chain("日本"), "vm-_e6_97_a5_e6_9c_ac");
+        assert_eq!(chain("../x"), "vm-.._2fx");
+    }
+
+    #[test]
+    fn a_name_that_the_kernel_cannot_hold_is_refused() {
+        assert_eq!(chain(&"x".repeat(252)).len(), 255);
+        for name in ["x".repeat(253), "日".repeat(29)] {
+            let error = ChainName::of(&name.parse().unwrap())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("too long"), "{error}");
+        }
+    }
+
+    #[test]
+    fn chains_that_are_nobodys_are_not_taken_for_a_vms() {
+        for name in [
+            "forward", "vm-", "vm-a_", "vm-a_5", "vm-a_5F", "vm-a_41", "vm-a b", "vm-_ff",
+        ] {
+            assert_eq!(ChainName::parse(name), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn chain_names_decode_back(name in "\\PC{1,24}|[ -~]{1,60}|[\0-\u{1f}]{1,9}") {
+            let vm: VmName = name.parse().unwrap();
+            let chain = ChainName::of(&vm).unwrap();
+            prop_assert_eq!(chain.decode(), Some(vm));
+            prop_assert_eq!(ChainName::parse(chain.as_str()), Some(chain));
+        }
+
+        #[test]
+        fn two_vms_never_share_a_chain(a in "[a-c_5f .-]{1,6}", b in "[a-c_5f .-]{1,6}") {
+            prop_assert_eq!(a == b, chain(&a) == chain(&b));
+        }
+    }
+}

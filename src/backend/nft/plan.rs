@@ -1,0 +1,168 @@
+//! The difference between what the kernel holds and what it should: pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+
+use super::name::ChainName;
+use super::ruleset::Ruleset;
+use super::transaction::Transaction;
+use crate::fence::Rule;
+use crate::vm::Port;
+
+/// What the kernel is to hold for some VMs: the rules of each one's chain; none, no chain.
+pub type Wanted<'a> = BTreeMap<ChainName, &'a [Rule]>;
+
+/// The transaction that makes `held` hold `wanted`; `None` if it does already.
+///
+/// Of `held` it needs the wanted chains, the map, and the chains named by [`robbed`].
+pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
+    let mut change = Change::default();
+    let mut claims = BTreeMap::new();
+    for (chain, rules) in wanted {
+        claims.extend(
+            rules
+                .iter()
+                .map(|rule| (rule.port().as_str(), (rule.port(), chain))),
+        );
+        change.set_rules(held, chain, rules)?;
+    }
+    for (port, target) in &held.ports {
+        let claimed = claims.get(port.as_str()).map(|(_, chain)| *chain);
+        let lost = target
+            .as_ref()
+            .is_some_and(|chain| wanted.contains_key(chain));
+        if claimed.is_some() && claimed != target.as_ref() || claimed.is_none() && lost {
+            change.entries.delete_port(port)?;
+        }
+    }
+    for (name, (port, chain)) in &claims {
+        if held.ports.get(*name).and_then(Option::as_ref) != Some(chain) {
+            change.new_entries.add_port(port, chain)?;
+        }
+    }
+    let taken: BTreeSet<_> = claims.keys().copied().collect();
+    for chain in losers(held, &taken).filter(|chain| !wanted.contains_key(chain)) {
+        change.take_ports(held, chain, &taken)?;
+    }
+    change.transaction()
+}
+
+/// The transaction that deletes from `held` all that refers to these ports.
+///
+/// Of `held` it needs the map, and the chains named by [`robbed`].
+pub fn release(held: &Ruleset, ports: &[Port]) -> Result<Option<Transaction>> {
+    let mut change = Change::default();
+    let taken: BTreeSet<_> = ports.iter().map(Port::as_str).collect();
+    for port in held
+        .ports
+        .keys()
+        .filter(|port| taken.contains(port.as_str()))
+    {
+        change.entries.delete_port(port)?;
+    }
+    for chain in losers(held, &taken) {
+        change.take_ports(held, chain, &taken)?;
+    }
+    change.transaction()
+}
+
+/// The chains that lose some of their ports when these are taken, and keep others: only of them
+/// the rules must be known.
+pub fn robbed(held: &Ruleset, taken: &BTreeSet<&str>) -> Vec<ChainName> {
+    losers(held, taken)
+        .filter(|chain| keeps_some(held, chain, taken))
+        .cloned()
+        .collect()
+}
+
+fn losers<'a>(held: &'a Ruleset, taken: &BTreeSet<&str>) -> impl Iterator<Item = &'a ChainName> {
+    let hit = held
+        .ports
+        .iter()
+        .filter(|(port, _)| taken.contains(port.as_str()));
+    hit.filter_map(|(_, chain)| chain.as_ref())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+}
+
+fn keeps_some(held: &Ruleset, chain: &ChainName, taken: &BTreeSet<&str>) -> bool {
+    held.ports_of(chain).any(|port| !taken.contains(port))
+}
+
+/// The parts of a transaction, each in its place: the kernel refuses to delete a chain that the
+/// map refers to, and to point the map to a chain that is not there.
+#[derive(Default)]
+struct Change {
+    entries: Transaction,
+    chains: Transaction,
+    new_entries: Transaction,
+    dead_chains: Transaction,
+}
+
+impl Change {
+    /// Brings a chain's rules to these; those that are right stay, with their counters.
+    fn set_rules(&mut self, held: &Ruleset, chain: &ChainName, wanted: &[Rule]) -> Result<()> {
+        let now = held.chains.get(chain);
+        if wanted.is_empty() {
+            if now.is_some() || held.ports_of(chain).next().is_some() {
+                self.dead_chains.delete_chain(chain)?;
+            }
+            return Ok(());
+        }
+        if now.is_none() {
+            self.chains.add_chain(chain)?;
+        }
+        let mut missing: Vec<_> = wanted.iter().collect();
+        for rule in now.into_iter().flatten() {
+            let right = rule
+                .rule
+                .as_ref()
+                .and_then(|(r, _)| missing.iter().position(|m| *m == r));
+            match right {
+                Some(index) => drop(missing.remove(index)),
+                None => self.chains.delete_rule(chain, rule.handle)?,
+            }
+        }
+        missing
+            .into_iter()
+            .try_for_each(|rule| self.chains.add_rule(chain, rule))
+    }
+
+    /// Deletes what a chain says about these ports, or the whole chain if it has no other.
+    fn take_ports(
+        &mut self,
+        held: &Ruleset,
+        chain: &ChainName,
+        taken: &BTreeSet<&str>,
+    ) -> Result<()> {
+        if !keeps_some(held, chain, taken) {
+            return self.dead_chains.delete_chain(chain);
+        }
+        for rule in held.chains.get(chain).into_iter().flatten() {
+            if rule
+                .rule
+                .as_ref()
+                .is_some_and(|(r, _)| taken.contains(r.port().as_str()))
+            {
+                self.chains.delete_rule(chain, rule.handle)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn transaction(self) -> Result<Option<Transaction>> {
+        let parts = [
+            self.entries,
+            self.chains,
+            self.new_entries,
+            self.dead_chains,
+        ];
+        if parts.iter().all(Transaction::is_empty) {
+            return Ok(None);
+        }
+        let mut transaction = Transaction::on_skeleton()?;
+        parts.into_iter().for_each(|part| transaction.append(part));
+        Ok(Some(transaction))
+    }
+}

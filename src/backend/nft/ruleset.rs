@@ -1,0 +1,237 @@
+//! What nft lists of our table.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use nftables::schema::{Chain, Rule as NftRule};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::name::ChainName;
+use super::rule;
+use super::transaction::{PORTS, TABLE};
+use crate::fence::Rule;
+
+/// Our table, or as much of it as was listed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ruleset {
+    /// The map: where the frames of each port go. `None`: not to a VM's chain. The keys are text
+    /// because nobody is kept from adding what is no port of ours.
+    pub ports: BTreeMap<String, Option<ChainName>>,
+    /// The rules of each VM's chain, in order.
+    pub chains: BTreeMap<ChainName, Vec<HeldRule>>,
+}
+
+/// A rule in a VM's chain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldRule {
+    /// The kernel's number for it.
+    pub handle: u32,
+    /// The rule and the packets it dropped; `None` if it is not one of ours.
+    pub rule: Option<(Rule, u64)>,
+}
+
+impl Ruleset {
+    /// Adds what `nft -j` printed: one document for each list command.
+    ///
+    /// # Errors
+    /// If it is no such listing, with what was wrong.
+    pub fn read(&mut self, listing: &str) -> Result<()> {
+        for document in serde_json::Deserializer::from_str(listing).into_iter() {
+            let Listing { nftables } = document.context("nft printed an unknown listing")?;
+            for mut object in nftables {
+                // Object by object: the crate cannot parse a map of verdicts, and newer kinds of
+                // objects are no reason to fail.
+                if let Some(map) = object.remove("map") {
+                    self.read_map(map).context("nft listed an unknown map")?;
+                } else if let Some(chain) = object.remove("chain") {
+                    self.read_chain(chain)
+                        .context("nft listed an unknown chain")?;
+                } else if let Some(rule) = object.remove("rule") {
+                    self.read_rule(rule);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_map(&mut self, map: Value) -> Result<()> {
+        let map: VerdictMap = serde_json::from_value(map)?;
+        if map.table == TABLE && map.name == PORTS {
+            let targets = map
+                .elem
+                .into_iter()
+                .map(|(key, verdict)| (key.port(), verdict.chain()));
+            self.ports.extend(targets);
+        }
+        Ok(())
+    }
+
+    fn read_chain(&mut self, chain: Value) -> Result<()> {
+        let chain: Chain = serde_json::from_value(chain)?;
+        // A dry run lists the chain that it adds with a handle of 0: it does not exist.
+        if chain.handle != Some(0)
+            && let Some(name) = ChainName::parse(&chain.name)
+        {
+            self.chains.entry(name).or_default();
+        }
+        Ok(())
+    }
+
+    fn read_rule(&mut self, rule: Value) {
+        // A rule that the crate does not know is somebody else's: only its place matters.
+        let text = |key: &str| rule.get(key).and_then(Value::as_str);
+        let handle = rule
+            .get("handle")
+            .and_then(Value::as_u64)
+            .and_then(|h| h.try_into().ok());
+        if let (Some(chain), Some(handle)) = (text("chain").and_then(ChainName::parse), handle) {
+            let rule = serde_json::from_value::<NftRule>(rule).ok();
+            let rule = rule.and_then(|rule| rule::parse(&rule.expr));
+            self.chains
+                .entry(chain)
+                .or_default()
+                .push(HeldRule { handle, rule });
+        }
+    }
+
+    /// The ports whose frames go to a chain.
+    pub fn ports_of(&self, chain: &ChainName) -> impl Iterator<Item = &str> {
+        let target = move |(_, to): &(&String, &Option<ChainName>)| to.as_ref() == Some(chain);
+        self.ports
+            .iter()
+            .filter(target)
+            .map(|(port, _)| port.as_str())
+    }
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<BTreeMap<String, Value>>,
+}
+
+/// A map of verdicts, which the crate's own type cannot hold (its issue 237).
+#[derive(Deserialize)]
+struct VerdictMap {
+    table: String,
+    name: String,
+    #[serde(default)]
+    elem: Vec<(Key, Target)>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Key {
+    Plain(String),
+    /// With a comment, a timeout or the like, which nobody but an operator adds.
+    Detailed {
+        elem: DetailedKey,
+    },
+}
+
+#[derive(Deserialize)]
+struct DetailedKey {
+    val: String,
+}
+
+impl Key {
+    fn port(self) -> String {
+        match self {
+            Self::Plain(port)
+            | Self::Detailed {
+                elem: DetailedKey { val: port },
+            } => port,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Target {
+    Jump { jump: JumpTo },
+    Other(#[expect(dead_code, reason = "any verdict but a jump")] Value),
+}
+
+#[derive(Deserialize)]
+struct JumpTo {
+    target: String,
+}
+
+impl Target {
+    fn chain(self) -> Option<ChainName> {
+        match self {
+            Self::Jump { jump } => ChainName::parse(&jump.target),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listings_of_three_nft_versions_read_alike() {
+        let vm = ChainName::of(&"one-1".parse().unwrap()).unwrap();
+        let port = "one-1-0".parse::<crate::vm::Port>().unwrap();
+        for listing in [
+            include_str!("../../../tests/captures/nft-0.9.8-list-table.json"),
+            include_str!("../../../tests/captures/nft-1.0.6-list-table.json"),
+            include_str!("../../../tests/captures/nft-1.1.3-list-table.json"),
+        ] {
+            let mut ruleset = Ruleset::default();
+            ruleset.read(listing).unwrap();
+            assert_eq!(
+                ruleset.ports,
+                [("one-1-0".to_owned(), Some(vm.clone()))].into()
+            );
+            let rules: Vec<_> = ruleset.chains[&vm].iter().map(|r| r.rule.clone()).collect();
+            let mac = "02:00:c0:a8:00:05".parse().unwrap();
+            let own = "02:00:c0:a8:00:00/40".parse().unwrap();
+            let spoofed = Rule::Spoofed {
+                port: port.clone(),
+                mac,
+            };
+            let foreign = Rule::Foreign {
+                port: port.clone(),
+                own,
+                trusted: vec![],
+            };
+            assert_eq!(rules, [Some((spoofed, 0)), Some((foreign, 0))]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_listing_is_an_error() {
+        for listing in [
+            "{",
+            "[]",
+            "nft> ",
+            r#"{"nftables": 1}"#,
+            r#"{"nftables": [{"map": 3}]}"#,
+        ] {
+            assert!(Ruleset::default().read(listing).is_err(), "{listing}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_added_is_kept_apart() {
+        let listing = r#"{"nftables": [
+            {"map": {"family": "bridge", "name": "ports", "table": "macfence", "elem": [
+                ["eth9", {"drop": null}], [{"elem": {"val": "a", "comment": "x"}}, {"jump": {"target": "vm-b"}}]]}},
+            {"rule": {"family": "bridge", "table": "macfence", "chain": "vm-b", "handle": 9, "expr": [{"future": 1}]}},
+            {"flowtable": {"unheard": "of"}}]}"#;
+        let mut ruleset = Ruleset::default();
+        ruleset.read(listing).unwrap();
+        let b = ChainName::parse("vm-b").unwrap();
+        assert_eq!(ruleset.ports_of(&b).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(ruleset.ports["eth9"], None);
+        assert_eq!(
+            ruleset.chains[&b],
+            [HeldRule {
+                handle: 9,
+                rule: None
+            }]
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! Which port is on which bridge of this host, as the kernel tells it in sysfs.
+//!
+//! A new network namespace shows its devices only in a sysfs mounted from inside it.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::vm::Port;
+
+const DEVICES: &str = "/sys/class/net";
+
+/// The Linux bridge that `port` is on now; `None` if it is on none, or does not exist.
+///
+/// # Errors
+/// If sysfs cannot be read: that nothing is known is not the same as "on no bridge".
+pub fn of(port: &Port) -> Result<Option<String>> {
+    let link = Path::new(DEVICES).join(port.as_str()).join("brport/bridge");
+    match std::fs::read_link(&link) {
+        Ok(target) => match target.file_name().and_then(|name| name.to_str()) {
+            Some(bridge) => Ok(Some(bridge.to_owned())),
+            None => bail!("{} leads to no bridge", link.display()),
+        },
+        Err(e) if e.kind() == ErrorKind::NotFound && Path::new(DEVICES).is_dir() => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", link.display())),
+    }
+}
+
+/// Whether a bridge of this name is on this host.
+pub fn exists(bridge: &str) -> bool {
+    !bridge.contains('/') && Path::new(DEVICES).join(bridge).join("bridge").is_dir()
+}

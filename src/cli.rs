@@ -1,0 +1,109 @@
+//! Every subcommand and flag; the comments are the help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::backend;
+use crate::mac::{MacPrefix, PrefixLen};
+use crate::vm::VmName;
+
+/// Keep the virtual machines of different virtual networks apart on shared Linux bridges
+#[derive(Debug, Parser)]
+#[command(name = "macfence", version, max_term_width = 100)]
+pub struct Cli {
+    /// The flags that go with any subcommand.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that go with any subcommand; they override the configuration file.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Configuration file [default: /etc/macfence.toml, if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// Firewall to use [default: auto]
+    #[arg(long, value_enum, global = true)]
+    pub backend: Option<backend::Choice>,
+
+    /// Act only on this bridge; may be given several times [default: all bridges]
+    #[arg(long = "bridge", value_name = "NAME", global = true)]
+    pub bridges: Vec<String>,
+
+    /// Leading bits of a MAC address that name its network, 8 to 48 [default: 40]
+    #[arg(long, value_name = "N", global = true)]
+    pub prefix_len: Option<PrefixLen>,
+
+    /// Address or prefix that every fenced VM may hear; may be given several times
+    #[arg(long, value_name = "MAC[/LEN]", global = true)]
+    pub trusted: Vec<MacPrefix>,
+
+    /// libvirt to ask about VMs [default: qemu:///system]
+    #[arg(long, value_name = "URI", global = true)]
+    pub connect: Option<String>,
+
+    /// Tell what is done, on standard error
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fence these VMs
+    Apply(Vms),
+    /// Take the fences of these VMs away
+    Remove {
+        /// Names of the VMs
+        #[arg(value_name = "VM", required = true)]
+        vms: Vec<VmName>,
+    },
+    /// Delete what refers to ports that no bridge has any more
+    Flush,
+    /// Show what is fenced, and what was dropped
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON that apply would load into nft; touches nothing
+    Export(Vms),
+    /// Entry points for other programs, also called through links of these names
+    Hook {
+        /// Who calls
+        #[command(subcommand)]
+        entry: Entry,
+    },
+}
+
+/// VMs, by name or by their XML.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct Vms {
+    /// Names of VMs that libvirt knows
+    #[arg(value_name = "VM")]
+    pub vms: Vec<VmName>,
+    /// File with a libvirt domain, - for standard input; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub xml: Vec<PathBuf>,
+}
+
+/// Who calls, and with what.
+#[derive(Debug, Subcommand)]
+pub enum Entry {
+    /// OpenNebula's VM_HOOK for a VM that started on KVM: fence it
+    EbtablesKvm {
+        /// Name of the VM, as in one-$VMID
+        vm: VmName,
+    },
+    /// OpenNebula's VM_HOOK for a VM that is done: flush, after its port has left the bridge
+    EbtablesFlush,
+}
+
+/// The names under which the program is an entry point itself.
+pub const LINKS: [&str; 2] = ["ebtables-kvm", "ebtables-flush"];

@@ -1,0 +1,52 @@
+//! `macfence apply`: fence these VMs, all in one transaction.
+
+use anyhow::Result;
+
+use super::{described, note, warn_of_unknown_bridges};
+use crate::backend;
+use crate::bridge;
+use crate::cli::Vms;
+use crate::config::Config;
+use crate::fence::{Fence, Unfenced};
+use crate::lock;
+use crate::report;
+use crate::vm::Vm;
+
+/// Runs it.
+pub fn run(config: &Config, vms: &Vms) -> Result<()> {
+    // Before the lock: libvirt answers nothing about a VM while its own hook, which needs the
+    // lock, is running for it.
+    let vms = described(config, vms)?;
+    warn_of_unknown_bridges(config);
+    let backend = backend::choose(config.backend);
+    let _lock = lock::exclusive()?;
+    let fences = vms
+        .iter()
+        .map(|vm| fence(config, vm))
+        .collect::<Result<Vec<_>>>()?;
+    let changed = backend.enforce(&fences)?;
+    note(config, || match changed {
+        true => format!("the fences are now in the kernel ({})", backend.name()),
+        false => format!("the kernel held these fences already ({})", backend.name()),
+    });
+    Ok(())
+}
+
+fn fence(config: &Config, vm: &Vm) -> Result<Fence> {
+    let (fence, unfenced) = config.policy.fence(vm, |nic| bridge::of(&nic.port))?;
+    let name = vm.name.as_str();
+    for port in fence.ports() {
+        note(config, || format!("VM {name:?}: port \"{port}\" is fenced"));
+    }
+    for nic in unfenced {
+        match nic {
+            Unfenced::NoBridge(port) => report::warning(&format!(
+                "VM {name:?}: port \"{port}\" is on no Linux bridge; it is not fenced"
+            )),
+            Unfenced::OtherBridge(port, bridge) => note(config, || {
+                format!("VM {name:?}: port \"{port}\" is on {bridge:?}, which is not to be fenced")
+            }),
+        }
+    }
+    Ok(fence)
+}

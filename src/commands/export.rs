@@ -1,0 +1,47 @@
+//! `macfence export`: print what apply would load. Needs no rights, and with `--xml` nothing that
+//! is installed.
+
+use anyhow::Result;
+
+use super::{described, note, print};
+use crate::backend;
+use crate::bridge;
+use crate::cli::Vms;
+use crate::config::Config;
+use crate::fence::{Policy, Unfenced};
+use crate::report;
+use crate::vm::Nic;
+
+/// Runs it.
+pub fn run(config: &Config, vms: &Vms) -> Result<()> {
+    let mut fences = Vec::new();
+    for vm in described(config, vms)? {
+        let (fence, unfenced) = config
+            .policy
+            .fence(&vm, |nic| bridge_of(&config.policy, nic))?;
+        fences.push(fence);
+        for nic in unfenced {
+            let name = vm.name.as_str();
+            match nic {
+                Unfenced::NoBridge(port) => report::warning(&format!(
+                    "VM {name:?}: it is not known which bridge port \"{port}\" is on; \
+                     it is left out"
+                )),
+                Unfenced::OtherBridge(port, bridge) => note(config, || {
+                    format!("VM {name:?}: port \"{port}\" is on {bridge:?}; it is left out")
+                }),
+            }
+        }
+    }
+    print(&backend::choose(config.backend).export(&fences)?)
+}
+
+/// The bridge that the VM's definition names, which may be another host's; else the one that the
+/// port is on here. Where all bridges are fenced it does not matter.
+fn bridge_of(policy: &Policy, nic: &Nic) -> Result<Option<String>> {
+    match &nic.bridge {
+        Some(bridge) => Ok(Some(bridge.clone())),
+        None if policy.bridges.is_empty() => Ok(Some(String::new())),
+        None => bridge::of(&nic.port),
+    }
+}

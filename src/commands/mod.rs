@@ -1,0 +1,113 @@
+//! The subcommands, one file each, and what they share.
+
+mod apply;
+mod export;
+mod flush;
+mod hook;
+mod list;
+mod remove;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bridge;
+use crate::cli::{Cli, Command, Vms};
+use crate::config::Config;
+use crate::fence;
+use crate::report;
+use crate::source::libvirt;
+use crate::vm::Vm;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// If it could not be done; the kernel's rules are then what they were.
+pub fn run(cli: Cli) -> Result<()> {
+    let config = Config::new(cli.global)?;
+    match cli.command {
+        Command::Apply(vms) => apply::run(&config, &vms),
+        Command::Remove { vms } => remove::run(&config, vms),
+        Command::Flush => flush::run(&config),
+        Command::List { json } => list::run(&config, json),
+        Command::Export(vms) => export::run(&config, &vms),
+        Command::Hook { entry } => hook::run(&config, entry),
+    }
+}
+
+/// The VMs that the command line names or describes.
+fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
+    let mut vms = Vec::new();
+    ensure!(
+        asked.xml.iter().filter(|file| is_stdin(file)).count() <= 1,
+        "standard input can be read only once"
+    );
+    for file in &asked.xml {
+        let read = read_xml(file).and_then(|xml| libvirt::domain(&xml));
+        vms.push(read.with_context(|| match is_stdin(file) {
+            true => "standard input".to_owned(),
+            false => file.display().to_string(),
+        })?);
+    }
+    let mut names = asked.vms.clone();
+    names.sort();
+    names.dedup();
+    vms.extend(libvirt::domains(&config.connect, &names)?);
+    fence::check_distinct(&vms)?;
+    for vm in &vms {
+        for why in &vm.skipped {
+            report::warning(&format!(
+                "VM {:?}: {why}; it is not fenced",
+                vm.name.as_str()
+            ));
+        }
+    }
+    Ok(vms)
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+fn read_xml(file: &Path) -> Result<String> {
+    let mut source: Box<dyn Read> = match is_stdin(file) {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(file).context("cannot open")?),
+    };
+    let mut xml = String::new();
+    // One byte more than is taken: enough to know that it is too long.
+    let limit = libvirt::XML_LIMIT as u64 + 1;
+    source
+        .by_ref()
+        .take(limit)
+        .read_to_string(&mut xml)
+        .context("cannot read")?;
+    Ok(xml)
+}
+
+/// A bridge that is misspelt would leave its VMs open without a word.
+fn warn_of_unknown_bridges(config: &Config) {
+    for bridge in config
+        .policy
+        .bridges
+        .iter()
+        .filter(|bridge| !bridge::exists(bridge))
+    {
+        report::warning(&format!("there is no bridge {bridge:?} on this host"));
+    }
+}
+
+fn note(config: &Config, text: impl FnOnce() -> String) {
+    if config.verbose {
+        report::note(&text());
+    }
+}
+
+/// Prints to standard output; that nobody reads it is an error like any other.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}

@@ -1,0 +1,244 @@
+//! What to enforce for a VM: the two rules in front of each of its ports.
+//!
+//! Pure: knows neither a hypervisor nor a firewall, and starts no process.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+
+use crate::mac::{MacAddr, MacPrefix, PrefixLen};
+use crate::vm::{Nic, Port, Vm, VmName};
+
+/// One rule in front of a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// Drops a frame that enters the bridge from `port` with another source address than `mac`:
+    /// the VM pretends to be somebody else.
+    Spoofed {
+        /// Where the frame comes from.
+        port: Port,
+        /// The only source address it may carry.
+        mac: MacAddr,
+    },
+    /// Drops a frame that would leave the bridge to `port` unless its source address is in the
+    /// NIC's own network or trusted: the VM would hear another network.
+    Foreign {
+        /// Where the frame goes.
+        port: Port,
+        /// The NIC's network.
+        own: MacPrefix,
+        /// Who else may be heard, sorted, each once.
+        trusted: Vec<MacPrefix>,
+    },
+}
+
+impl Rule {
+    /// The port that the rule stands in front of.
+    pub fn port(&self) -> &Port {
+        match self {
+            Self::Spoofed { port, .. } | Self::Foreign { port, .. } => port,
+        }
+    }
+}
+
+/// A VM and the rules that hold for it. Without rules: the VM is not fenced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The VM.
+    pub vm: VmName,
+    /// Its rules, in the order of its NICs.
+    pub rules: Vec<Rule>,
+}
+
+impl Fence {
+    /// The fence of a VM that is to have none.
+    pub fn none(vm: VmName) -> Self {
+        Self {
+            vm,
+            rules: Vec::new(),
+        }
+    }
+
+    /// Its ports, in order, each once.
+    pub fn ports(&self) -> Vec<&Port> {
+        let mut ports: Vec<_> = self.rules.iter().map(Rule::port).collect();
+        ports.dedup();
+        ports
+    }
+}
+
+/// What the operator chose: the three knobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Act only on these bridges. Empty: on all.
+    pub bridges: Vec<String>,
+    /// How many leading bits of a MAC address name its network.
+    pub prefix_len: PrefixLen,
+    /// Who may be heard besides the VM's own network.
+    pub trusted: Vec<MacPrefix>,
+}
+
+/// Why a NIC has no fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfenced {
+    /// The port is on no Linux bridge.
+    NoBridge(Port),
+    /// The port is on a bridge that the policy leaves alone.
+    OtherBridge(Port, String),
+}
+
+impl Policy {
+    /// The fence of `vm`, given the bridge that each of its NICs is on, and the NICs that are
+    /// left out of it.
+    ///
+    /// # Errors
+    /// If `bridge_of` fails.
+    pub fn fence(
+        &self,
+        vm: &Vm,
+        bridge_of: impl Fn(&Nic) -> Result<Option<String>>,
+    ) -> Result<(Fence, Vec<Unfenced>)> {
+        let mut fence = Fence::none(vm.name.clone());
+        let mut unfenced = Vec::new();
+        for nic in &vm.nics {
+            match bridge_of(nic)? {
+                None => unfenced.push(Unfenced::NoBridge(nic.port.clone())),
+                Some(bridge) if !self.acts_on(&bridge) => {
+                    unfenced.push(Unfenced::OtherBridge(nic.port.clone(), bridge));
+                }
+                Some(_) => fence.rules.extend(self.rules(nic)),
+            }
+        }
+        Ok((fence, unfenced))
+    }
+
+    /// Whether ports of this bridge are fenced.
+    pub fn acts_on(&self, bridge: &str) -> bool {
+        self.bridges.is_empty() || self.bridges.iter().any(|b| b == bridge)
+    }
+
+    /// The two rules in front of a NIC's port.
+    pub fn rules(&self, nic: &Nic) -> [Rule; 2] {
+        let mut trusted = self.trusted.clone();
+        trusted.sort_unstable();
+        trusted.dedup();
+        let port = &nic.port;
+        let own = MacPrefix::of(nic.mac, self.prefix_len);
+        [
+            Rule::Spoofed {
+                port: port.clone(),
+                mac: nic.mac,
+            },
+            Rule::Foreign {
+                port: port.clone(),
+                own,
+                trusted,
+            },
+        ]
+    }
+}
+
+/// Refuses fences that cannot hold together: a port belongs to one NIC of one VM, a VM has one
+/// fence.
+pub fn check_distinct(vms: &[Vm]) -> Result<()> {
+    let mut names = BTreeMap::new();
+    let mut ports: BTreeMap<&Port, &VmName> = BTreeMap::new();
+    for vm in vms {
+        if names.insert(&vm.name, ()).is_some() {
+            bail!("VM {:?} is described twice", vm.name.as_str());
+        }
+        for nic in &vm.nics {
+            if let Some(other) = ports.insert(&nic.port, &vm.name) {
+                bail!(
+                    "port \"{}\" is claimed twice, by VM {:?} and VM {:?}",
+                    nic.port,
+                    other.as_str(),
+                    vm.name.as_str()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vm(name: &str, nics: &[(&str, &str)]) -> Vm {
+        let nic = |(port, mac): &(&str, &str)| {
+            Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
+        };
+        Vm {
+            name: name.parse().unwrap(),
+            nics: nics.iter().map(nic).collect(),
+            skipped: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_rules_are_the_seeds_two() {
+        let vm = vm("one-1", &[("one-1-0", "02:00:c0:a8:00:05")]);
+        let (fence, unfenced) = Policy::default()
+            .fence(&vm, |_| Ok(Some("br0".into())))
+            .unwrap();
+        let port: Port = "one-1-0".parse().unwrap();
+        let rules = [
+            Rule::Spoofed {
+                port: port.clone(),
+                mac: "02:00:c0:a8:00:05".parse().unwrap(),
+            },
+            Rule::Foreign {
+                port,
+                own: "02:00:c0:a8:00:00/40".parse().unwrap(),
+                trusted: vec![],
+            },
+        ];
+        assert_eq!(fence.rules, rules);
+        assert_eq!(unfenced, []);
+    }
+
+    #[test]
+    fn only_ports_of_the_chosen_bridges_are_fenced() {
+        let vm = vm(
+            "a",
+            &[
+                ("p0", "2:0:0:0:0:1"),
+                ("p1", "2:0:0:0:0:2"),
+                ("p2", "2:0:0:0:0:3"),
+            ],
+        );
+        let policy = Policy {
+            bridges: vec!["br0".into()],
+            ..Policy::default()
+        };
+        let bridge_of = |nic: &Nic| {
+            Ok(match nic.port.as_str() {
+                "p0" => Some("br0".to_owned()),
+                "p1" => Some("br1".to_owned()),
+                _ => None,
+            })
+        };
+        let (fence, unfenced) = policy.fence(&vm, bridge_of).unwrap();
+        assert_eq!(fence.ports(), [&"p0".parse().unwrap()]);
+        let left_out = [
+            Unfenced::OtherBridge("p1".parse().unwrap(), "br1".into()),
+            Unfenced::NoBridge("p2".parse().unwrap()),
+        ];
+        assert_eq!(unfenced, left_out);
+    }
+
+    #[test]
+    fn a_port_or_a_name_claimed_twice_is_refused() {
+        let a = vm("a", &[("p0", "2:0:0:0:0:1")]);
+        let b = vm("b", &[("p0", "2:0:0:0:0:2")]);
+        let error = check_distinct(&[a.clone(), b]).unwrap_err().to_string();
+        assert_eq!(error, r#"port "p0" is claimed twice, by VM "a" and VM "b""#);
+        assert!(
+            check_distinct(&[a.clone(), a])
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! macfence keeps the virtual machines of different virtual networks apart on a host whose Linux
+//! bridges carry several networks at once.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! source  ->  Vm { name, nics: [Nic { port, mac }] }  ->  fence  ->  backend  ->  kernel
+//! ```
+//!
+//! - [`source`] asks a hypervisor, or reads what it wrote, and knows no rules.
+//! - [`vm`] and [`mac`] are the checked values in between; [`bridge`] tells which port is on which
+//!   bridge.
+//! - [`fence`] computes what to enforce. It is pure: no process, no file.
+//! - [`backend`] brings it into the kernel, and what the kernel holds back out. It knows no
+//!   hypervisor.
+//! - [`commands`] has one file for each subcommand; [`cli`] every flag; [`config`] what they mean
+//!   together with the configuration file.
+//! - [`process`] and [`lock`] are where other programs and other processes are dealt with.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod backend;
+pub mod bridge;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod fence;
+pub mod lock;
+pub mod mac;
+pub mod process;
+pub mod report;
+pub mod source;
+pub mod vm;

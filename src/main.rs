@@ -1,0 +1,41 @@
+//! Reads the command line, runs the command, and turns its end into an exit status.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use macfence::cli::{Cli, LINKS};
+use macfence::{commands, report};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(arguments());
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads us has seen enough.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            report::error(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line; one that starts with the name of an entry point is that entry point's.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<_> = env::args_os().collect();
+    let name = arguments
+        .first()
+        .and_then(|path| Path::new(path).file_name());
+    if let Some(link) = LINKS.into_iter().find(|link| name == Some(link.as_ref())) {
+        arguments.splice(..1, ["macfence", "hook", link].map(OsString::from));
+    }
+    arguments
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,208 @@
+//! libvirt: domain XML, from `virsh dumpxml` or from a file.
+
+use anyhow::{Context, Result, ensure};
+use roxmltree::{Document, Node};
+
+use crate::process;
+use crate::vm::{Nic, Vm, VmName};
+
+/// The most domain XML that is read, in bytes. libvirt itself passes no string of more than
+/// 4 MiB (`REMOTE_STRING_MAX`).
+pub const XML_LIMIT: usize = 16 << 20;
+
+/// One argument of a program holds at most 128 KiB (`MAX_ARG_STRLEN`); a virsh call asks for as
+/// many domains as fit into half of that.
+const SCRIPT_LIMIT: usize = 64 << 10;
+
+/// The VM that a domain's XML describes.
+///
+/// # Errors
+/// If it is no domain XML, has no name, or an interface with a port name or a MAC address that
+/// cannot be.
+pub fn domain(xml: &str) -> Result<Vm> {
+    ensure!(
+        xml.len() <= XML_LIMIT,
+        "domain XML is longer than {} MiB",
+        XML_LIMIT >> 20
+    );
+    let document = Document::parse(xml).context("not domain XML")?;
+    vm(document.root_element())
+}
+
+/// The VMs of these names, from the libvirt at `uri`: one virsh process for all.
+///
+/// # Errors
+/// If virsh fails or one of the VMs is unknown.
+pub fn domains(uri: &str, names: &[VmName]) -> Result<Vec<Vm>> {
+    let mut vms = Vec::with_capacity(names.len());
+    let mut left = names;
+    while !left.is_empty() {
+        let mut script = String::new();
+        let mut asked = 0;
+        while let Some(name) = left.get(asked)
+            && (asked == 0 || script.len() + name.as_str().len() < SCRIPT_LIMIT)
+        {
+            script += &format!("dumpxml --domain {}; ", quoted(name.as_str()));
+            asked += 1;
+        }
+        let (now, later) = left.split_at(asked);
+        vms.extend(ask(uri, &script, now)?);
+        left = later;
+    }
+    Ok(vms)
+}
+
+fn ask(uri: &str, script: &str, names: &[VmName]) -> Result<Vec<Vm>> {
+    let output = process::run("virsh", &["-q", "-c", uri, script], "")?;
+    // No document that libvirt prints has a prolog, so that several read as one.
+    let xml = format!("<domains>{}</domains>", output.stdout);
+    let document = Document::parse(&xml).context("virsh printed what is not domain XML")?;
+    let domains = document.root_element().children().filter(Node::is_element);
+    let vms = domains.map(vm).collect::<Result<Vec<_>>>()?;
+    // virsh goes on after a domain that it does not know, and its status is that of the last.
+    if !output.success() || vms.len() != names.len() {
+        return Err(output.failure());
+    }
+    for (vm, name) in vms.iter().zip(names) {
+        // virsh takes a number for an id, and a UUID, before it takes them for a name.
+        ensure!(
+            vm.name == *name,
+            "{:?} is libvirt's number for the domain {:?}: give its name",
+            name.as_str(),
+            vm.name.as_str()
+        );
+    }
+    Ok(vms)
+}
+
+/// A word that virsh's own parser of command strings reads as this text, whatever is in it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn vm(domain: Node<'_, '_>) -> Result<Vm> {
+    ensure!(
+        domain.has_tag_name("domain"),
+        "not domain XML: its root is <{}>",
+        domain.tag_name().name()
+    );
+    let name = child(domain, "name")
+        .and_then(|name| name.text())
+        .unwrap_or_default();
+    ensure!(!name.is_empty(), "the domain XML has no <name>");
+    let mut vm = Vm {
+        name: name.parse()?,
+        nics: Vec::new(),
+        skipped: Vec::new(),
+    };
+    let devices = child(domain, "devices")
+        .into_iter()
+        .flat_map(|devices| devices.children());
+    for interface in devices.filter(|device| device.has_tag_name("interface")) {
+        match nic(interface).with_context(|| format!("VM {name:?}"))? {
+            Ok(nic) => vm.nics.push(nic),
+            Err(why) => vm.skipped.push(why),
+        }
+    }
+    Ok(vm)
+}
+
+/// The NIC that an `<interface>` describes, or why it has none: a shut off domain's port has no
+/// name yet, a passed-through device never gets one.
+fn nic(interface: Node<'_, '_>) -> Result<Result<Nic, String>> {
+    let attribute = |element, name| child(interface, element).and_then(|e| e.attribute(name));
+    let mac = attribute("mac", "address");
+    let Some(port) = attribute("target", "dev") else {
+        let who = mac.map(|mac| format!(" {mac:?}")).unwrap_or_default();
+        return Ok(Err(format!("the interface{who} has no target device")));
+    };
+    let Some(mac) = mac else {
+        return Ok(Err(format!("the interface {port:?} has no MAC address")));
+    };
+    let bridge = attribute("source", "bridge").map(str::to_owned);
+    Nic::new(port.parse()?, mac.parse()?, bridge).map(Ok)
+}
+
+fn child<'a, 'x>(node: Node<'a, 'x>, name: &str) -> Option<Node<'a, 'x>> {
+    node.children().find(|child| child.has_tag_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CAPTURE: &str = include_str!("../../tests/captures/virsh-9.0-dumpxml-one-1.xml");
+
+    fn with_interface(interface: &str) -> String {
+        format!("<domain><name>x</name><devices>{interface}</devices></domain>")
+    }
+
+    #[test]
+    fn what_virsh_prints_is_read() {
+        let vm = domain(CAPTURE).unwrap();
+        assert_eq!(vm.name.as_str(), "one-1");
+        let mac = "02:00:c0:a8:00:05".parse().unwrap();
+        let nic = Nic::new("one-1-0".parse().unwrap(), mac, Some("beth0".into())).unwrap();
+        assert_eq!(vm.nics, [nic]);
+        assert!(vm.skipped.is_empty());
+    }
+
+    #[test]
+    fn an_interface_without_port_or_address_is_skipped_and_named() {
+        let xml = with_interface(
+            "<interface type='user'><mac address='2:0:0:0:0:1'/></interface>\
+             <interface><target dev='tap7'/></interface><interface/>",
+        );
+        let vm = domain(&xml).unwrap();
+        assert!(vm.nics.is_empty());
+        assert_eq!(
+            vm.skipped,
+            [
+                r#"the interface "2:0:0:0:0:1" has no target device"#,
+                r#"the interface "tap7" has no MAC address"#,
+                "the interface has no target device",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_a_domain_is_refused() {
+        for (xml, words) in [
+            ("", "not domain XML"),
+            ("<domain", "not domain XML"),
+            ("<network><name>x</name></network>", "<network>"),
+            ("<domain/>", "no <name>"),
+            ("<domain><name></name></domain>", "no <name>"),
+            (
+                "<!DOCTYPE d [<!ENTITY a 'x'>]><domain><name>&a;</name></domain>",
+                "not domain XML",
+            ),
+        ] {
+            let error = format!("{:#}", domain(xml).unwrap_err());
+            assert!(error.contains(words), "{xml}: {error}");
+        }
+        let bad_port = with_interface(
+            "<interface><mac address='2:0:0:0:0:1'/><target dev='vnet*'/></interface>",
+        );
+        assert!(format!("{:#}", domain(&bad_port).unwrap_err()).contains(r#""vnet*""#));
+    }
+
+    #[test]
+    fn a_name_is_one_word_to_virsh() {
+        assert_eq!(quoted("a b; drop"), "'a b; drop'");
+        assert_eq!(quoted("we'ird"), r"'we'\''ird'");
+    }
+
+    proptest! {
+        #[test]
+        fn no_domain_xml_makes_the_parser_panic(
+            at in 0..CAPTURE.len(), len in 0..80usize, text in "\\PC{0,8}|[<>&'\"/!\\[\\]-]{0,8}",
+        ) {
+            let mut bytes = CAPTURE.as_bytes().to_vec();
+            let end = (at + len).min(bytes.len());
+            bytes.splice(at..end, text.bytes());
+            let _ = domain(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a source tells about a virtual machine, checked once: values of these types are safe to
+//! put into a ruleset.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Error, Result, ensure};
+
+use crate::mac::MacAddr;
+
+/// The name of a VM, as its hypervisor knows it. Not empty; any other text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VmName(String);
+
+impl VmName {
+    /// The name as text. It may hold control characters: print it with `{:?}`, or in a table
+    /// through [`fmt::Display`], which escapes them.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for VmName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        ensure!(!text.is_empty(), "a VM's name is empty");
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for VmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c.is_control() {
+                true => write!(f, "{}", c.escape_default())?,
+                false => write!(f, "{c}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The host-side device of a NIC: an interface name that Linux accepts and nft takes literally.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port(String);
+
+impl Port {
+    /// The longest interface name, in bytes: `IFNAMSIZ` less the final zero.
+    pub const MAX_LEN: usize = 15;
+
+    /// The name as text: no control characters, no white space.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Port {
+    type Err = Error;
+
+    /// Refuses what the kernel's `dev_valid_name` refuses, and what nft would not take literally:
+    /// a `*` is a wildcard, `"` and `\` do not survive its quotes, and a leading `@` names a set
+    /// in its JSON.
+    fn from_str(text: &str) -> Result<Self> {
+        let len = text.len();
+        ensure!(len > 0, "a port's name is empty");
+        ensure!(
+            len <= Self::MAX_LEN,
+            "port name {text:?} is longer than {} bytes",
+            Self::MAX_LEN
+        );
+        ensure!(
+            text != "." && text != "..",
+            "port name {text:?} is not an interface name"
+        );
+        // The kernel's isspace() works on Latin-1 bytes, where 0xa0 is a space.
+        let bad = |c: char| c.is_control() || c.is_whitespace() || "/:*\"\\".contains(c);
+        ensure!(
+            !text.contains(bad) && !text.bytes().any(|b| b == 0xa0) && !text.starts_with('@'),
+            "port name {text:?} holds a character that an interface name cannot have here"
+        );
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One network interface of a VM: its port on the host and its MAC address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// The host-side device.
+    pub port: Port,
+    /// The guest-side address: unicast, not zero.
+    pub mac: MacAddr,
+    /// The bridge that the VM's definition names, if it names one. What counts on this host is
+    /// where the port really is: see [`crate::bridge`].
+    pub bridge: Option<String>,
+}
+
+impl Nic {
+    /// A NIC, unless its address is one that no station can have.
+    pub fn new(port: Port, mac: MacAddr, bridge: Option<String>) -> Result<Self> {
+        ensure!(
+            !mac.is_multicast(),
+            "port \"{port}\" has the multicast address {mac}"
+        );
+        ensure!(
+            !mac.is_zero(),
+            "port \"{port}\" has the all-zero MAC address"
+        );
+        Ok(Self { port, mac, bridge })
+    }
+}
+
+/// A virtual machine and its NICs, as a source describes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vm {
+    /// Its name.
+    pub name: VmName,
+    /// Its NICs, in the order of its definition.
+    pub nics: Vec<Nic>,
+    /// Interfaces that have no port or no address and so cannot be fenced, each in words.
+    pub skipped: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_name_that_nft_or_linux_would_misread_is_refused_by_name() {
+        let long = "x".repeat(16);
+        for text in [
+            "",
+            ".",
+            "..",
+            "vnet*",
+            "a/b",
+            "a b",
+            "a\nb",
+            "a\"b",
+            "a\\b",
+            "a:b",
+            "@ports",
+            "à",
+            "a\u{1b}[0m",
+            "\u{2003}",
+            &long,
+        ] {
+            let error = text.parse::<Port>().unwrap_err().to_string();
+            assert!(
+                text.is_empty() || error.contains(&format!("{text:?}")),
+                "{error}"
+            );
+        }
+        for text in [
+            "vnet0",
+            "one-42-0",
+            "vif3.0-emu",
+            "x@y",
+            "日本",
+            "-c",
+            "...",
+            "fifteen-bytes-x",
+        ] {
+            assert_eq!(text.parse::<Port>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_nic_needs_an_address_that_a_station_can_have() {
+        let nic = |mac: &str| Nic::new("vnet0".parse().unwrap(), mac.parse().unwrap(), None);
+        assert!(nic("02:00:c0:a8:00:05").is_ok());
+        for mac in [
+            "01:00:5e:00:00:01",
+            "ff:ff:ff:ff:ff:ff",
+            "00:00:00:00:00:00",
+        ] {
+            assert!(nic(mac).unwrap_err().to_string().contains("vnet0"), "{mac}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_printed_without_its_control_characters() {
+        let name: VmName = "a\u{1b}[31m\nb日本".parse().unwrap();
+        assert_eq!(name.to_string(), "a\\u{1b}[31m\\nb日本");
+    }
+}
