@@ -23,14 +23,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command line; one that starts with the name of an entry point is that entry point's.
+/// The command line; one that starts with the name of an entry point is that entry point's, and
+/// what follows is what the caller hands over: nothing in it is a flag.
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<_> = env::args_os().collect();
     let name = arguments
         .first()
         .and_then(|path| Path::new(path).file_name());
     if let Some(link) = LINKS.into_iter().find(|link| name == Some(link.as_ref())) {
-        arguments.splice(..1, ["macfence", "hook", link].map(OsString::from));
+        arguments.splice(..1, ["macfence", "hook", link, "--"].map(OsString::from));
     }
     arguments
 }

@@ -59,8 +59,8 @@ impl FromStr for Port {
     type Err = Error;
 
     /// Refuses what the kernel's `dev_valid_name` refuses, and what nft would not take literally:
-    /// a `*` is a wildcard, `"` and `\` do not survive its quotes, and a leading `@` names a set
-    /// in its JSON.
+    /// a `*` is a wildcard, `"` and `\` do not survive its quotes, and in its JSON a leading `@`
+    /// names a set and the name of a protocol is that protocol's number.
     fn from_str(text: &str) -> Result<Self> {
         let len = text.len();
         ensure!(len > 0, "a port's name is empty");
@@ -79,9 +79,18 @@ impl FromStr for Port {
             !text.contains(bad) && !text.bytes().any(|b| b == 0xa0) && !text.starts_with('@'),
             "port name {text:?} holds a character that an interface name cannot have here"
         );
+        ensure!(
+            !NFT_CONSTANTS.contains(&text),
+            "port name {text:?} cannot be used: nft reads it as the protocol"
+        );
         Ok(Self(text.to_owned()))
     }
 }
+
+/// What nft's JSON takes for a number wherever a value may stand (0.9.8 to 1.1.3, tried out).
+const NFT_CONSTANTS: [&str; 11] = [
+    "ah", "comp", "dccp", "esp", "icmp", "icmpv6", "redirect", "sctp", "tcp", "udp", "udplite",
+];
 
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,6 +155,7 @@ mod tests {
             "a\\b",
             "a:b",
             "@ports",
+            "udp",
             "à",
             "a\u{1b}[0m",
             "\u{2003}",

@@ -29,9 +29,14 @@ pub fn run_patiently(config: &Config) -> Result<()> {
     let backend = backend::choose(config.backend);
     // Nobody else is to wait for this, so the lock is taken only afterwards.
     let ports = backend.ports()?;
-    let deadline = Instant::now() + PATIENCE;
-    while !ports.is_empty() && gone(&ports)?.is_empty() && Instant::now() < deadline {
-        thread::sleep(PAUSE);
+    if !ports.is_empty() && gone(&ports)?.is_empty() {
+        note(config, || {
+            "waiting for a port to leave its bridge".to_owned()
+        });
+        let deadline = Instant::now() + PATIENCE;
+        while gone(&ports)?.is_empty() && Instant::now() < deadline {
+            thread::sleep(PAUSE);
+        }
     }
     let _lock = lock::exclusive()?;
     flush(config, &*backend)

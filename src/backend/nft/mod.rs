@@ -31,7 +31,7 @@ use self::plan::Wanted;
 use self::ruleset::Ruleset;
 use self::transaction::Transaction;
 use super::{Backend, HeldFence};
-use crate::fence::Fence;
+use crate::fence::{Fence, Rule};
 use crate::process::{self, Output};
 use crate::vm::Port;
 
@@ -67,10 +67,7 @@ impl Backend for Nft {
     }
 
     fn enforce(&self, fences: &[Fence]) -> Result<bool> {
-        let wanted = fences
-            .iter()
-            .map(|f| Ok((ChainName::of(&f.vm)?, f.rules.as_slice())));
-        let wanted = wanted.collect::<Result<Wanted>>()?;
+        let wanted = wanted(fences)?;
         match (wanted.first_key_value(), wanted.len()) {
             (Some((chain, _)), 1) => enforce_one(chain, &fences[0], &wanted),
             _ => {
@@ -92,22 +89,30 @@ impl Backend for Nft {
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
         let mut transaction = Transaction::on_skeleton()?;
-        for fence in fences.iter().filter(|fence| !fence.rules.is_empty()) {
-            let chain = ChainName::of(&fence.vm)?;
+        for (chain, rules) in wanted(fences)?
+            .into_iter()
+            .filter(|(_, rules)| !rules.is_empty())
+        {
             transaction.add_chain(&chain)?;
             // In an empty kernel for nothing; in a live one the rules would be there twice.
             transaction.flush_chain(&chain)?;
-            fence
-                .rules
+            rules
                 .iter()
                 .try_for_each(|rule| transaction.add_rule(&chain, rule))?;
-            fence
-                .ports()
+            let ports: BTreeSet<_> = rules.iter().map(Rule::port).collect();
+            ports
                 .into_iter()
                 .try_for_each(|port| transaction.add_port(port, &chain))?;
         }
         transaction.to_json_lines()
     }
+}
+
+fn wanted(fences: &[Fence]) -> Result<Wanted<'_>> {
+    fences
+        .iter()
+        .map(|fence| Ok((ChainName::of(&fence.vm)?, fence.rules.as_slice())))
+        .collect()
 }
 
 /// Enforces one fence without listing the map, which costs as much as the host has VMs: by what

@@ -1,0 +1,373 @@
+//! Whatever comes in wrong: one line that names it, exit status 1, and a kernel that has not moved.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::lab::{Host, MACFENCE, Ran, domain, script};
+
+const A: &str = "02:00:c0:a8:00:05";
+
+/// A host with a fenced VM and a port that is not fenced yet.
+fn host() -> Host {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["one-1-0", "vnet0"]);
+    host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
+    host
+}
+
+/// Does something that must fail with these words and change nothing.
+fn refused(host: &Host, words: &[&str], act: impl FnOnce(&Host) -> Ran) {
+    let before = (host.generation(), host.ruleset());
+    let error = act(host).error();
+    assert!(
+        words.iter().all(|w| error.contains(w)),
+        "{words:?}: {error}"
+    );
+    assert!(error.len() < 600, "{error}");
+    assert_eq!((host.generation(), host.ruleset()), before);
+}
+
+/// Like [`refused`], where the host has no nft to list its ruleset with.
+fn refused_blind(host: &Host, words: &[&str], act: impl FnOnce(&Host) -> Ran) {
+    let before = host.generation();
+    let error = act(host).error();
+    assert!(
+        words.iter().all(|w| error.contains(w)),
+        "{words:?}: {error}"
+    );
+    assert_eq!(host.generation(), before);
+}
+
+/// Runs macfence with these programs before all others.
+fn with(host: &Host, programs: &[(&str, &str)], args: &[&str], stdin: &str) -> Ran {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in programs {
+        script(&dir, name, text);
+    }
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    host.exec(Command::new(MACFENCE).args(args).env("PATH", path), stdin)
+}
+
+const APPLY: [&str; 3] = ["apply", "--xml", "-"];
+
+#[test]
+fn xml_that_is_no_domain() {
+    let host = host();
+    let nested = "<!DOCTYPE d [<!ENTITY a 'x'><!ENTITY b '&a;&a;&a;&a;'>]>\
+                  <domain><name>&b;</name></domain>";
+    let deep = "<a>".repeat(200_000);
+    let whole = domain("a", &[(A, "vnet0", "br0")]);
+    for (xml, words) in [
+        ("", "not domain XML"),
+        ("hello", "not domain XML"),
+        ("{}", "not domain XML"),
+        (&whole[..whole.len() / 2], "not domain XML"),
+        ("<network><name>x</name></network>", "its root is <network>"),
+        ("<domain><devices/></domain>", "no <name>"),
+        ("<domain><name/></domain>", "no <name>"),
+        (nested, "DTD"),
+        (&deep, "not domain XML"),
+        ("<domain><name>\u{0}</name></domain>", "not domain XML"),
+    ] {
+        refused(&host, &["standard input", words], |host| host.apply(xml));
+    }
+}
+
+#[test]
+fn xml_without_end() {
+    let host = host();
+    let huge = format!(
+        "<domain><name>a</name><!--{}--></domain>",
+        "x".repeat(100 << 20)
+    );
+    refused(&host, &["standard input", "longer than 16 MiB"], |host| {
+        host.apply(&huge)
+    });
+    refused(&host, &["/dev/zero", "longer than 16 MiB"], |host| {
+        host.macfence(["apply", "--xml", "/dev/zero"])
+    });
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("latin1");
+    std::fs::write(&text, b"<domain><name>\xe4</name></domain>").unwrap();
+    for (file, words) in [
+        ("/nonexistent", "No such file"),
+        ("/", "directory"),
+        (text.to_str().unwrap(), "UTF-8"),
+    ] {
+        refused(&host, &[file, words], |host| {
+            host.macfence(["apply", "--xml", file])
+        });
+    }
+    refused(&host, &["only once"], |host| {
+        host.macfence(["apply", "--xml", "-", "--xml", "-"])
+    });
+}
+
+#[test]
+fn addresses_that_no_nic_can_have() {
+    let host = host();
+    for (mac, words) in [
+        ("", "\"\" is not a MAC address"),
+        ("x", "\"x\" is not a MAC address"),
+        ("02:00:c0:a8:00", "\"02:00:c0:a8:00\" is not"),
+        ("02:00:c0:a8:00:05:06", "\"02:00:c0:a8:00:05:06\" is not"),
+        ("02-00-c0-a8-00-05", "\"02-00-c0-a8-00-05\" is not"),
+        ("02:00:c0:a8:00:0g", "\"02:00:c0:a8:00:0g\" is not"),
+        (
+            "01:00:5e:00:00:01",
+            "\"vnet0\" has the multicast address 01:00:5e:00:00:01",
+        ),
+        (
+            "ff:ff:ff:ff:ff:ff",
+            "\"vnet0\" has the multicast address ff:ff:ff:ff:ff:ff",
+        ),
+        ("0:0:0:0:0:0", "\"vnet0\" has the all-zero MAC address"),
+    ] {
+        let xml = domain("a", &[(mac, "vnet0", "br0")]);
+        refused(&host, &["VM \"a\"", words], |host| host.apply(&xml));
+    }
+}
+
+#[test]
+fn port_names_that_nft_or_linux_would_misread() {
+    let host = host();
+    for (port, shown) in [
+        ("vnet*", "\"vnet*\""),
+        ("a/b", "\"a/b\""),
+        ("&quot;x", r#""\"x""#),
+        ("a\\b", r#""a\\b""#),
+        ("a&#10;b", r#""a\nb""#),
+        ("a b", "\"a b\""),
+        ("@ports", "\"@ports\""),
+        ("sixteen-bytes-xx", "\"sixteen-bytes-xx\""),
+        ("", "empty"),
+        ("..", "\"..\""),
+    ] {
+        let xml = domain("a", &[(A, port, "br0")]);
+        refused(&host, &["VM \"a\"", shown], |host| host.apply(&xml));
+    }
+}
+
+#[test]
+fn names_that_are_too_long_for_the_kernel() {
+    let host = host();
+    let long = "日".repeat(84);
+    let xml = domain(&long, &[(A, "vnet0", "br0")]);
+    refused(&host, &["too long", "255"], |host| host.apply(&xml));
+    refused(&host, &["too long"], |host| {
+        host.macfence(["remove", &long])
+    });
+}
+
+#[test]
+fn one_bad_vm_spoils_the_whole_call() {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("good");
+    std::fs::write(&file, domain("good", &[(A, "vnet0", "br0")])).unwrap();
+    let good = file.to_str().unwrap();
+    for (bad, words) in [
+        (domain("bad", &[("x", "vnet1", "br0")]), "\"x\""),
+        (domain("bad", &[(A, "vnet0", "br0")]), "claimed twice"),
+        (domain("good", &[]), "described twice"),
+    ] {
+        refused(&host, &[words], |host| {
+            host.macfence_reading(&bad, ["apply", "--xml", good, "--xml", "-"])
+        });
+    }
+}
+
+#[test]
+fn a_misspelt_configuration() {
+    let host = host();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for (text, words) in [
+        ("prefix-length = 32", "`prefix-length`"),
+        ("bridges = 'br0'", "line 1"),
+        ("prefix-len = 64", "prefix length 64"),
+        ("trusted = ['router']", "\"router\""),
+        ("bridges = ['']", "empty"),
+        ("= =", "line 1"),
+    ] {
+        std::fs::write(file.path(), text).unwrap();
+        let xml = domain("a", &[(A, "vnet0", "br0")]);
+        refused(&host, &[words], |host| {
+            host.macfence_reading(&xml, ["--config", path, "apply", "--xml", "-"])
+        });
+    }
+    refused(&host, &["/nonexistent", "No such file"], |host| {
+        host.macfence(["--config", "/nonexistent", "flush"])
+    });
+}
+
+#[test]
+fn no_virsh() {
+    let host = host();
+    host.hide("virsh");
+    refused(&host, &["virsh was not found"], |host| {
+        host.macfence(["apply", "one-1"])
+    });
+}
+
+#[test]
+fn no_nft() {
+    let host = host();
+    host.hide("nft");
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    for args in [&APPLY[..], &["remove", "one-1"], &["flush"], &["list"]] {
+        refused_blind(&host, &["nft was not found"], |host| {
+            host.macfence_reading(&xml, args)
+        });
+    }
+}
+
+#[test]
+fn no_rights() {
+    let host = host();
+    let program = host.for_everybody();
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    let as_nobody = |host: &Host, args: &[&str]| {
+        let mut command = Command::new(program.path().join("macfence"));
+        host.exec(command.args(args).uid(65534).gid(65534), &xml)
+    };
+    for args in [&APPLY[..], &["remove", "one-1"], &["list"]] {
+        refused(&host, &["sudo: "], |host| as_nobody(host, args));
+    }
+    host.hide("sudo");
+    refused(&host, &["root is needed", "sudo was not found"], |host| {
+        as_nobody(host, &APPLY)
+    });
+}
+
+#[test]
+fn no_sys() {
+    let host = host();
+    host.run(|| nix::mount::umount2("/sys", nix::mount::MntFlags::MNT_DETACH).unwrap());
+    host.run(|| {
+        let none: Option<&str> = None;
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), "/sys", Some("tmpfs"), flags, none).unwrap();
+    });
+    refused(&host, &["/sys/class/net"], |host| {
+        host.apply(&domain("a", &[(A, "vnet0", "br0")]))
+    });
+    refused(&host, &["/sys/class/net"], |host| host.macfence(["flush"]));
+}
+
+#[test]
+fn an_nft_that_hangs_is_killed() {
+    let host = host();
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    let hang = "echo $$ >$0.pid; sleep 1000";
+    refused(
+        &host,
+        &["nft did not end within 10 s and was killed"],
+        |host| with(host, &[("nft", hang)], &APPLY, &xml),
+    );
+}
+
+#[test]
+fn a_virsh_that_hangs_is_killed() {
+    let host = host();
+    refused(
+        &host,
+        &["virsh did not end within 10 s and was killed"],
+        |host| {
+            with(
+                host,
+                &[("virsh", "echo '<domain>'; sleep 1000 & wait")],
+                &["apply", "a"],
+                "",
+            )
+        },
+    );
+}
+
+#[test]
+fn a_virsh_that_talks_nonsense() {
+    let host = host();
+    for (script, words) in [
+        (
+            "echo error: no connection >&2; exit 1",
+            "virsh: error: no connection",
+        ),
+        ("exit 3", "virsh failed without a word (exit code 3)"),
+        ("true", "virsh"),
+        ("echo hello", "virsh"),
+        ("echo '<domain><name>a</name>'", "not domain XML"),
+        ("echo '<network><name>a</name></network>'", "<network>"),
+        ("echo '<domain><name>b</name></domain>'", "give its name"),
+        ("printf '\\377'", "UTF-8"),
+    ] {
+        refused(&host, &[words], |host| {
+            with(host, &[("virsh", script)], &["apply", "a"], "")
+        });
+    }
+}
+
+#[test]
+fn an_nft_that_talks_nonsense() {
+    let host = host();
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    for (script, words) in [
+        ("exit 1", "nft failed without a word (exit code 1)"),
+        ("true", "nft"),
+        ("echo hello", "unknown listing"),
+        ("echo '{\"nftables\": [{\"chain\": 7}]}'", "unknown chain"),
+        ("echo Error: no way >&2; exit 1", "nft: Error: no way"),
+        ("kill -9 $$", "signal"),
+    ] {
+        for args in [&APPLY[..], &["flush"], &["list"]] {
+            if (script, args[0]) == ("true", "flush") || (script, args[0]) == ("true", "list") {
+                continue;
+            }
+            let words = if script.contains("chain") && args[0] != "apply" {
+                ""
+            } else {
+                words
+            };
+            if !words.is_empty() {
+                refused(&host, &[words], |host| {
+                    with(host, &[("nft", script)], args, &xml)
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_transaction_that_nft_refuses_is_refused_as_a_whole() {
+    let host = host();
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    // An nft that lists, and refuses to load.
+    let script = "case $1 in -c) exec /usr/sbin/nft \"$@\";; esac; \
+                  echo 'Error: Could not process rule: Operation not supported' >&2; exit 1";
+    refused(&host, &["Operation not supported"], |host| {
+        with(host, &[("nft", script)], &APPLY, &xml)
+    });
+    let remove = ["remove", "one-1"];
+    refused(&host, &["Operation not supported"], |host| {
+        with(host, &[("nft", script)], &remove, "")
+    });
+
+    // A kernel that refuses: somebody's table of our name with a map of another kind.
+    let taken = Host::new();
+    taken.bridge("br0");
+    taken.ports("br0", &["vnet0"]);
+    taken.ok(
+        "nft",
+        &["table bridge macfence { map ports { type ether_addr : verdict; }; }"],
+    );
+    refused(&taken, &["nft: "], |host| host.apply(&xml));
+}

@@ -1,0 +1,297 @@
+//! What changes in the kernel when something changes, and that nothing does when nothing does.
+
+use macfence::mac::MacAddr;
+
+use crate::lab::frame::{Kind, frame};
+use crate::lab::{Host, Tap, domain};
+
+const A: &str = "02:00:c0:a8:00:05";
+const B: &str = "02:00:c0:a8:01:05";
+const C: &str = "02:00:0a:00:00:05";
+
+fn host() -> Host {
+    let host = Host::new();
+    host.bridge("br0");
+    host
+}
+
+/// Makes both counters of a port move: a spoofed frame in, a foreign frame to it.
+fn provoke(port: &Tap, other: &Tap) {
+    let stranger: MacAddr = "52:54:00:00:00:01".parse().unwrap();
+    let all = MacAddr::new([0xff; 6]);
+    port.send(&frame(Kind::Arp, stranger, all, 1));
+    other.send(&frame(Kind::Arp, stranger, all, 2));
+}
+
+fn chain(host: &Host, vm: &str) -> String {
+    host.ok("nft", &["-a", "list", "chain", "bridge", "macfence", vm])
+}
+
+#[test]
+fn fencing_twice_changes_nothing_and_counters_live_on() {
+    let host = host();
+    let port = host.tap("br0", "one-1-0");
+    let uplink = host.tap("br0", "eth0");
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    host.apply(&xml).ok();
+    provoke(&port, &uplink);
+    let before = (host.generation(), host.ruleset());
+    assert!(
+        before.1.matches("packets 1 bytes").count() == 2,
+        "{}",
+        before.1
+    );
+    host.apply(&xml).ok();
+    host.apply(&xml).ok();
+    assert_eq!((host.generation(), host.ruleset()), before);
+}
+
+#[test]
+fn looking_changes_nothing() {
+    let host = host();
+    let _port = host.tap("br0", "one-1-0");
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    for fenced in [false, true] {
+        let before = (host.generation(), host.ruleset());
+        host.macfence(["list"]).ok();
+        host.macfence(["list", "--json"]).ok();
+        host.macfence(["flush"]).ok();
+        host.macfence(["remove", "nobody"]).ok();
+        host.macfence_reading(&xml, ["export", "--xml", "-"]).ok();
+        assert_eq!(
+            (host.generation(), host.ruleset()),
+            before,
+            "fenced: {fenced}"
+        );
+        host.apply(&xml).ok();
+    }
+}
+
+#[test]
+fn a_second_nic_leaves_the_firsts_rules_alone() {
+    let host = host();
+    let port = host.tap("br0", "one-1-0");
+    let uplink = host.tap("br0", "eth0");
+    host.ports("br0", &["one-1-1"]);
+    host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
+    provoke(&port, &uplink);
+    let before = chain(&host, "vm-one-1");
+    host.apply(&domain(
+        "one-1",
+        &[(A, "one-1-0", "br0"), (B, "one-1-1", "br0")],
+    ))
+    .ok();
+    let after = chain(&host, "vm-one-1");
+    assert!(
+        before
+            .lines()
+            .filter(|l| l.contains("one-1-0"))
+            .all(|l| after.contains(l)),
+        "{after}"
+    );
+    assert_eq!(after.matches("one-1-1").count(), 2);
+}
+
+#[test]
+fn a_changed_knob_changes_only_the_rules_that_it_is_about() {
+    let host = host();
+    let port = host.tap("br0", "one-1-0");
+    let uplink = host.tap("br0", "eth0");
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    host.apply(&xml).ok();
+    provoke(&port, &uplink);
+    host.macfence_reading(&xml, ["apply", "--xml", "-", "--prefix-len", "32"])
+        .ok();
+    let dropped = &host.list()[0]["nics"][0]["dropped"];
+    assert_eq!(
+        (&dropped["spoofed"], &dropped["foreign"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(host.list()[0]["nics"][0]["prefix"], "02:00:c0:a8:00:00/32");
+}
+
+#[test]
+fn a_nic_that_a_vm_has_lost_leaves_nothing_behind() {
+    let host = host();
+    host.ports("br0", &["one-1-0", "one-1-1"]);
+    host.apply(&domain(
+        "one-1",
+        &[(A, "one-1-0", "br0"), (B, "one-1-1", "br0")],
+    ))
+    .ok();
+    host.apply(&domain("one-1", &[(B, "one-1-1", "br0")])).ok();
+    let ruleset = host.ruleset();
+    assert!(!ruleset.contains("one-1-0"), "{ruleset}");
+    assert_eq!(ruleset.matches("one-1-1").count(), 3);
+    host.apply(&domain("one-1", &[])).ok();
+    assert!(!host.ruleset().contains("one-1"), "{}", host.ruleset());
+}
+
+#[test]
+fn a_port_that_moves_takes_its_rules_along() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    host.apply(&domain("old", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]))
+        .ok();
+    // One of two ports goes: the old VM keeps the other.
+    host.apply(&domain("new", &[(C, "vnet0", "br0")])).ok();
+    assert_eq!(host.fenced(), ["new", "old"]);
+    assert!(
+        !chain(&host, "vm-old").contains("vnet0"),
+        "{}",
+        chain(&host, "vm-old")
+    );
+    assert_eq!(chain(&host, "vm-old").matches("vnet1").count(), 2);
+    // The last one goes: the chain goes with it.
+    host.apply(&domain("newer", &[(C, "vnet1", "br0")])).ok();
+    assert_eq!(host.fenced(), ["new", "newer"]);
+    // Both are taken in one step, and nothing is left that names the former owners.
+    host.apply(&domain(
+        "newest",
+        &[(A, "vnet0", "br0"), (B, "vnet1", "br0")],
+    ))
+    .ok();
+    assert_eq!(host.fenced(), ["newest"]);
+    assert_eq!(host.ruleset().matches("vnet").count(), 6);
+}
+
+#[test]
+fn two_vms_swap_their_ports_in_one_call() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    let files = tempfile::tempdir().unwrap();
+    let apply = |a: &str, b: &str| {
+        let [one, two] = ["one", "two"].map(|name| files.path().join(name));
+        std::fs::write(&one, domain("a", &[(A, a, "br0")])).unwrap();
+        std::fs::write(&two, domain("b", &[(B, b, "br0")])).unwrap();
+        let (one, two) = (one.to_str().unwrap(), two.to_str().unwrap());
+        let before = host.generation();
+        host.macfence(["apply", "--xml", one, "--xml", two]).ok();
+        host.generation() - before
+    };
+    assert_eq!(apply("vnet0", "vnet1"), 1);
+    assert_eq!(apply("vnet0", "vnet1"), 0);
+    assert_eq!(apply("vnet1", "vnet0"), 1);
+    let list = host.list();
+    assert_eq!(
+        (&list[0]["vm"], &list[0]["nics"][0]["port"]),
+        (&"a".into(), &"vnet1".into())
+    );
+    assert_eq!(
+        (&list[1]["vm"], &list[1]["nics"][0]["port"]),
+        (&"b".into(), &"vnet0".into())
+    );
+}
+
+#[test]
+fn a_port_on_no_bridge_is_not_fenced_and_named() {
+    let host = host();
+    host.ip("tuntap add macvtap0 mode tap\n");
+    host.ports("br0", &["vnet0"]);
+    let ran = host.apply(&domain("a", &[(A, "vnet0", "br0"), (B, "macvtap0", "br0")]));
+    assert!(
+        ran.stderr.contains("\"macvtap0\" is on no Linux bridge"),
+        "{}",
+        ran.stderr
+    );
+    ran.ok();
+    assert!(!host.ruleset().contains("macvtap0"));
+    host.apply(&domain("b", &[(B, "gone0", "br0")])).ok();
+    assert_eq!(host.fenced(), ["a"]);
+}
+
+#[test]
+fn a_bridge_that_is_not_there_is_named() {
+    let host = host();
+    host.ports("br0", &["vnet0"]);
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    let ran = host.macfence_reading(&xml, ["apply", "--xml", "-", "--bridge", "beth0"]);
+    assert!(ran.stderr.contains("no bridge \"beth0\""), "{}", ran.stderr);
+    ran.ok();
+}
+
+#[test]
+fn remove_takes_the_named_vms_and_nothing_else() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
+    for (name, port) in [("a", "vnet0"), ("b", "vnet1"), ("c", "vnet2")] {
+        host.apply(&domain(name, &[(A, port, "br0")])).ok();
+    }
+    let b = chain(&host, "vm-b");
+    host.macfence(["remove", "a", "c", "nobody"]).ok();
+    assert_eq!(host.fenced(), ["b"]);
+    assert_eq!(chain(&host, "vm-b"), b);
+    host.macfence(["remove", "b"]).ok();
+    assert!(!host.ruleset().contains("vm-"));
+}
+
+#[test]
+fn flush_takes_what_refers_to_ports_that_are_gone() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1", "vnet2", "vnet3"]);
+    host.apply(&domain("gone", &[(A, "vnet0", "br0")])).ok();
+    host.apply(&domain("half", &[(A, "vnet1", "br0"), (B, "vnet2", "br0")]))
+        .ok();
+    host.apply(&domain("whole", &[(A, "vnet3", "br0")])).ok();
+    let whole = chain(&host, "vm-whole");
+    host.unplug("vnet0");
+    host.ip("link set vnet1 nomaster\n");
+    let list = host.list();
+    assert!(list[0]["nics"][0]["bridge"].is_null() && list[1]["nics"][1]["bridge"] == "br0");
+    host.macfence(["flush"]).ok();
+    assert_eq!(host.fenced(), ["half", "whole"]);
+    assert!(!host.ruleset().contains("vnet0") && !host.ruleset().contains("vnet1"));
+    assert_eq!(chain(&host, "vm-whole"), whole);
+}
+
+#[test]
+fn what_somebody_broke_by_hand_is_mended() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    let xml = domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]);
+    host.apply(&xml).ok();
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    for damage in [
+        "flush ruleset",
+        "delete table bridge macfence",
+        "flush table bridge macfence",
+        "flush map bridge macfence ports",
+        "delete element bridge macfence ports { \"vnet0\" }",
+        "flush chain bridge macfence vm-a",
+        "insert rule bridge macfence vm-a accept",
+        "insert rule bridge macfence vm-a iifname \"vnet0\" counter accept",
+        "add rule bridge macfence vm-a iifname \"vnet0\" ether saddr != 02:00:c0:a8:00:05 counter drop",
+    ] {
+        host.ok("nft", &[damage]);
+        assert_ne!(host.ok("nft", &["list", "ruleset"]), whole, "{damage}");
+        host.apply(&xml).ok();
+        let mended = host.ok("nft", &["list", "ruleset"]);
+        assert_eq!(sorted(&mended), sorted(&whole), "{damage}");
+    }
+}
+
+/// The lines of a ruleset whatever order the rules of a chain were added in.
+fn sorted(ruleset: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = ruleset.lines().filter(|line| !line.is_empty()).collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn other_tables_are_none_of_our_business() {
+    let host = host();
+    host.ports("br0", &["vnet0"]);
+    let others = "table bridge filter { chain forward { type filter hook forward priority 0; \
+                  ether type 0x88b5 counter drop; }; chain vm-a { drop; }; }; \
+                  table inet macfence { map ports { type ifname : verdict; }; chain vm-a { }; }";
+    host.ok("nft", &[others]);
+    let list = |table: &[&str]| host.ok("nft", &[&["-a", "list", "table"], table].concat());
+    let tables = [["bridge", "filter"], ["inet", "macfence"]];
+    let before = tables.map(|table| list(&table));
+    host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
+    assert_eq!(host.fenced(), ["a"]);
+    host.unplug("vnet0");
+    host.macfence(["flush"]).ok();
+    host.macfence(["remove", "a"]).ok();
+    assert_eq!(tables.map(|table| list(&table)), before);
+}

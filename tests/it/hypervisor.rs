@@ -1,0 +1,154 @@
+//! The main job on a real libvirtd with a real QEMU.
+
+use std::process::Command;
+
+use crate::lab::libvirt::Libvirt;
+use crate::lab::{Host, MACFENCE, script};
+
+fn interface(mac: &str, port: &str) -> String {
+    let target = match port {
+        "" => String::new(),
+        port => format!("<target dev='{port}'/>"),
+    };
+    format!(
+        "<interface type='bridge'><mac address='{mac}'/><source bridge='beth0'/>{target}\
+         <model type='virtio'/></interface>"
+    )
+}
+
+/// The port that libvirt gave the first NIC of a domain.
+fn port(libvirt: &Libvirt, domain: &str) -> String {
+    let list = libvirt.virsh(&["domiflist", domain]);
+    list.split_whitespace()
+        .next()
+        .expect("an interface")
+        .to_owned()
+}
+
+#[test]
+fn a_running_vm_is_fenced_and_cleaned_up_after() {
+    let host = Host::new();
+    host.bridge("beth0");
+    let libvirt = Libvirt::start(&host);
+    // A port with a name of its own, and one that libvirt names.
+    libvirt.create("one-1", &interface("02:00:c0:a8:00:05", "one-1-0"));
+    libvirt.create("one-2", &interface("02:00:c0:a8:01:05", ""));
+    let automatic = port(&libvirt, "one-2");
+    assert!(automatic.starts_with("vnet"), "{automatic}");
+    host.macfence(["apply", "one-1"]).ok();
+    host.macfence(["apply", "one-2"]).ok();
+    let ruleset = host.ruleset();
+    for rule in [
+        "iifname \"one-1-0\" ether saddr != 02:00:c0:a8:00:05".to_owned(),
+        format!("iifname \"{automatic}\" ether saddr != 02:00:c0:a8:01:05"),
+        format!("\"{automatic}\" : jump vm-one-2"),
+    ] {
+        assert!(ruleset.contains(&rule), "{rule}: {ruleset}");
+    }
+
+    // A second NIC, live; the other VM drops something meanwhile.
+    let uplink = host.tap("beth0", "eth0");
+    uplink.send(&crate::lab::frame::frame(
+        crate::lab::frame::Kind::Arp,
+        "02:00:0a:00:00:05".parse().unwrap(),
+        "ff:ff:ff:ff:ff:ff".parse().unwrap(),
+        1,
+    ));
+    libvirt.attach("one-1", &interface("02:00:0a:00:00:09", "one-1-1"));
+    host.macfence(["apply", "one-1"]).ok();
+    let list = host.list();
+    let nics: Vec<_> = list[0]["nics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| &n["port"])
+        .collect();
+    assert_eq!(nics, ["one-1-0", "one-1-1"]);
+    assert_eq!(list[1]["nics"][0]["dropped"]["foreign"], 1);
+
+    // A VM goes: what was its is gone, and nothing else has changed.
+    let chain = ["-a", "list", "chain", "bridge", "macfence", "vm-one-2"];
+    let other = host.ok("nft", &chain);
+    libvirt.virsh(&["destroy", "one-1"]);
+    host.macfence(["hook", "ebtables-flush"]).ok();
+    let ruleset = host.ruleset();
+    assert!(!ruleset.contains("one-1"), "{ruleset}");
+    assert_eq!(host.ok("nft", &chain), other);
+    libvirt.virsh(&["destroy", "one-2"]);
+    host.macfence(["hook", "ebtables-flush"]).ok();
+    assert!(host.fenced().is_empty());
+}
+
+#[test]
+fn virsh_is_asked_once_whatever_the_names_are() {
+    let host = Host::new();
+    host.bridge("beth0");
+    let libvirt = Libvirt::start(&host);
+    let names = ["we'ird \"n\\ame; x", "--help", "日本", "5"];
+    for (n, name) in names.iter().enumerate() {
+        libvirt.create(
+            name,
+            &interface(&format!("02:00:c0:a8:00:0{n}"), &format!("p{n}")),
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    script(
+        &dir,
+        "virsh",
+        "echo call >>$0.log; exec /usr/bin/virsh \"$@\"",
+    );
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let apply = |names: &[&str]| {
+        let mut command = Command::new(MACFENCE);
+        host.exec(
+            command.args(["apply", "--"]).args(names).env("PATH", &path),
+            "",
+        )
+    };
+    let before = host.generation();
+    apply(&names).ok();
+    let calls = std::fs::read_to_string(dir.path().join("virsh.log")).unwrap();
+    assert_eq!((calls.as_str(), host.generation()), ("call\n", before + 1));
+    let mut sorted = names;
+    sorted.sort_unstable();
+    assert_eq!(host.fenced(), sorted);
+
+    // One that libvirt does not know spoils the call, wherever it stands, and is named.
+    let before = (host.generation(), host.ruleset());
+    for names in [&["nobody"][..], &["nobody", "日本"], &["--help", "nobody"]] {
+        let error = apply(names).error();
+        assert!(error.contains("failed to get domain 'nobody'"), "{error}");
+    }
+    // An id is not a name.
+    let id = host.ok("virsh", &["-q", "-c", "qemu:///system", "domid", "日本"]);
+    let error = apply(&[id.trim()]).error();
+    assert!(error.contains("give its name"), "{error}");
+    for name in [
+        "-c",
+        "a b; drop",
+        "../x",
+        "forward",
+        "ports",
+        "a\nb",
+        "'",
+        "\\",
+        "#x",
+    ] {
+        let error = apply(&[name]).error();
+        assert!(
+            error.contains("virsh: error: failed to get domain"),
+            "{name}: {error}"
+        );
+    }
+    assert_eq!((host.generation(), host.ruleset()), before);
+
+    // A libvirt that is not there.
+    let error = host
+        .macfence(["apply", "--connect", "qemu:///nowhere", "--", "日本"])
+        .error();
+    assert!(error.contains("virsh: error: failed to connect"), "{error}");
+}

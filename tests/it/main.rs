@@ -1,0 +1,16 @@
+//! Tests against the real kernel, the real nft, the real libvirt. Each name is a claim.
+
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod bad_input;
+mod changes;
+mod command_line;
+mod export;
+mod hypervisor;
+mod names;
+mod nft_versions;
+mod seed_hooks;
+mod semantics;
+mod storm;
+mod two_hosts;

@@ -1,0 +1,145 @@
+//! The same with the nft of older and newer distributions, from their packages.
+
+use std::process::Command;
+
+use crate::lab::{Host, MACFENCE, domain};
+
+/// Where `tests/setup` puts them.
+const VERSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/nft");
+
+fn check(version: &str) {
+    let dir = format!("{VERSIONS}/{version}");
+    let nft = format!("{dir}/nft");
+    assert!(
+        std::path::Path::new(&nft).exists(),
+        "{nft} is missing: tests/setup fetches it"
+    );
+    let host = Host::new();
+    let said = host.ok(&nft, &["--version"]);
+    assert!(said.contains(&format!("v{version} ")), "{said}");
+    host.bridge("br0");
+    host.ports("br0", &["one-1-0", "one-1-1", "one-2-0"]);
+    let path = format!("{dir}:{}", std::env::var("PATH").unwrap());
+    let macfence = |args: &[&str], stdin: &str| {
+        host.exec(Command::new(MACFENCE).args(args).env("PATH", &path), stdin)
+    };
+    let one = |port| domain("one-1", &[("02:00:c0:a8:00:05", port, "br0")]);
+    let both = domain(
+        "one-1",
+        &[
+            ("02:00:c0:a8:00:05", "one-1-0", "br0"),
+            ("02:00:0a:00:00:05", "one-1-1", "br0"),
+        ],
+    );
+
+    // Every prefix length is written, read back and found unchanged; so is the text.
+    for len in 8..=48 {
+        let len = len.to_string();
+        let flags = [
+            "--prefix-len",
+            &len,
+            "--trusted",
+            "52:54:0:0:0:0/20",
+            "--trusted",
+            "0:16:3e:0:0:1",
+        ];
+        let args = [&["apply", "--xml", "-"], &flags[..]].concat();
+        macfence(&args, &both).ok();
+        let before = host.generation();
+        macfence(&args, &both).ok();
+        assert_eq!(host.generation(), before, "prefix length {len}");
+        let listed = host.ok(&nft, &["list", "ruleset"]);
+        let args = [&["export", "--xml", "-"], &flags[..]].concat();
+        let export = macfence(&args, &both).ok();
+        let empty = Host::new();
+        empty
+            .exec(Command::new(&nft).args(["-j", "-f", "-"]), &export)
+            .ok();
+        assert_eq!(
+            without_counts(&empty.ok(&nft, &["list", "ruleset"])),
+            without_counts(&listed)
+        );
+        empty.ok(&nft, &["flush", "ruleset"]);
+        empty
+            .exec(Command::new(&nft).args(["-f", "-"]), &listed)
+            .ok();
+        assert_eq!(empty.ok(&nft, &["list", "ruleset"]), listed);
+    }
+
+    // A VM's life, with every way that the kernel is read: one chain, the map, the table.
+    host.ok(&nft, &["flush", "ruleset"]);
+    let apply = ["apply", "--xml", "-"];
+    macfence(&apply, &both).ok();
+    macfence(
+        &apply,
+        &domain("one-2", &[("02:00:c0:a8:00:06", "one-2-0", "br0")]),
+    )
+    .ok();
+    macfence(
+        &apply,
+        &domain("thief", &[("02:00:c0:a8:00:07", "one-1-1", "br0")]),
+    )
+    .ok();
+    let list = |host: &Host| -> Vec<String> {
+        let json = host.exec(
+            Command::new(MACFENCE)
+                .args(["list", "--json"])
+                .env("PATH", &path),
+            "",
+        );
+        let vms: serde_json::Value = serde_json::from_str(&json.ok()).unwrap();
+        vms.as_array()
+            .unwrap()
+            .iter()
+            .map(|vm| format!("{}{}", vm["vm"], vm["nics"][0]["port"]))
+            .collect()
+    };
+    assert_eq!(
+        list(&host),
+        [
+            r#""one-1""one-1-0""#,
+            r#""one-2""one-2-0""#,
+            r#""thief""one-1-1""#
+        ]
+    );
+    let before = host.generation();
+    macfence(&apply, &one("one-1-0")).ok();
+    macfence(&["flush"], "").ok();
+    macfence(&["remove", "nobody", "neither"], "").ok();
+    assert_eq!(host.generation(), before);
+    host.unplug("one-2-0");
+    macfence(&["flush"], "").ok();
+    macfence(&["remove", "thief"], "").ok();
+    assert_eq!(list(&host), [r#""one-1""one-1-0""#]);
+    macfence(&["remove", "one-1"], "").ok();
+    host.ok(&nft, &["delete", "table", "bridge", "macfence"]);
+    for args in [
+        &["flush"][..],
+        &["list"],
+        &["remove", "a"],
+        &["remove", "a", "b"],
+    ] {
+        macfence(args, "").ok();
+    }
+    assert_eq!(host.ok(&nft, &["list", "ruleset"]), "");
+}
+
+/// Newer versions list a map in the order of its hash table, whose seed is random.
+fn without_counts(ruleset: &str) -> Vec<String> {
+    let words = ruleset
+        .split([',', '\n', '\t', ' '])
+        .filter(|word| !word.is_empty());
+    let mut words: Vec<_> = words.map(str::to_owned).collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn nft_0_9_8_of_debian_bullseye() {
+    check("0.9.8");
+}
+
+#[test]
+fn nft_1_1_3_of_debian_trixie() {
+    check("1.1.3");
+}

@@ -1,0 +1,138 @@
+//! The seed's scripts by their own names.
+
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::thread;
+
+use crate::lab::libvirt::until;
+use crate::lab::{Host, MACFENCE, Ran, domain, script};
+
+const A: &str = "02:00:c0:a8:00:05";
+
+/// A host, and a directory with links of the seed's names and a virsh that knows this domain.
+fn host(xml: &str) -> (Host, tempfile::TempDir) {
+    let host = Host::new();
+    host.bridge("br0");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["ebtables-kvm", "ebtables-flush"] {
+        symlink(MACFENCE, dir.path().join(name)).unwrap();
+    }
+    std::fs::write(dir.path().join("domain.xml"), xml).unwrap();
+    script(
+        &dir,
+        "virsh",
+        "case $4 in *\"'one-1'\"*) cat ${0%/*}/domain.xml;; \
+        *) echo \"error: failed to get domain '$4'\" >&2; exit 1;; esac",
+    );
+    (host, dir)
+}
+
+fn call(host: &Host, dir: &tempfile::TempDir, name: &str, args: &[&str]) -> Ran {
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let mut command = Command::new(dir.path().join(name));
+    host.exec(command.args(args).env("PATH", path), "")
+}
+
+#[test]
+fn ebtables_kvm_fences_and_ebtables_flush_cleans_up() {
+    let (host, dir) = host(&domain("one-1", &[(A, "one-1-0", "br0")]));
+    host.ports("br0", &["one-1-0"]);
+    call(&host, &dir, "ebtables-kvm", &["one-1"]).ok();
+    assert_eq!(host.fenced(), ["one-1"]);
+    let before = host.generation();
+    call(&host, &dir, "ebtables-kvm", &["one-1"]).ok();
+    assert_eq!(host.generation(), before);
+    host.unplug("one-1-0");
+    call(&host, &dir, "ebtables-flush", &[]).ok();
+    assert!(host.fenced().is_empty());
+}
+
+#[test]
+fn the_entry_points_are_subcommands_as_well() {
+    let (host, dir) = host(&domain("one-1", &[(A, "one-1-0", "br0")]));
+    host.ports("br0", &["one-1-0"]);
+    symlink(MACFENCE, dir.path().join("macfence")).unwrap();
+    call(&host, &dir, "macfence", &["hook", "ebtables-kvm", "one-1"]).ok();
+    assert_eq!(host.fenced(), ["one-1"]);
+    host.unplug("one-1-0");
+    call(&host, &dir, "macfence", &["hook", "ebtables-flush"]).ok();
+    assert!(host.fenced().is_empty());
+}
+
+#[test]
+fn nothing_that_a_caller_hands_over_is_a_flag() {
+    let (host, dir) = host("");
+    for name in ["--help", "-c", "--version", "-v", "--config=/dev/null"] {
+        let error = call(&host, &dir, "ebtables-kvm", &[name]).error();
+        assert!(error.contains(&format!("'{name}'")), "{error}");
+    }
+    assert_eq!(host.generation(), Host::new().generation());
+}
+
+#[test]
+fn flush_waits_for_a_port_that_is_about_to_leave() {
+    let (host, dir) = host("");
+    host.ports("br0", &["one-1-0", "one-2-0"]);
+    host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
+    host.apply(&domain("one-2", &[(A, "one-2-0", "br0")])).ok();
+    let host = &host;
+    let fifo = dir.path().join("said");
+    let fifo = &fifo;
+    thread::scope(|scope| {
+        nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let flush = scope.spawn(|| {
+            let say = format!(
+                "exec 2>{}; exec {MACFENCE} -v hook ebtables-flush",
+                fifo.display()
+            );
+            host.ok("sh", &["-c", &say])
+        });
+        // It says so when it starts to wait; only then does the port go.
+        let mut said = std::io::BufReader::new(std::fs::File::open(fifo).unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        assert!(line.contains("waiting for a port"), "{line}");
+        host.unplug("one-1-0");
+        std::io::Read::read_to_string(&mut said, &mut line).unwrap();
+        flush.join().unwrap();
+    });
+    assert_eq!(host.fenced(), ["one-2"]);
+    until("nothing is left", || !host.ruleset().contains("one-1"));
+}
+
+#[test]
+fn flush_does_not_wait_where_there_is_nothing_to_wait_for() {
+    let (host, _dir) = host("");
+    let flush = || host.macfence(["-v", "hook", "ebtables-flush"]);
+    let ran = flush();
+    assert!(
+        !ran.stderr.contains("waiting"),
+        "nothing is fenced: {}",
+        ran.stderr
+    );
+    host.ports("br0", &["one-1-0", "one-2-0"]);
+    host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
+    host.apply(&domain("one-2", &[(A, "one-2-0", "br0")])).ok();
+    host.unplug("one-1-0");
+    let ran = flush();
+    assert!(
+        !ran.stderr.contains("waiting"),
+        "one is gone already: {}",
+        ran.stderr
+    );
+    assert_eq!(host.fenced(), ["one-2"]);
+}
+
+#[test]
+fn flush_takes_nothing_of_a_vm_that_stays() {
+    let (host, dir) = host("");
+    host.ports("br0", &["one-1-0"]);
+    host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
+    let before = (host.generation(), host.ruleset());
+    call(&host, &dir, "ebtables-flush", &[]).ok();
+    assert_eq!((host.generation(), host.ruleset()), before);
+}

@@ -1,0 +1,257 @@
+//! Frame by frame: what is heard where is what the two rules say, and nothing else.
+
+use std::collections::BTreeSet;
+
+use macfence::mac::{MacAddr, MacPrefix, PrefixLen};
+
+use crate::lab::frame::{Kind, frame, number};
+use crate::lab::{Host, Tap, domain};
+
+/// Somebody at a port: bridge, port, the VM it is of (none: an uplink) and its address.
+struct Party {
+    bridge: &'static str,
+    port: &'static str,
+    vm: Option<&'static str>,
+    mac: MacAddr,
+}
+
+fn party(bridge: &'static str, port: &'static str, vm: &'static str, mac: &str) -> Party {
+    let vm = Some(vm).filter(|vm| !vm.is_empty());
+    Party {
+        bridge,
+        port,
+        vm,
+        mac: mac.parse().unwrap(),
+    }
+}
+
+/// Two bridges; networks 192.168.0/24, 192.168.1/24 and 10.0.0/24; a VM in two of them; uplinks.
+fn parties() -> Vec<Party> {
+    vec![
+        party("br0", "one-1-0", "one-1", "02:00:c0:a8:00:05"),
+        party("br0", "one-2-0", "one-2", "02:00:c0:a8:00:06"),
+        party("br0", "one-3-0", "one-3", "02:00:c0:a8:01:05"),
+        party("br0", "one-4-0", "one-4", "02:00:c0:a8:01:06"),
+        party("br0", "one-5-0", "one-5", "02:00:c0:a8:00:07"),
+        party("br0", "one-5-1", "one-5", "02:00:0a:00:00:07"),
+        party("br0", "eth0", "", "52:54:00:00:00:01"),
+        party("br1", "one-6-0", "one-6", "02:00:c0:a8:00:08"),
+        party("br1", "one-7-0", "one-7", "02:00:0a:00:00:05"),
+        party("br1", "eth1", "", "52:54:00:00:00:02"),
+    ]
+}
+
+/// Addresses that are nobody's here: a router's, and a VM's of another host.
+const STRANGERS: [&str; 2] = ["00:16:3e:00:00:01", "02:00:c0:a8:00:63"];
+
+const KINDS: [Kind; 5] = [Kind::Arp, Kind::Ipv4, Kind::Ipv6, Kind::Vlan, Kind::Unknown];
+
+/// The three knobs, as typed and as meant.
+struct Knobs {
+    flags: &'static [&'static str],
+    bridges: &'static [&'static str],
+    prefix_len: u8,
+    trusted: &'static [&'static str],
+}
+
+const SEED: Knobs = Knobs {
+    flags: &[],
+    bridges: &["br0", "br1"],
+    prefix_len: 40,
+    trusted: &[],
+};
+
+impl Knobs {
+    fn is_fenced(&self, party: &Party) -> bool {
+        party.vm.is_some() && self.bridges.contains(&party.bridge)
+    }
+
+    /// The two rules, from the addresses alone.
+    fn hears(&self, listener: &Party, sender: &Party, src: MacAddr) -> bool {
+        let bits = |mac: MacAddr| mac.bytes().iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+        let same = |a, b, len: u8| bits(a) >> (48 - len) == bits(b) >> (48 - len);
+        let trusts = |trusted: &&str| {
+            let prefix: MacPrefix = trusted.parse().unwrap();
+            same(src, prefix.base(), prefix.len().bits())
+        };
+        listener.bridge == sender.bridge
+            && listener.port != sender.port
+            && (!self.is_fenced(sender) || src == sender.mac)
+            && (!self.is_fenced(listener)
+                || same(src, listener.mac, self.prefix_len)
+                || self.trusted.iter().any(trusts))
+    }
+}
+
+impl Knobs {
+    /// How many frames of the matrix the two rules of a port drop, as spoofed and as foreign. A
+    /// flooded frame counts once for each port that it would have left by.
+    fn drops(&self, party: &Party, parties: &[Party]) -> (i64, i64) {
+        let open = Self {
+            bridges: &[],
+            ..SEED
+        };
+        let (mut spoofed, mut foreign) = (0, 0);
+        for (sender, src, _, _) in matrix(parties) {
+            let sender = &parties[sender];
+            let is_spoofed = self.is_fenced(sender) && src != sender.mac;
+            let out = parties.iter().filter(|p| open.hears(p, sender, src));
+            for listener in out.filter(|p| !self.hears(p, sender, src)) {
+                spoofed += i64::from(is_spoofed && sender.port == party.port);
+                foreign += i64::from(!is_spoofed && listener.port == party.port);
+            }
+        }
+        (spoofed, foreign)
+    }
+}
+
+/// Every party sends with every other's address to everybody, in every shape.
+fn matrix(parties: &[Party]) -> Vec<(usize, MacAddr, MacAddr, Kind)> {
+    let stranger = |text: &&str| text.parse::<MacAddr>().unwrap();
+    let everybody: Vec<_> = parties
+        .iter()
+        .map(|p| p.mac)
+        .chain(STRANGERS.iter().map(stranger))
+        .collect();
+    let groups = [
+        "ff:ff:ff:ff:ff:ff",
+        "01:00:5e:00:00:fb",
+        "33:33:00:00:00:01",
+    ];
+    let to: Vec<_> = everybody
+        .iter()
+        .copied()
+        .chain(groups.iter().map(stranger))
+        .collect();
+    let mut matrix = Vec::new();
+    for sender in 0..parties.len() {
+        for src in &everybody {
+            for dst in &to {
+                matrix.extend(KINDS.map(|kind| (sender, *src, *dst, kind)));
+            }
+        }
+    }
+    matrix
+}
+
+/// Sends every frame of the matrix and compares who heard it with who should have.
+fn check(knobs: &Knobs) {
+    let host = Host::new();
+    let parties = parties();
+    host.bridge("br0");
+    host.bridge("br1");
+    let taps: Vec<Tap> = parties.iter().map(|p| host.tap(p.bridge, p.port)).collect();
+
+    // Before: a bridge without a fence lets everybody hear everything, so that silence means us.
+    let open = Knobs {
+        bridges: &[],
+        ..SEED
+    };
+    assert_eq!(compare(&open, &parties, &taps), matrix(&parties).len());
+
+    let names: BTreeSet<_> = parties.iter().filter_map(|p| p.vm).collect();
+    for name in names {
+        let nics: Vec<_> = parties.iter().filter(|p| p.vm == Some(name)).collect();
+        let macs: Vec<_> = nics.iter().map(|p| p.mac.to_string()).collect();
+        let nics: Vec<_> = nics
+            .iter()
+            .zip(&macs)
+            .map(|(p, mac)| (mac.as_str(), p.port, p.bridge))
+            .collect();
+        let args = ["apply", "--xml", "-"].iter().chain(knobs.flags);
+        host.macfence_reading(&domain(name, &nics), args).ok();
+    }
+    let compared = compare(knobs, &parties, &taps);
+    println!("{compared} frames compared");
+    for vm in host.list().as_array().unwrap() {
+        let nics = vm["nics"].as_array().unwrap();
+        let mut wrong = (0, 0);
+        for nic in nics {
+            let party = parties.iter().find(|p| nic["port"] == p.port).unwrap();
+            let (spoofed, foreign) = knobs.drops(party, &parties);
+            let count = |kind: &str| nic["dropped"][kind].as_i64().unwrap();
+            wrong.0 += count("spoofed") - spoofed;
+            wrong.1 += count("foreign") - foreign;
+        }
+        // A spoofed frame from one NIC of a VM to another is foreign as well: either may count it.
+        if nics.len() == 1 {
+            assert_eq!(wrong, (0, 0), "{}", vm["vm"]);
+        }
+        assert_eq!(wrong.0 + wrong.1, 0, "{}", vm["vm"]);
+    }
+}
+
+fn compare(knobs: &Knobs, parties: &[Party], taps: &[Tap]) -> usize {
+    let matrix = matrix(parties);
+    for tap in taps {
+        tap.heard();
+    }
+    for (id, (sender, src, dst, kind)) in matrix.iter().enumerate() {
+        taps[*sender].send(&frame(*kind, *src, *dst, id as u32));
+        // A tap's frame has crossed the bridge by the time that its write returns.
+        for (listener, tap) in parties.iter().zip(taps) {
+            let heard: Vec<_> = tap
+                .heard()
+                .iter()
+                .filter_map(|frame| number(frame))
+                .collect();
+            let expected = match knobs.hears(listener, &parties[*sender], *src) {
+                true => vec![id as u32],
+                false => vec![],
+            };
+            let from = parties[*sender].port;
+            let who = format!(
+                "{kind:?} from {from} as {src} to {dst}, at {}",
+                listener.port
+            );
+            assert_eq!(heard, expected, "{who}");
+        }
+    }
+    matrix.len()
+}
+
+#[test]
+fn what_is_heard_is_what_the_seeds_two_rules_say() {
+    check(&SEED);
+}
+
+#[test]
+fn only_the_chosen_bridges_are_fenced() {
+    check(&Knobs {
+        flags: &["--bridge", "br1"],
+        bridges: &["br1"],
+        ..SEED
+    });
+}
+
+#[test]
+fn a_prefix_of_32_bits_makes_one_network_of_a_slash_16() {
+    check(&Knobs {
+        flags: &["--prefix-len", "32"],
+        prefix_len: 32,
+        ..SEED
+    });
+}
+
+#[test]
+fn a_prefix_of_48_bits_leaves_a_vm_alone_with_itself() {
+    check(&Knobs {
+        flags: &["--prefix-len=48"],
+        prefix_len: PrefixLen::FULL.bits(),
+        ..SEED
+    });
+}
+
+#[test]
+fn trusted_senders_are_heard_everywhere() {
+    check(&Knobs {
+        flags: &[
+            "--trusted",
+            "00:16:3e:00:00:01",
+            "--trusted",
+            "52:54:0:0:0:0/24",
+        ],
+        trusted: &["00:16:3e:00:00:01", "52:54:00:00:00:00/24"],
+        ..SEED
+    });
+}

@@ -1,0 +1,389 @@
+//! A host in namespaces of its own: bridges, ports whose far end is in our hands, and the real
+//! programs run on it. Nothing outside the namespaces changes, and nothing of them outlives the
+//! process.
+
+pub mod frame;
+pub mod libvirt;
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A host: a network and a mount namespace, kept alive by these two files.
+pub struct Host {
+    net: File,
+    mnt: File,
+}
+
+impl Host {
+    /// An empty host. Needs root.
+    pub fn new() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "root is missing: the lab makes namespaces"
+        );
+        for program in ["ip", "nft"] {
+            need(program);
+        }
+        thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare");
+            let none: Option<&str> = None;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private /");
+            // The cgroups of the machine are not this host's: libvirt does without.
+            let _ = umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH);
+            // A network namespace's devices show only in a sysfs mounted from inside.
+            mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("/sys");
+            if Path::new("/etc/macfence.toml").exists() {
+                let null = Some("/dev/null");
+                mount(null, "/etc/macfence.toml", none, MsFlags::MS_BIND, none).expect("bind");
+            }
+            // No frames but ours: no router solicitations, no duplicate address detection.
+            for which in ["all", "default"] {
+                let _ =
+                    std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
+            }
+            // Else made-up IP headers are dropped before the bridge's own hooks.
+            for which in ["iptables", "ip6tables", "arptables"] {
+                let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{which}"), "0");
+            }
+            let open = |ns: &str| File::open(format!("/proc/thread-self/ns/{ns}")).expect(ns);
+            Self {
+                net: open("net"),
+                mnt: open("mnt"),
+            }
+        })
+        .join()
+        .expect("a lab host")
+    }
+
+    /// Does something on the host.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                unshare(CloneFlags::CLONE_FS).expect("unshare");
+                setns(&self.mnt, CloneFlags::CLONE_NEWNS).expect("mount namespace");
+                setns(&self.net, CloneFlags::CLONE_NEWNET).expect("network namespace");
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs a program on the host with this standard input.
+    pub fn exec(&self, command: &mut Command, stdin: &str) -> Ran {
+        let shown = format!("{command:?}");
+        let output = self.run(|| {
+            let pipes = command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            let mut child = pipes.spawn().unwrap_or_else(|e| panic!("{shown}: {e}"));
+            let mut pipe = child.stdin.take().expect("a pipe");
+            thread::scope(|scope| {
+                // A program may well end without reading all.
+                scope.spawn(move || pipe.write_all(stdin.as_bytes()));
+                child.wait_with_output().expect("output")
+            })
+        });
+        Ran::new(shown, output)
+    }
+
+    /// Runs a program that must succeed, and returns what it prints.
+    pub fn ok(&self, program: &str, args: &[&str]) -> String {
+        self.exec(Command::new(program).args(args), "").ok()
+    }
+
+    /// Runs macfence.
+    pub fn macfence<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        self.macfence_reading("", args)
+    }
+
+    /// Runs macfence with this standard input.
+    pub fn macfence_reading<S: AsRef<OsStr>>(
+        &self,
+        stdin: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Ran {
+        self.exec(Command::new(MACFENCE).args(args), stdin)
+    }
+
+    /// Fences the VM of this domain XML.
+    pub fn apply(&self, xml: &str) -> Ran {
+        self.macfence_reading(xml, ["apply", "--xml", "-"])
+    }
+
+    /// `ip`, one command a line.
+    pub fn ip(&self, batch: &str) {
+        self.exec(Command::new("ip").args(["-batch", "-"]), batch)
+            .ok();
+    }
+
+    /// A bridge that floods every frame to every port: silence then means a drop.
+    pub fn bridge(&self, name: &str) {
+        self.ip(&format!(
+            "link add {name} type bridge mcast_snooping 0\nlink set {name} up\n"
+        ));
+    }
+
+    /// A port on a bridge whose other end, the NIC of a made-up VM, is in our hands.
+    pub fn tap(&self, bridge: &str, port: &str) -> Tap {
+        let tap = self.run(|| Tap::open(port));
+        self.plug(bridge, port);
+        tap
+    }
+
+    /// Ports without anybody at the other end.
+    pub fn ports(&self, bridge: &str, ports: &[&str]) {
+        for port in ports {
+            self.ip(&format!("tuntap add {port} mode tap\n"));
+            self.plug(bridge, port);
+        }
+    }
+
+    /// Puts a device on a bridge.
+    pub fn plug(&self, bridge: &str, port: &str) {
+        self.ip(&format!(
+            "link set {port} master {bridge} up\n\
+             link set {port} type bridge_slave learning off flood on mcast_flood on\n"
+        ));
+    }
+
+    /// Deletes a device.
+    pub fn unplug(&self, port: &str) {
+        self.ip(&format!("link del {port}\n"));
+    }
+
+    /// Lays a cable from a bridge of this host to a bridge of another.
+    pub fn cable(&self, bridge: &str, far: &Self, far_bridge: &str) {
+        let peer = format!("/proc/{}/fd/{}", std::process::id(), far.net.as_raw_fd());
+        self.ip(&format!(
+            "link add uplink type veth peer name uplink netns {peer}\n"
+        ));
+        self.plug(bridge, "uplink");
+        far.plug(far_bridge, "uplink");
+    }
+
+    /// Takes a program away from the host.
+    pub fn hide(&self, program: &str) {
+        let none: Option<&str> = None;
+        for dir in [
+            "/usr/local/sbin",
+            "/usr/local/bin",
+            "/usr/sbin",
+            "/usr/bin",
+            "/sbin",
+            "/bin",
+        ] {
+            let path = format!("{dir}/{program}");
+            if Path::new(&path).exists() {
+                let null = Some("/dev/null");
+                let hide = || mount(null, path.as_str(), none, MsFlags::MS_BIND, none);
+                self.run(hide).expect("a hidden program");
+            }
+        }
+    }
+
+    /// A directory with a copy of macfence that any user may run, wherever it was built.
+    pub fn for_everybody(&self) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        let everybody = Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), everybody).expect("permissions");
+        std::fs::copy(MACFENCE, dir.path().join("macfence")).expect("a copy");
+        dir
+    }
+
+    /// The whole ruleset of the host, with handles and counters.
+    pub fn ruleset(&self) -> String {
+        self.ok("nft", &["-a", "list", "ruleset"])
+    }
+
+    /// What `macfence list --json` says.
+    pub fn list(&self) -> serde_json::Value {
+        serde_json::from_str(&self.macfence(["list", "--json"]).ok()).expect("JSON")
+    }
+
+    /// The names of the fenced VMs.
+    pub fn fenced(&self) -> Vec<String> {
+        let list = self.list();
+        let vms = list.as_array().expect("an array");
+        vms.iter()
+            .map(|vm| vm["vm"].as_str().expect("a name").to_owned())
+            .collect()
+    }
+
+    /// How often the ruleset of the host has changed: the kernel's generation.
+    pub fn generation(&self) -> u32 {
+        self.run(generation)
+    }
+}
+
+/// The program under test.
+pub const MACFENCE: &str = env!("CARGO_BIN_EXE_macfence");
+
+/// Fails with the name of what is missing.
+pub fn need(program: &str) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs: Vec<_> = std::env::split_paths(&path).collect();
+    dirs.extend(["/usr/sbin".into(), "/sbin".into()]);
+    assert!(
+        dirs.iter().any(|dir| dir.join(program).exists()),
+        "{program} is missing: tests/setup installs it"
+    );
+}
+
+/// Puts a shell script where a program of that name is looked for.
+pub fn script(dir: &tempfile::TempDir, name: &str, script: &str) {
+    let path = dir.path().join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
+    std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("permissions");
+}
+
+/// How a program ended and what it said.
+#[derive(Debug)]
+pub struct Ran {
+    command: String,
+    /// The exit status; -1: killed.
+    pub status: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    fn new(command: String, output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self {
+            command,
+            status: output.status.code().unwrap_or(-1),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// The standard output of a program that must have succeeded.
+    pub fn ok(self) -> String {
+        assert_eq!(self.status, 0, "{}: {}", self.command, self.stderr);
+        self.stdout
+    }
+
+    /// The one line of an error that macfence must have ended with.
+    pub fn error(self) -> String {
+        assert_eq!(self.status, 1, "{self:?}");
+        assert_eq!(self.stdout, "", "{self:?}");
+        let line = self
+            .stderr
+            .strip_suffix('\n')
+            .unwrap_or_default()
+            .to_owned();
+        assert!(
+            line.starts_with("macfence: error: ") && !line.contains('\n'),
+            "{self:?}"
+        );
+        line
+    }
+}
+
+/// The far end of a port: what is written enters the bridge, what leaves it to the port is read.
+pub struct Tap(File);
+
+impl Tap {
+    fn open(name: &str) -> Self {
+        nix::ioctl_write_ptr_bad!(
+            tunsetiff,
+            nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+            libc::ifreq
+        );
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun")
+            .expect("/dev/net/tun is missing: the kernel's tun module makes it");
+        // SAFETY: all zeros is a valid ifreq, and the kernel reads one.
+        unsafe {
+            let mut request: libc::ifreq = std::mem::zeroed();
+            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+                *to = from as libc::c_char;
+            }
+            request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+            tunsetiff(file.as_raw_fd(), &request).expect("a tap");
+        }
+        Self(file)
+    }
+
+    /// Sends a frame.
+    pub fn send(&self, frame: &[u8]) {
+        (&self.0).write_all(frame).expect("a frame sent");
+    }
+
+    /// Every frame that has arrived since the last call.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut buffer = [0; 2048];
+        loop {
+            match (&self.0).read(&mut buffer) {
+                Ok(len) => frames.push(buffer[..len].to_vec()),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return frames,
+                Err(e) => panic!("a tap: {e}"),
+            }
+        }
+    }
+}
+
+/// The domain XML of a VM with these NICs: MAC address, port and bridge.
+pub fn domain(name: &str, nics: &[(&str, &str, &str)]) -> String {
+    let name = name.replace('&', "&amp;").replace('<', "&lt;");
+    let nics: String = nics
+        .iter()
+        .map(|(mac, port, bridge)| {
+            format!(
+                "    <interface type='bridge'>\n      <mac address='{mac}'/>\n      \
+                 <source bridge='{bridge}'/>\n      <target dev='{port}'/>\n    </interface>\n"
+            )
+        })
+        .collect();
+    format!(
+        "<domain type='kvm'>\n  <name>{name}</name>\n  <devices>\n{nics}  </devices>\n</domain>\n"
+    )
+}
+
+/// Asks the kernel for the generation of this namespace's ruleset (`NFT_MSG_GETGEN`), as
+/// `nft monitor` shows it but without having to be there when it changes.
+fn generation() -> u32 {
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
+        socket,
+    };
+    let netlink = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkNetFilter,
+    )
+    .expect("a netlink socket");
+    let fd = netlink.as_raw_fd();
+    let mut request = Vec::new();
+    request.extend(20u32.to_ne_bytes()); // nlmsghdr: length
+    request.extend((10u16 << 8 | 16).to_ne_bytes()); // NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN
+    request.extend(1u16.to_ne_bytes()); // NLM_F_REQUEST
+    request.extend([0; 8]); // sequence, port
+    request.extend([0; 4]); // nfgenmsg
+    sendto(fd, &request, &NetlinkAddr::new(0, 0), MsgFlags::empty()).expect("a request");
+    let mut answer = [0; 4096];
+    let len = recv(fd, &mut answer, MsgFlags::empty()).expect("an answer");
+    // nlmsghdr 16, nfgenmsg 4, nlattr 4: NFTA_GEN_ID comes first, big-endian.
+    assert!(len >= 28 && answer[22..24] == [1, 0], "NFTA_GEN_ID");
+    u32::from_be_bytes(answer[24..28].try_into().expect("four bytes"))
+}
