@@ -10,6 +10,7 @@ mod export;
 mod hypervisor;
 mod names;
 mod nft_versions;
+mod privileges;
 mod seed_hooks;
 mod semantics;
 mod storm;

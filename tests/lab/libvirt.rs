@@ -5,9 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
-
-use super::{Host, need};
+use super::{Host, need, tmpfs};
 
 /// A libvirtd, its helpers and its domains, in a process namespace of their own: they all end
 /// with it, and with us.
@@ -31,12 +29,7 @@ impl<'a> Libvirt<'a> {
         }
         let mut daemons = host.run(|| {
             // Nothing that this libvirt writes reaches the machine's own.
-            for dir in [
-                "/run",
-                "/var/lib/libvirt",
-                "/var/cache/libvirt",
-                "/var/log/libvirt",
-            ] {
+            for dir in ["/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt"] {
                 tmpfs(dir);
             }
             tmpfs("/etc/libvirt/qemu");
@@ -125,10 +118,4 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within a minute");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn tmpfs(dir: &str) {
-    let none: Option<&str> = None;
-    std::fs::create_dir_all(dir).expect(dir);
-    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), none).expect(dir);
 }

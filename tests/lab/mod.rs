@@ -42,6 +42,8 @@ impl Host {
             let _ = umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH);
             // A network namespace's devices show only in a sysfs mounted from inside.
             mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("/sys");
+            // sudo and libvirt leave things here.
+            tmpfs("/run");
             if Path::new("/etc/macfence.toml").exists() {
                 let null = Some("/dev/null");
                 mount(null, "/etc/macfence.toml", none, MsFlags::MS_BIND, none).expect("bind");
@@ -230,6 +232,13 @@ impl Host {
 
 /// The program under test.
 pub const MACFENCE: &str = env!("CARGO_BIN_EXE_macfence");
+
+/// Mounts an empty directory over this one, in the mount namespace of the caller.
+pub fn tmpfs(dir: &str) {
+    std::fs::create_dir_all(dir).expect(dir);
+    let (tmpfs, flags) = (Some("tmpfs"), MsFlags::empty());
+    mount(tmpfs, dir, tmpfs, flags, Some("mode=755")).expect(dir);
+}
 
 /// Fails with the name of what is missing.
 pub fn need(program: &str) {
