@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::vm::Port;
 
@@ -18,10 +18,10 @@ const DEVICES: &str = "/sys/class/net";
 pub fn of(port: &Port) -> Result<Option<String>> {
     let link = Path::new(DEVICES).join(port.as_str()).join("brport/bridge");
     match std::fs::read_link(&link) {
-        Ok(target) => match target.file_name().and_then(|name| name.to_str()) {
-            Some(bridge) => Ok(Some(bridge.to_owned())),
-            None => bail!("{} leads to no bridge", link.display()),
-        },
+        // A name that is no UTF-8 is no reason to know nothing: it only cannot be chosen.
+        Ok(target) => Ok(target
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())),
         Err(e) if e.kind() == ErrorKind::NotFound && Path::new(DEVICES).is_dir() => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", link.display())),
     }

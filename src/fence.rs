@@ -2,7 +2,7 @@
 //!
 //! Pure: knows neither a hypervisor nor a firewall, and starts no process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 
@@ -59,12 +59,15 @@ impl Fence {
         }
     }
 
-    /// Its ports, in order, each once.
-    pub fn ports(&self) -> Vec<&Port> {
-        let mut ports: Vec<_> = self.rules.iter().map(Rule::port).collect();
-        ports.dedup();
-        ports
+    /// Its ports.
+    pub fn ports(&self) -> BTreeSet<&Port> {
+        ports(&self.rules)
     }
+}
+
+/// The ports that these rules stand in front of.
+pub fn ports(rules: &[Rule]) -> BTreeSet<&Port> {
+    rules.iter().map(Rule::port).collect()
 }
 
 /// What the operator chose: the three knobs.
@@ -220,7 +223,7 @@ mod tests {
             })
         };
         let (fence, unfenced) = policy.fence(&vm, bridge_of).unwrap();
-        assert_eq!(fence.ports(), [&"p0".parse().unwrap()]);
+        assert_eq!(fence.ports(), [&"p0".parse().unwrap()].into());
         let left_out = [
             Unfenced::OtherBridge("p1".parse().unwrap(), "br1".into()),
             Unfenced::NoBridge("p2".parse().unwrap()),

@@ -1,5 +1,10 @@
 //! One change at a time: reading, comparing and writing the kernel's rules happen under one
-//! exclusive lock.
+//! exclusive lock, [`exclusive`].
+//!
+//! Asking a hypervisor may not: libvirt answers nothing about a VM while it waits for that VM's
+//! own hook, which waits for the lock. So those who ask exclude each other by a lock of their own,
+//! [`asking`], taken first and held until what was learned is in the kernel: else the older of two
+//! answers could be written last, and a NIC in between be left open.
 
 use std::fs::File;
 use std::sync::mpsc;
@@ -11,20 +16,36 @@ use anyhow::{Context, Result, bail};
 /// How long to wait for others. Two hundred hooks at once take some ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is locked: the network namespace itself, of which each has a ruleset of its own. Whoever
-/// may run us can open it, and there is no file that could be left behind, planted or filled up.
+/// What is locked for writing: the network namespace itself, of which each has a ruleset of its
+/// own. Whoever may run us can open it, and there is no file that could be left behind, planted
+/// or filled up.
 const NAMESPACE: &str = "/proc/self/ns/net";
+
+/// What is locked for asking: the namespace's list of devices, which it has once as well.
+const DEVICES: &str = "/sys/class/net";
 
 /// The lock, until dropped or until the process ends in any way.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "holds the lock while it is open")] File);
 
-/// Waits for the lock and takes it.
+/// Waits until nobody else reads, compares and writes the kernel's rules.
 ///
 /// # Errors
-/// If another process keeps it for a minute.
+/// If another process keeps the lock for a minute.
 pub fn exclusive() -> Result<Lock> {
-    let file = File::open(NAMESPACE).with_context(|| format!("cannot open {NAMESPACE}"))?;
+    take(NAMESPACE)
+}
+
+/// Waits until nobody else acts on what a hypervisor answered.
+///
+/// # Errors
+/// If another process keeps the lock for a minute.
+pub fn asking() -> Result<Lock> {
+    take(DEVICES)
+}
+
+fn take(path: &'static str) -> Result<Lock> {
+    let file = File::open(path).with_context(|| format!("cannot open {path}"))?;
     let (sender, receiver) = mpsc::channel();
     // flock(2) has no time limit, so the waiting is done beside us; a thread that waits in vain
     // ends with the process.
@@ -33,11 +54,9 @@ pub fn exclusive() -> Result<Lock> {
         let _ = sender.send(locked);
     });
     match receiver.recv_timeout(PATIENCE) {
-        Ok(locked) => Ok(Lock(
-            locked.with_context(|| format!("cannot lock {NAMESPACE}"))?,
-        )),
+        Ok(locked) => Ok(Lock(locked.with_context(|| format!("cannot lock {path}"))?)),
         Err(_) => bail!(
-            "another process has held the lock on {NAMESPACE} for {} s (lslocks names it)",
+            "another process has held the lock on {path} for {} s (lslocks names it)",
             PATIENCE.as_secs()
         ),
     }
@@ -48,11 +67,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lock_excludes_and_is_given_back() {
-        let held = exclusive().unwrap();
-        let other = File::open(NAMESPACE).unwrap();
-        assert!(other.try_lock().is_err());
-        drop(held);
-        assert!(other.lock().is_ok());
+    fn a_lock_excludes_and_is_given_back() {
+        for path in [NAMESPACE, DEVICES] {
+            let held = take(path).unwrap();
+            let other = File::open(path).unwrap();
+            assert!(other.try_lock().is_err());
+            drop(held);
+            assert!(other.lock().is_ok());
+        }
     }
 }

@@ -183,7 +183,7 @@ impl FromStr for MacPrefix {
     type Err = Error;
 
     /// `MAC` (48 bits) or `MAC/LEN`; bits behind the prefix are ignored, as nft ignores them. A
-    /// multicast or all-zero address is refused: no frame comes from one.
+    /// multicast prefix or the all-zero address is refused: no frame comes from one.
     fn from_str(text: &str) -> Result<Self> {
         let (mac, len) = match text.split_once('/') {
             Some((mac, len)) => (mac, len.parse().with_context(|| format!("in {text:?}"))?),
@@ -195,7 +195,7 @@ impl FromStr for MacPrefix {
             "{text:?} is a multicast address, which sends nothing"
         );
         ensure!(
-            !mac.is_zero(),
+            !mac.is_zero() || len != PrefixLen::FULL,
             "{text:?} is the all-zero address, which sends nothing"
         );
         Ok(Self::of(mac, len))

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,8 +13,6 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(arguments());
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads us has seen enough.
-        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             report::error(&e);
             ExitCode::FAILURE
@@ -34,9 +31,4 @@ fn arguments() -> Vec<OsString> {
         arguments.splice(..1, ["macfence", "hook", link, "--"].map(OsString::from));
     }
     arguments
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let cause = error.downcast_ref::<io::Error>();
-    cause.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

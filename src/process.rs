@@ -17,6 +17,10 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// How much a program may print, in bytes. nft prints 3.6 MB for 4,000 VMs.
 const OUTPUT_LIMIT: usize = 256 << 20;
 
+/// How long a program may take to end when it is told to.
+const GRACE: Duration = Duration::from_secs(1);
+
+const SIGTERM: i32 = 15;
 const SIGKILL: i32 = 9;
 
 /// What a program printed, and how it ended.
@@ -37,12 +41,11 @@ impl Output {
 
     /// The failure in one line, with the program's own words.
     pub fn failure(&self) -> Error {
-        let words: Vec<_> = self
-            .stderr
-            .lines()
-            .map(str::trim)
-            .filter(|l| !l.is_empty())
-            .collect();
+        let mut words: Vec<_> = self.stderr.lines().map(str::trim).collect();
+        words.retain(|line| !line.is_empty());
+        // nft says the same of each of a thousand commands.
+        words.dedup();
+        words.truncate(6);
         match words.as_slice() {
             [] => anyhow!("{} failed without a word ({})", self.program, self.status),
             words => anyhow!("{}: {}", self.program, words.join(" ")),
@@ -65,7 +68,7 @@ impl Output {
 /// with another status than 0 is no error here: see [`Output::checked`].
 pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
     let path = find(program)?;
-    exec(program, Exec::cmd(path).args(args), stdin)
+    exec(program, Exec::cmd(path).args(args), stdin, false)
 }
 
 /// Like [`run`], but as root: unless we are root already, through `sudo -n`.
@@ -76,7 +79,7 @@ pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<
     let sudo = find("sudo").context("root is needed: run as root, or install sudo")?;
     // sudo finds the program itself, in its secure_path: that is what sudoers rules name.
     let command = Exec::cmd(sudo).args(["-n", "--", program]).args(args);
-    exec(program, command, stdin)
+    exec(program, command, stdin, true)
 }
 
 /// Where `program` is. The directories of system programs are missing in many an unprivileged
@@ -86,6 +89,8 @@ fn find(program: &str) -> Result<PathBuf> {
         .iter()
         .flat_map(env::split_paths)
         .collect::<Vec<PathBuf>>();
+    // An empty or relative entry would mean whatever directory a hook is called in.
+    dirs.retain(|dir| dir.is_absolute());
     dirs.extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from));
     let path: OsString = env::join_paths(dirs).context("PATH cannot be read")?;
     which::which_in_global(program, Some(path))
@@ -94,7 +99,7 @@ fn find(program: &str) -> Result<PathBuf> {
         .with_context(|| format!("{program} was not found: is it installed?"))
 }
 
-fn exec(program: &'static str, command: Exec, stdin: &str) -> Result<Output> {
+fn exec(program: &'static str, command: Exec, stdin: &str, sudo: bool) -> Result<Output> {
     let deadline = Instant::now() + TIME_LIMIT;
     let mut job = command
         .env("LC_ALL", "C")
@@ -103,7 +108,7 @@ fn exec(program: &'static str, command: Exec, stdin: &str) -> Result<Output> {
         .stderr(Redirection::Pipe)
         // A group of its own, so that a hanging program goes with its children.
         .setpgid()
-        // Never wait for it on drop: sudo, being root's, cannot be killed by us.
+        // Never wait for it on drop: what runs behind sudo cannot be killed by us.
         .detached()
         .start()
         .with_context(|| format!("cannot run {program}"))?;
@@ -115,19 +120,18 @@ fn exec(program: &'static str, command: Exec, stdin: &str) -> Result<Output> {
         thread::spawn(move || pipe.write_all(input.as_bytes()));
     }
     let (stdout, stderr, status) = talk(&mut job, deadline).map_err(|e| {
-        kill(&job);
+        let end = match kill(&job, sudo) {
+            true => "was killed",
+            false => "cannot be killed: what it was doing may still take effect",
+        };
         match e.kind() {
             ErrorKind::TimedOut => {
-                anyhow!(
-                    "{program} did not end within {} s and was killed",
-                    TIME_LIMIT.as_secs()
-                )
+                let limit = TIME_LIMIT.as_secs();
+                anyhow!("{program} did not end within {limit} s and {end}")
             }
             ErrorKind::FileTooLarge => {
-                anyhow!(
-                    "{program} printed more than {} MiB and was killed",
-                    OUTPUT_LIMIT >> 20
-                )
+                let limit = OUTPUT_LIMIT >> 20;
+                anyhow!("{program} printed more than {limit} MiB and {end}")
             }
             _ => Error::new(e).context(format!("cannot talk to {program}")),
         }
@@ -157,10 +161,15 @@ fn talk(job: &mut Job, deadline: Instant) -> std::io::Result<Talk> {
     Ok((stdout, stderr, status))
 }
 
-fn kill(job: &Job) {
-    // It may be gone already, or root's behind sudo: nothing more can be done about either.
+/// Ends a program and its children; returns whether it certainly has ended.
+fn kill(job: &Job, sudo: bool) -> bool {
+    let ended = || matches!(job.wait_timeout(GRACE), Ok(Some(_)));
+    // Asked first, because sudo hands SIGTERM on to the program that it runs, whom we may not
+    // signal, and cannot hand on SIGKILL. That a signal reaches nobody is no error: they are gone.
+    let _ = job.send_signal_group(SIGTERM);
+    let asked = ended();
     let _ = job.send_signal_group(SIGKILL);
-    let _ = job.wait_timeout(Duration::from_millis(100));
+    asked || ended() && !sudo
 }
 
 #[cfg(test)]

@@ -28,6 +28,11 @@ pub trait Backend {
     /// already stays untouched, with its counters. Returns whether anything changed.
     fn enforce(&self, fences: &[Fence]) -> Result<bool>;
 
+    /// Makes sure that these fences, which [`Backend::enforce`] has found in place, are really
+    /// passed by frames: that what all fences share is whole. Whoever only repeats what was said
+    /// before may do without. Returns whether anything changed.
+    fn mend(&self, fences: &[Fence]) -> Result<bool>;
+
     /// Deletes all that refers to these ports, in one step, and the fences that are left with no
     /// port. Returns whether anything changed.
     fn release(&self, ports: &[Port]) -> Result<bool>;

@@ -14,8 +14,7 @@ use crate::vm::Vm;
 
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
-    // Before the lock: libvirt answers nothing about a VM while its own hook, which needs the
-    // lock, is running for it.
+    let _asking = (!vms.vms.is_empty()).then(lock::asking).transpose()?;
     let vms = described(config, vms)?;
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
@@ -24,7 +23,7 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
         .iter()
         .map(|vm| fence(config, vm))
         .collect::<Result<Vec<_>>>()?;
-    let changed = backend.enforce(&fences)?;
+    let changed = backend.enforce(&fences)? || backend.mend(&fences)?;
     note(config, || match changed {
         true => format!("the fences are now in the kernel ({})", backend.name()),
         false => format!("the kernel held these fences already ({})", backend.name()),

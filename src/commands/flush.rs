@@ -15,6 +15,9 @@ use crate::vm::Port;
 /// How long a port may take to leave its bridge after its VM has ended: what the seed waited.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
+/// A VM with several NICs closes one port after the other: this many looks without a change tell
+/// that the last has gone.
+const LOOKS: u32 = 5;
 
 /// Runs it.
 pub fn run(config: &Config) -> Result<()> {
@@ -23,8 +26,8 @@ pub fn run(config: &Config) -> Result<()> {
     flush(config, &*backend)
 }
 
-/// Like [`run`], but where every fenced port is still there, first waits for one to go: the VM
-/// that this is called for has ended, and its port is about to.
+/// Like [`run`], but where every fenced port is still there, first waits for one to go, and for
+/// those that go with it: the VM that this is called for has ended, and its ports are about to.
 pub fn run_patiently(config: &Config) -> Result<()> {
     let backend = backend::choose(config.backend);
     // Nobody else is to wait for this, so the lock is taken only afterwards.
@@ -33,13 +36,23 @@ pub fn run_patiently(config: &Config) -> Result<()> {
         note(config, || {
             "waiting for a port to leave its bridge".to_owned()
         });
-        let deadline = Instant::now() + PATIENCE;
-        while gone(&ports)?.is_empty() && Instant::now() < deadline {
-            thread::sleep(PAUSE);
-        }
+        wait_until_settled(&ports)?;
     }
     let _lock = lock::exclusive()?;
     flush(config, &*backend)
+}
+
+/// Waits until some ports have gone and for a few looks no other has followed.
+fn wait_until_settled(ports: &[Port]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut before, mut looks) = (0, 0);
+    while (before == 0 || looks < LOOKS) && Instant::now() < deadline {
+        thread::sleep(PAUSE);
+        let now = gone(ports)?.len();
+        looks = if now == before { looks + 1 } else { 0 };
+        before = now;
+    }
+    Ok(())
 }
 
 fn flush(config: &Config, backend: &dyn Backend) -> Result<()> {

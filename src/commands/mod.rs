@@ -8,7 +8,7 @@ mod list;
 mod remove;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -105,9 +105,15 @@ fn note(config: &Config, text: impl FnOnce() -> String) {
     }
 }
 
-/// Prints to standard output; that nobody reads it is an error like any other.
+/// Prints to standard output.
 fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    Ok(stdout.flush()?)
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        // Whoever reads us has seen enough.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
 }

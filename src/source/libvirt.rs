@@ -6,9 +6,9 @@ use roxmltree::{Document, Node};
 use crate::process;
 use crate::vm::{Nic, Vm, VmName};
 
-/// The most domain XML that is read, in bytes. libvirt itself passes no string of more than
-/// 4 MiB (`REMOTE_STRING_MAX`).
-pub const XML_LIMIT: usize = 16 << 20;
+/// The most domain XML that is read, in bytes: libvirt passes no longer string
+/// (`VIR_NET_MESSAGE_STRING_MAX`).
+pub const XML_LIMIT: usize = 4 << 20;
 
 /// One argument of a program holds at most 128 KiB (`MAX_ARG_STRLEN`); a virsh call asks for as
 /// many domains as fit into half of that.

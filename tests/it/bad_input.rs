@@ -85,10 +85,10 @@ fn xml_without_end() {
         "<domain><name>a</name><!--{}--></domain>",
         "x".repeat(100 << 20)
     );
-    refused(&host, &["standard input", "longer than 16 MiB"], |host| {
+    refused(&host, &["standard input", "longer than 4 MiB"], |host| {
         host.apply(&huge)
     });
-    refused(&host, &["/dev/zero", "longer than 16 MiB"], |host| {
+    refused(&host, &["/dev/zero", "longer than 4 MiB"], |host| {
         host.macfence(["apply", "--xml", "/dev/zero"])
     });
 }
@@ -265,33 +265,53 @@ fn no_sys() {
     refused(&host, &["/sys/class/net"], |host| host.macfence(["flush"]));
 }
 
+/// Runs macfence with a program that hangs and has a child that hangs, and sees both gone.
+fn killed(name: &str, args: &[&str], stdin: &str) {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    // The stubborn sort: deaf to SIGTERM.
+    let hang = "trap '' TERM; sleep 1000 & echo $$ $! >$0.pids; wait; sleep 1000";
+    script(&dir, name, hang);
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let words = format!("{name} did not end within 10 s and was killed");
+    refused(&host, &[&words], |host| {
+        host.exec(Command::new(MACFENCE).args(args).env("PATH", path), stdin)
+    });
+    let pids = std::fs::read_to_string(dir.path().join(format!("{name}.pids"))).unwrap();
+    for pid in pids.split_whitespace() {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(
+            state.is_empty() || state.contains(") Z "),
+            "{pid} is alive: {state}"
+        );
+    }
+    assert_eq!(pids.split_whitespace().count(), 2);
+}
+
 #[test]
 fn an_nft_that_hangs_is_killed() {
-    let host = host();
-    let xml = domain("a", &[(A, "vnet0", "br0")]);
-    let hang = "echo $$ >$0.pid; sleep 1000";
-    refused(
-        &host,
-        &["nft did not end within 10 s and was killed"],
-        |host| with(host, &[("nft", hang)], &APPLY, &xml),
-    );
+    killed("nft", &APPLY, &domain("a", &[(A, "vnet0", "br0")]));
 }
 
 #[test]
 fn a_virsh_that_hangs_is_killed() {
+    killed("virsh", &["apply", "a"], "");
+}
+
+#[test]
+fn programs_are_not_looked_for_in_the_working_directory() {
     let host = host();
-    refused(
-        &host,
-        &["virsh did not end within 10 s and was killed"],
-        |host| {
-            with(
-                host,
-                &[("virsh", "echo '<domain>'; sleep 1000 & wait")],
-                &["apply", "a"],
-                "",
-            )
-        },
-    );
+    let dir = tempfile::tempdir().unwrap();
+    script(&dir, "nft", "echo EVIL >&2; exit 1");
+    for path in ["", ":", ".", "./", "::/usr/bin"] {
+        let mut list = Command::new(MACFENCE);
+        let list = list.arg("list").current_dir(dir.path()).env("PATH", path);
+        assert!(host.exec(list, "").ok().contains("one-1-0"), "{path:?}");
+    }
 }
 
 #[test]
@@ -320,28 +340,26 @@ fn a_virsh_that_talks_nonsense() {
 fn an_nft_that_talks_nonsense() {
     let host = host();
     let xml = domain("a", &[(A, "vnet0", "br0")]);
-    for (script, words) in [
-        ("exit 1", "nft failed without a word (exit code 1)"),
-        ("true", "nft"),
-        ("echo hello", "unknown listing"),
-        ("echo '{\"nftables\": [{\"chain\": 7}]}'", "unknown chain"),
-        ("echo Error: no way >&2; exit 1", "nft: Error: no way"),
-        ("kill -9 $$", "signal"),
+    let all = [&APPLY[..], &["remove", "one-1"], &["flush"], &["list"]];
+    let chain = r#"echo '{"nftables": [{"chain": 7}]}'"#;
+    let map = r#"echo '{"nftables": [{"map": {"name": "ports"}}]}'"#;
+    for (script, commands, words) in [
+        (
+            "exit 1",
+            &all[..],
+            "nft failed without a word (exit code 1)",
+        ),
+        ("echo hello", &all, "unknown listing"),
+        ("echo Error: no way >&2; exit 1", &all, "nft: Error: no way"),
+        ("kill -9 $$", &all, "signal 9"),
+        ("true", &all[..2], "nft failed without a word (exit code 0)"),
+        (chain, &[all[0], all[1], all[3]], "unknown chain"),
+        (map, &all, "unknown map"),
     ] {
-        for args in [&APPLY[..], &["flush"], &["list"]] {
-            if (script, args[0]) == ("true", "flush") || (script, args[0]) == ("true", "list") {
-                continue;
-            }
-            let words = if script.contains("chain") && args[0] != "apply" {
-                ""
-            } else {
-                words
-            };
-            if !words.is_empty() {
-                refused(&host, &[words], |host| {
-                    with(host, &[("nft", script)], args, &xml)
-                });
-            }
+        for args in commands {
+            refused(&host, &[words], |host| {
+                with(host, &[("nft", script)], args, &xml)
+            });
         }
     }
 }

@@ -1,9 +1,13 @@
 //! What changes in the kernel when something changes, and that nothing does when nothing does.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
 use macfence::mac::MacAddr;
 
 use crate::lab::frame::{Kind, frame};
-use crate::lab::{Host, Tap, domain};
+use crate::lab::{Host, MACFENCE, Tap, domain, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -247,9 +251,11 @@ fn flush_takes_what_refers_to_ports_that_are_gone() {
 #[test]
 fn what_somebody_broke_by_hand_is_mended() {
     let host = host();
-    host.ports("br0", &["vnet0", "vnet1"]);
+    host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
     let xml = domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]);
+    let other = domain("b", &[(C, "vnet2", "br0")]);
     host.apply(&xml).ok();
+    host.apply(&other).ok();
     let whole = host.ok("nft", &["list", "ruleset"]);
     for damage in [
         "flush ruleset",
@@ -258,6 +264,14 @@ fn what_somebody_broke_by_hand_is_mended() {
         "flush map bridge macfence ports",
         "delete element bridge macfence ports { \"vnet0\" }",
         "flush chain bridge macfence vm-a",
+        "flush chain bridge macfence forward",
+        "delete chain bridge macfence forward",
+        "insert rule bridge macfence forward accept",
+        "add chain bridge macfence forward { policy drop; }",
+        "delete element bridge macfence ports { \"vnet0\" }; \
+         add element bridge macfence ports { \"vnet0\" : accept }",
+        "delete element bridge macfence ports { \"vnet0\" }; \
+         add element bridge macfence ports { \"vnet0\" : jump vm-b }",
         "insert rule bridge macfence vm-a accept",
         "insert rule bridge macfence vm-a iifname \"vnet0\" counter accept",
         "add rule bridge macfence vm-a iifname \"vnet0\" ether saddr != 02:00:c0:a8:00:05 counter drop",
@@ -265,9 +279,124 @@ fn what_somebody_broke_by_hand_is_mended() {
         host.ok("nft", &[damage]);
         assert_ne!(host.ok("nft", &["list", "ruleset"]), whole, "{damage}");
         host.apply(&xml).ok();
+        host.apply(&other).ok();
         let mended = host.ok("nft", &["list", "ruleset"]);
         assert_eq!(sorted(&mended), sorted(&whole), "{damage}");
     }
+}
+
+#[test]
+fn what_all_vms_share_is_mended_by_a_call_for_several() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str, xml: String| {
+        let path = files.path().join(name);
+        std::fs::write(&path, xml).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let a = file("a", domain("a", &[(A, "vnet0", "br0")]));
+    let b = file("b", domain("b", &[(B, "vnet1", "br0")]));
+    let apply = || host.macfence(["apply", "--xml", &a, "--xml", &b]).ok();
+    apply();
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    for damage in [
+        "flush chain bridge macfence forward",
+        "insert rule bridge macfence forward accept",
+        "add table bridge macfence { flags dormant; }",
+    ] {
+        host.ok("nft", &[damage]);
+        apply();
+        assert_eq!(host.ok("nft", &["list", "ruleset"]), whole, "{damage}");
+        let before = host.generation();
+        apply();
+        assert_eq!(host.generation(), before, "{damage}");
+    }
+}
+
+#[test]
+fn a_chain_emptied_by_hand_keeps_no_port_that_its_vm_has_lost() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    host.apply(&domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]))
+        .ok();
+    host.ok("nft", &["flush", "chain", "bridge", "macfence", "vm-a"]);
+    host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
+    assert!(!host.ruleset().contains("vnet1"), "{}", host.ruleset());
+}
+
+#[test]
+fn the_path_of_one_vm_is_short_and_never_lists_the_table() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
+    host.apply(&domain("other", &[(C, "vnet2", "br0")])).ok();
+    let dir = tempfile::tempdir().unwrap();
+    // An nft that keeps what it is asked.
+    script(
+        &dir,
+        "nft",
+        "cat >$0.in; cat $0.in >>$0.log; echo >>$0.log; exec /usr/sbin/nft \"$@\" <$0.in",
+    );
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let log = dir.path().join("nft.log");
+    let calls = |args: &[&str], xml: &str| {
+        let _ = std::fs::remove_file(&log);
+        host.exec(Command::new(MACFENCE).args(args).env("PATH", &path), xml)
+            .ok();
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(!log.contains(r#""list":{"table""#), "{log}");
+        log.lines().count()
+    };
+    let apply = ["apply", "--xml", "-"];
+    let one = domain("a", &[(A, "vnet0", "br0")]);
+    let two = domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]);
+    assert_eq!(calls(&apply, &one), 2, "a new VM");
+    assert_eq!(
+        calls(&apply, &one),
+        2,
+        "an unchanged VM, and what all share"
+    );
+    assert_eq!(calls(&apply, &two), 2, "a second NIC");
+    assert_eq!(calls(&apply, &one), 2, "one NIC less");
+    assert!(
+        calls(&apply, &domain("thief", &[(A, "vnet0", "br0")])) <= 5,
+        "a port that moves"
+    );
+    assert_eq!(calls(&["remove", "thief"], ""), 2, "a VM that goes");
+    assert_eq!(calls(&["remove", "thief"], ""), 1, "a VM that is gone");
+    assert_eq!(calls(&["flush"], ""), 1, "nothing to flush");
+    host.unplug("vnet2");
+    // Which ports there are, the same under the lock, and the transaction.
+    assert!(calls(&["flush"], "") <= 3, "something to flush");
+}
+
+#[test]
+fn a_bridge_of_any_name_is_a_bridge() {
+    let host = host();
+    let name = OsStr::from_bytes(b"br\xff");
+    host.exec(
+        Command::new("ip")
+            .args(["link", "add"])
+            .arg(name)
+            .args(["type", "bridge"]),
+        "",
+    )
+    .ok();
+    host.ip("tuntap add vnet0 mode tap\n");
+    host.exec(
+        Command::new("ip")
+            .args(["link", "set", "vnet0", "master"])
+            .arg(name),
+        "",
+    )
+    .ok();
+    host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
+    host.macfence(["flush"]).ok();
+    assert_eq!(host.fenced(), ["a"]);
 }
 
 /// The lines of a ruleset whatever order the rules of a chain were added in.

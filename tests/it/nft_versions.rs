@@ -55,10 +55,7 @@ fn check(version: &str) {
         empty
             .exec(Command::new(&nft).args(["-j", "-f", "-"]), &export)
             .ok();
-        assert_eq!(
-            without_counts(&empty.ok(&nft, &["list", "ruleset"])),
-            without_counts(&listed)
-        );
+        assert_eq!(words(&empty.ok(&nft, &["list", "ruleset"])), words(&listed));
         empty.ok(&nft, &["flush", "ruleset"]);
         empty
             .exec(Command::new(&nft).args(["-f", "-"]), &listed)
@@ -124,8 +121,9 @@ fn check(version: &str) {
     assert_eq!(host.ok(&nft, &["list", "ruleset"]), "");
 }
 
-/// Newer versions list a map in the order of its hash table, whose seed is random.
-fn without_counts(ruleset: &str) -> Vec<String> {
+/// The words of a ruleset in any order: a map is listed in that of its hash table, whose seed is
+/// random.
+fn words(ruleset: &str) -> Vec<String> {
     let words = ruleset
         .split([',', '\n', '\t', ' '])
         .filter(|word| !word.is_empty());

@@ -3,10 +3,10 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::lab::{Host, domain, need, tmpfs};
+use crate::lab::{Host, domain, need, script, tmpfs};
 
-#[test]
-fn sudo_nft_is_all_that_is_needed() {
+/// A host where nobody may run nft through sudo.
+fn host() -> Host {
     need("sudo");
     let host = Host::new();
     host.bridge("br0");
@@ -16,6 +16,42 @@ fn sudo_nft_is_all_that_is_needed() {
         let rule = "nobody ALL=(root) NOPASSWD: /usr/sbin/nft\n";
         std::fs::write("/etc/sudoers.d/macfence", rule).unwrap();
     });
+    host
+}
+
+#[test]
+fn an_nft_that_hangs_behind_sudo_is_killed_and_loads_nothing_later() {
+    let host = host();
+    let program = host.for_everybody();
+    let dir = program.path().display();
+    // sudo's rule names /usr/sbin/nft: that is what must be slow.
+    host.run(|| {
+        std::fs::create_dir_all(program.path().join("real")).unwrap();
+        std::fs::copy("/usr/sbin/nft", program.path().join("real/nft")).unwrap();
+        script(&program, "slow", &format!(
+            "case $1 in -c) ;; *) echo $$ >{dir}/pid; sleep 12;; esac; exec {dir}/real/nft \"$@\""
+        ));
+        let none: Option<&str> = None;
+        let slow = program.path().join("slow");
+        nix::mount::mount(Some(&slow), "/usr/sbin/nft", none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+    });
+    let before = host.generation();
+    let mut command = Command::new(program.path().join("macfence"));
+    let command = command.args(["apply", "--xml", "-"]).uid(65534).gid(65534);
+    let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
+    let error = host.exec(command, &xml).error();
+    assert!(
+        error.contains("nft did not end within 10 s and was killed"),
+        "{error}"
+    );
+    let pid = std::fs::read_to_string(program.path().join("pid")).unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{}", pid.trim())).exists());
+    assert_eq!(host.generation(), before);
+}
+
+#[test]
+fn sudo_nft_is_all_that_is_needed() {
+    let host = host();
     let program = host.for_everybody();
     let as_nobody = |args: &[&str], stdin: &str| {
         let mut command = Command::new(program.path().join("macfence"));

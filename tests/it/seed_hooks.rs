@@ -105,6 +105,58 @@ fn flush_waits_for_a_port_that_is_about_to_leave() {
 }
 
 #[test]
+fn flush_waits_for_all_ports_of_a_vm_that_ends() {
+    let (host, _dir) = host("");
+    host.ports("br0", &["one-1-0", "one-1-1", "one-2-0"]);
+    host.apply(&domain(
+        "one-1",
+        &[(A, "one-1-0", "br0"), ("2:0:0:0:0:1", "one-1-1", "br0")],
+    ))
+    .ok();
+    host.apply(&domain("one-2", &[(A, "one-2-0", "br0")])).ok();
+    let host = &host;
+    thread::scope(|scope| {
+        let flush = scope.spawn(|| host.macfence(["hook", "ebtables-flush"]).ok());
+        // One process closes both, one after the other.
+        host.ip("link del one-1-0\nlink del one-1-1\n");
+        flush.join().unwrap();
+    });
+    assert_eq!(host.fenced(), ["one-2"]);
+}
+
+#[test]
+fn of_two_answers_about_a_vm_the_newer_is_written_last() {
+    let (host, dir) = host("");
+    host.ports("br0", &["one-1-0", "one-1-1"]);
+    let one = [(A, "one-1-0", "br0")];
+    let two = [(A, "one-1-0", "br0"), ("2:0:0:0:0:1", "one-1-1", "br0")];
+    std::fs::write(dir.path().join("domain.xml"), domain("one-1", &one)).unwrap();
+    // A virsh that is told to go on only after it has read what it will say.
+    let fifo = |name: &str| {
+        let path = dir.path().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path
+    };
+    let (read, go) = (fifo("read"), fifo("go"));
+    let slow = "d=${0%/*}; x=$(cat $d/domain.xml); \
+                if mkdir $d/first 2>/dev/null; then echo >$d/read; cat $d/go; fi; echo \"$x\"";
+    script(&dir, "virsh", slow);
+    let (host, dir) = (&host, &dir);
+    thread::scope(|scope| {
+        let older = scope.spawn(|| call(host, dir, "ebtables-kvm", &["one-1"]).ok());
+        std::fs::read(&read).unwrap();
+        // Meanwhile the VM gets another NIC, and its hook runs.
+        std::fs::write(dir.path().join("domain.xml"), domain("one-1", &two)).unwrap();
+        let newer = scope.spawn(|| call(host, dir, "ebtables-kvm", &["one-1"]).ok());
+        thread::sleep(std::time::Duration::from_millis(200));
+        std::fs::write(&go, "").unwrap();
+        older.join().unwrap();
+        newer.join().unwrap();
+    });
+    assert_eq!(host.list()[0]["nics"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn flush_does_not_wait_where_there_is_nothing_to_wait_for() {
     let (host, _dir) = host("");
     let flush = || host.macfence(["-v", "hook", "ebtables-flush"]);

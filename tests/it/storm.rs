@@ -4,6 +4,49 @@ use std::thread;
 
 use crate::lab::{Host, domain};
 
+/// What is done to a VM, one after the other; the last word counts.
+const LIVES: [&[&str]; 4] = [
+    &["apply", "apply", "remove", "apply"],
+    &["apply", "remove", "apply", "remove"],
+    &["remove", "apply", "flush", "apply"],
+    &["apply", "list", "unplug", "flush"],
+];
+
+#[test]
+fn the_last_word_on_each_vm_counts_whatever_happens_to_the_others() {
+    let host = Host::new();
+    host.bridge("br0");
+    let name = |vm: usize| format!("one-{vm:02}");
+    for vm in 0..48 {
+        host.ports("br0", &[&name(vm)]);
+    }
+    let live = |vm: usize| {
+        let name = name(vm);
+        let xml = domain(
+            &name,
+            &[(&format!("02:00:c0:a8:00:{vm:02x}"), &name, "br0")],
+        );
+        for act in LIVES[vm % LIVES.len()] {
+            match *act {
+                "apply" => drop(host.apply(&xml).ok()),
+                "unplug" => host.unplug(&name),
+                "remove" => drop(host.macfence(["remove", &name]).ok()),
+                "flush" => drop(host.macfence(["hook", "ebtables-flush"]).ok()),
+                act => drop(host.macfence([act]).ok()),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let live = &live;
+        (0..48).for_each(|vm| drop(scope.spawn(move || live(vm))));
+    });
+    let expected: Vec<_> = (0..48).filter(|vm| vm % 2 == 0).map(name).collect();
+    assert_eq!(host.fenced(), expected);
+    let ruleset = host.ruleset();
+    assert_eq!(ruleset.matches("\" : jump vm-").count(), 24, "{ruleset}");
+    assert_eq!(ruleset.matches("ether saddr").count(), 48, "{ruleset}");
+}
+
 #[test]
 fn two_hundred_hooks_at_once_end_as_the_last_word_on_each_vm_says() {
     let host = Host::new();

@@ -24,14 +24,14 @@ mod transaction;
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 
 use self::name::ChainName;
 use self::plan::Wanted;
 use self::ruleset::Ruleset;
 use self::transaction::Transaction;
 use super::{Backend, HeldFence};
-use crate::fence::{Fence, Rule};
+use crate::fence::{self, Fence};
 use crate::process::{self, Output};
 use crate::vm::Port;
 
@@ -77,6 +77,32 @@ impl Backend for Nft {
         }
     }
 
+    fn mend(&self, fences: &[Fence]) -> Result<bool> {
+        let wanted = wanted(fences)?;
+        if fences.len() != 1 || fences.iter().all(|fence| fence.rules.is_empty()) {
+            // For several VMs the whole table was read.
+            return Ok(false);
+        }
+        let mut look = Transaction::on_containers()?;
+        for (chain, rules) in &wanted {
+            // The kernel refuses an entry that is there and leads elsewhere.
+            for port in fence::ports(rules) {
+                look.add_port(port, chain)?;
+            }
+        }
+        look.list_base();
+        let output = dry_run(&look)?;
+        if output.success() {
+            let mut held = Ruleset::default();
+            held.read(&output.stdout)?;
+            if held.base.unwrap_or_default().is_whole()? {
+                return Ok(false);
+            }
+        }
+        let held = list(Transaction::list_table)?;
+        commit(plan::enforce(&held, &wanted)?)
+    }
+
     fn release(&self, ports: &[Port]) -> Result<bool> {
         if ports.is_empty() {
             return Ok(false);
@@ -89,20 +115,19 @@ impl Backend for Nft {
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
         let mut transaction = Transaction::on_skeleton()?;
-        for (chain, rules) in wanted(fences)?
-            .into_iter()
-            .filter(|(_, rules)| !rules.is_empty())
-        {
+        for (chain, rules) in wanted(fences)? {
+            if rules.is_empty() {
+                continue;
+            }
             transaction.add_chain(&chain)?;
             // In an empty kernel for nothing; in a live one the rules would be there twice.
             transaction.flush_chain(&chain)?;
-            rules
-                .iter()
-                .try_for_each(|rule| transaction.add_rule(&chain, rule))?;
-            let ports: BTreeSet<_> = rules.iter().map(Rule::port).collect();
-            ports
-                .into_iter()
-                .try_for_each(|port| transaction.add_port(port, &chain))?;
+            for rule in rules {
+                transaction.add_rule(&chain, rule)?;
+            }
+            for port in fence::ports(rules) {
+                transaction.add_port(port, &chain)?;
+            }
         }
         transaction.to_json_lines()
     }
@@ -119,37 +144,44 @@ fn wanted(fences: &[Fence]) -> Result<Wanted<'_>> {
 /// the VM's own chain says, with the kernel checking that it says the truth. Where it does not
 /// (a port was another VM's, somebody edited the map), by the map itself.
 fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted) -> Result<bool> {
-    let (assumed, mapped) = look_at(chain, fence)?;
-    let plan = plan::enforce(&assumed, wanted)?;
+    let look = look_at(chain, fence)?;
+    let plan = plan::enforce(&look.held, wanted)?;
     let refusal = match &plan {
-        None if mapped => return Ok(false),
-        None => None,
-        Some(plan) => match load(plan)? {
+        None if look.mapped => return Ok(false),
+        Some(plan) if look.telling => match load(plan)? {
             output if output.success() => return Ok(true),
             output => Some(output),
         },
+        _ => None,
     };
     let mut held = list(Transaction::list_ports)?;
-    held.chains = assumed.chains;
+    held.chains = look.held.chains;
     let taken = fence.ports().into_iter().map(Port::as_str).collect();
     read_robbed(&mut held, &taken)?;
     match (plan::enforce(&held, wanted)?, refusal) {
         // Nothing new was learned: what nft said stands.
-        (second, Some(output)) if second == plan => Err(output.failure()),
+        (second, Some(output)) if second == plan => Err(refused(&output)),
         (second, _) => commit(second),
     }
 }
 
-/// A VM's chain, with the map as it must be if the chain is right, and whether all ports of the
-/// fence really are in the map.
-fn look_at(chain: &ChainName, fence: &Fence) -> Result<(Ruleset, bool)> {
+/// What a VM's chain says.
+struct Look {
+    /// The chain, and the map as it must be if the chain is right.
+    held: Ruleset,
+    /// Whether all ports of the fence are in the map.
+    mapped: bool,
+    /// Whether the chain can tell which ports lead to it: it is whole, or not there at all.
+    telling: bool,
+}
+
+fn look_at(chain: &ChainName, fence: &Fence) -> Result<Look> {
     let mut transaction = Transaction::on_containers()?;
     transaction.add_chain(chain)?;
     // The kernel refuses to delete what is not there; the listing is printed before it is asked.
-    fence
-        .ports()
-        .iter()
-        .try_for_each(|port| transaction.delete_port(port.as_str()))?;
+    for port in fence.ports() {
+        transaction.delete_port(port.as_str())?;
+    }
     transaction.list_chain(chain)?;
     let output = dry_run(&transaction)?;
     if output.stdout.trim().is_empty() {
@@ -157,10 +189,20 @@ fn look_at(chain: &ChainName, fence: &Fence) -> Result<(Ruleset, bool)> {
     }
     let mut held = Ruleset::default();
     held.read(&output.stdout)?;
-    let rules = held.chains.get(chain).into_iter().flatten();
-    let ports = rules.filter_map(|rule| Some(rule.rule.as_ref()?.0.port().to_string()));
-    held.ports = ports.map(|port| (port, Some(chain.clone()))).collect();
-    Ok((held, output.success()))
+    let rules = held.chains.get(chain);
+    let telling =
+        rules.is_none_or(|rules| !rules.is_empty() && rules.iter().all(|rule| rule.rule.is_some()));
+    let ours = rules
+        .into_iter()
+        .flatten()
+        .filter_map(|rule| rule.rule.as_ref());
+    let ports = ours.map(|(rule, _)| (rule.port().to_string(), Some(chain.clone())));
+    held.ports = ports.collect();
+    Ok(Look {
+        held,
+        mapped: output.success(),
+        telling,
+    })
 }
 
 fn list(what: impl FnOnce(&mut Transaction)) -> Result<Ruleset> {
@@ -197,15 +239,18 @@ fn dry_run(transaction: &Transaction) -> Result<Output> {
 }
 
 fn commit(transaction: Option<Transaction>) -> Result<bool> {
-    match transaction {
-        None => Ok(false),
-        Some(transaction) => {
-            load(&transaction)?
-                .checked()
-                .context("nothing was changed")?;
-            Ok(true)
-        }
+    let Some(transaction) = transaction else {
+        return Ok(false);
+    };
+    let output = load(&transaction)?;
+    if !output.success() {
+        return Err(refused(&output));
     }
+    Ok(true)
+}
+
+fn refused(output: &Output) -> Error {
+    output.failure().context("nothing was changed")
 }
 
 fn load(transaction: &Transaction) -> Result<Output> {

@@ -45,7 +45,12 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
     for chain in losers(held, &taken).filter(|chain| !wanted.contains_key(chain)) {
         change.take_ports(held, chain, &taken)?;
     }
-    change.transaction()
+    // Where nobody is to be fenced, nothing needs the base chain.
+    let is_whole = match &held.base {
+        Some(base) if !claims.is_empty() => base.is_whole()?,
+        _ => true,
+    };
+    change.transaction(is_whole)
 }
 
 /// The transaction that deletes from `held` all that refers to these ports.
@@ -64,7 +69,7 @@ pub fn release(held: &Ruleset, ports: &[Port]) -> Result<Option<Transaction>> {
     for chain in losers(held, &taken) {
         change.take_ports(held, chain, &taken)?;
     }
-    change.transaction()
+    change.transaction(true)
 }
 
 /// The chains that lose some of their ports when these are taken, and keep others: only of them
@@ -151,18 +156,17 @@ impl Change {
         Ok(())
     }
 
-    fn transaction(self) -> Result<Option<Transaction>> {
-        let parts = [
-            self.entries,
-            self.chains,
-            self.new_entries,
-            self.dead_chains,
-        ];
-        if parts.iter().all(Transaction::is_empty) {
+    /// All of it, on the skeleton; `None` if there is nothing to change and nothing to mend.
+    fn transaction(self, is_whole: bool) -> Result<Option<Transaction>> {
+        let mut changes = self.entries;
+        for part in [self.chains, self.new_entries, self.dead_chains] {
+            changes.append(part);
+        }
+        if changes.is_empty() && is_whole {
             return Ok(None);
         }
         let mut transaction = Transaction::on_skeleton()?;
-        parts.into_iter().for_each(|part| transaction.append(part));
+        transaction.append(changes);
         Ok(Some(transaction))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::name::ChainName;
 use super::rule;
-use super::transaction::{PORTS, TABLE};
+use super::transaction::{BASE, PORTS, TABLE, Transaction};
 use crate::fence::Rule;
 
 /// Our table, or as much of it as was listed.
@@ -20,6 +20,34 @@ pub struct Ruleset {
     pub ports: BTreeMap<String, Option<ChainName>>,
     /// The rules of each VM's chain, in order.
     pub chains: BTreeMap<ChainName, Vec<HeldRule>>,
+    /// What all fences share; `None` where it was not listed.
+    pub base: Option<Base>,
+}
+
+/// The base chain, and whether the table is in force.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Base {
+    chain: Value,
+    rules: Vec<Value>,
+    dormant: bool,
+}
+
+impl Base {
+    /// Whether it is as the skeleton makes it, so that every frame of a fenced port passes the
+    /// VM's chain.
+    pub fn is_whole(&self) -> Result<bool> {
+        let skeleton = Transaction::on_skeleton()?;
+        let chain = skeleton
+            .added("chain")
+            .filter_map(Value::as_object)
+            .flatten();
+        let same_chain = chain
+            .into_iter()
+            .all(|(key, value)| self.chain.get(key) == Some(value));
+        let rules = skeleton.added("rule").map(|rule| rule.get("expr"));
+        let same_rules = rules.eq(self.rules.iter().map(|rule| rule.get("expr")));
+        Ok(same_chain && same_rules && !self.dormant)
+    }
 }
 
 /// A rule in a VM's chain.
@@ -42,7 +70,12 @@ impl Ruleset {
             for mut object in nftables {
                 // Object by object: the crate cannot parse a map of verdicts, and newer kinds of
                 // objects are no reason to fail.
-                if let Some(map) = object.remove("map") {
+                if let Some(table) = object.remove("table") {
+                    // The only flag that another's table can have been given later. The value is
+                    // not looked at: nft before 1.1 prints something else.
+                    let base = self.base.get_or_insert_default();
+                    base.dormant = table.get("flags").is_some();
+                } else if let Some(map) = object.remove("map") {
                     self.read_map(map).context("nft listed an unknown map")?;
                 } else if let Some(chain) = object.remove("chain") {
                     self.read_chain(chain)
@@ -68,6 +101,10 @@ impl Ruleset {
     }
 
     fn read_chain(&mut self, chain: Value) -> Result<()> {
+        if chain.get("name").is_some_and(|name| name == BASE) {
+            self.base.get_or_insert_default().chain = chain;
+            return Ok(());
+        }
         let chain: Chain = serde_json::from_value(chain)?;
         // A dry run lists the chain that it adds with a handle of 0: it does not exist.
         if chain.handle != Some(0)
@@ -81,6 +118,10 @@ impl Ruleset {
     fn read_rule(&mut self, rule: Value) {
         // A rule that the crate does not know is somebody else's: only its place matters.
         let text = |key: &str| rule.get(key).and_then(Value::as_str);
+        if text("chain") == Some(BASE) {
+            self.base.get_or_insert_default().rules.push(rule);
+            return;
+        }
         let handle = rule
             .get("handle")
             .and_then(Value::as_u64)
@@ -198,6 +239,7 @@ mod tests {
                 trusted: vec![],
             };
             assert_eq!(rules, [Some((spoofed, 0)), Some((foreign, 0))]);
+            assert!(ruleset.base.unwrap().is_whole().unwrap());
         }
     }
 

@@ -22,6 +22,9 @@ pub const TABLE: &str = "macfence";
 /// The verdict map in it: which port belongs to which VM's chain.
 pub const PORTS: &str = "ports";
 
+/// The base chain, which sends the frames of each port to its VM's chain.
+pub const BASE: &str = "forward";
+
 /// What never varies: the table, the verdict map and the base chain. Adding what exists changes
 /// nothing, and the base chain's rules are replaced by the same ones.
 const SKELETON: &str = include_str!("skeleton.json");
@@ -42,11 +45,18 @@ impl Transaction {
     /// A transaction that makes sure only of what a listing needs: the table and the map.
     pub fn on_containers() -> Result<Self> {
         let mut skeleton = Self::on_skeleton()?;
-        skeleton.commands.retain(|command| {
-            let added = &command["add"];
-            !added["table"].is_null() || !added["map"].is_null()
-        });
+        let is_container = |added: &Value| added.get("table").or(added.get("map")).is_some();
+        skeleton
+            .commands
+            .retain(|command| command.get("add").is_some_and(is_container));
         Ok(skeleton)
+    }
+
+    /// The objects of this kind that the transaction adds.
+    pub fn added<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.commands
+            .iter()
+            .filter_map(move |command| command.get("add")?.get(kind))
     }
 
     /// Whether there is nothing to do.
@@ -112,13 +122,19 @@ impl Transaction {
         self.push(&NfCmd::Delete(element(key(port))))
     }
 
-    // The crate knows no map of verdicts (its issue 237) and no bare list of a table: the two
-    // listings below are written by hand.
+    // What the crate's types cannot name alone is written by hand: a map of verdicts (its issue
+    // 237), the table, the base chain.
 
     /// Lists the map.
     pub fn list_ports(&mut self) {
         let map = json!({"family": FAMILY, "table": TABLE, "name": PORTS});
         self.commands.push(json!({"list": {"map": map}}));
+    }
+
+    /// Lists the base chain.
+    pub fn list_base(&mut self) {
+        let chain = json!({"family": FAMILY, "table": TABLE, "name": BASE});
+        self.commands.push(json!({"list": {"chain": chain}}));
     }
 
     /// Lists the whole table: 370 ms and 88 MB in nft with 4,000 VMs.
