@@ -71,7 +71,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the JSON that apply would load into nft; touches nothing
+    /// Print the JSON that apply would load, for nft -j -f -; touches nothing
     Export(Vms),
     /// Entry points for other programs, also called through links of these names
     Hook {

@@ -1,10 +1,14 @@
 //! The seed's scripts by their own names.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::thread;
 
-use crate::lab::libvirt::until;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use crate::lab::{Host, MACFENCE, Ran, domain, script};
 
 const A: &str = "02:00:c0:a8:00:05";
@@ -73,17 +77,12 @@ fn nothing_that_a_caller_hands_over_is_a_flag() {
     assert_eq!(host.generation(), Host::new().generation());
 }
 
-#[test]
-fn flush_waits_for_a_port_that_is_about_to_leave() {
-    let (host, dir) = host("");
-    host.ports("br0", &["one-1-0", "one-2-0"]);
-    host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
-    host.apply(&domain("one-2", &[(A, "one-2-0", "br0")])).ok();
-    let host = &host;
+/// Runs ebtables-flush, and once it says that it waits, lets these ports go.
+fn flush_while_going(host: &Host, dir: &tempfile::TempDir, ports: &[&str]) {
     let fifo = dir.path().join("said");
     let fifo = &fifo;
     thread::scope(|scope| {
-        nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        mkfifo(fifo, Mode::S_IRWXU).unwrap();
         let flush = scope.spawn(|| {
             let say = format!(
                 "exec 2>{}; exec {MACFENCE} -v hook ebtables-flush",
@@ -91,36 +90,41 @@ fn flush_waits_for_a_port_that_is_about_to_leave() {
             );
             host.ok("sh", &["-c", &say])
         });
-        // It says so when it starts to wait; only then does the port go.
-        let mut said = std::io::BufReader::new(std::fs::File::open(fifo).unwrap());
+        let mut said = BufReader::new(File::open(fifo).unwrap());
         let mut line = String::new();
-        std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        said.read_line(&mut line).unwrap();
         assert!(line.contains("waiting for a port"), "{line}");
-        host.unplug("one-1-0");
-        std::io::Read::read_to_string(&mut said, &mut line).unwrap();
+        // One process closes all, one after the other.
+        host.ip(&ports
+            .iter()
+            .map(|port| format!("link del {port}\n"))
+            .collect::<String>());
+        said.read_to_string(&mut line).unwrap();
         flush.join().unwrap();
     });
+}
+
+#[test]
+fn flush_waits_for_a_port_that_is_about_to_leave() {
+    let (host, dir) = host("");
+    host.ports("br0", &["one-1-0", "one-2-0"]);
+    host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
+    host.apply(&domain("one-2", &[(A, "one-2-0", "br0")])).ok();
+    flush_while_going(&host, &dir, &["one-1-0"]);
     assert_eq!(host.fenced(), ["one-2"]);
-    until("nothing is left", || !host.ruleset().contains("one-1"));
 }
 
 #[test]
 fn flush_waits_for_all_ports_of_a_vm_that_ends() {
-    let (host, _dir) = host("");
-    host.ports("br0", &["one-1-0", "one-1-1", "one-2-0"]);
-    host.apply(&domain(
-        "one-1",
-        &[(A, "one-1-0", "br0"), ("2:0:0:0:0:1", "one-1-1", "br0")],
-    ))
-    .ok();
+    let (host, dir) = host("");
+    let names: Vec<_> = (0..6).map(|n| format!("one-1-{n}")).collect();
+    let ports: Vec<_> = names.iter().map(String::as_str).collect();
+    host.ports("br0", &ports);
+    host.ports("br0", &["one-2-0"]);
+    let nics: Vec<_> = ports.iter().map(|port| (A, *port, "br0")).collect();
+    host.apply(&domain("one-1", &nics)).ok();
     host.apply(&domain("one-2", &[(A, "one-2-0", "br0")])).ok();
-    let host = &host;
-    thread::scope(|scope| {
-        let flush = scope.spawn(|| host.macfence(["hook", "ebtables-flush"]).ok());
-        // One process closes both, one after the other.
-        host.ip("link del one-1-0\nlink del one-1-1\n");
-        flush.join().unwrap();
-    });
+    flush_while_going(&host, &dir, &ports);
     assert_eq!(host.fenced(), ["one-2"]);
 }
 
@@ -134,7 +138,7 @@ fn of_two_answers_about_a_vm_the_newer_is_written_last() {
     // A virsh that is told to go on only after it has read what it will say.
     let fifo = |name: &str| {
         let path = dir.path().join(name);
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
         path
     };
     let (read, go) = (fifo("read"), fifo("go"));
