@@ -39,6 +39,11 @@ impl Output {
         self.status.success()
     }
 
+    /// Whether it ended by itself, with another status than 0.
+    pub fn refused(&self) -> bool {
+        !self.success() && self.status.signal().is_none()
+    }
+
     /// The failure in one line, with the program's own words.
     pub fn failure(&self) -> Error {
         let mut words: Vec<_> = self.stderr.lines().map(str::trim).collect();
@@ -84,7 +89,7 @@ pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<
 
 /// Where `program` is. The directories of system programs are missing in many an unprivileged
 /// user's `PATH`, and in some hooks'.
-fn find(program: &str) -> Result<PathBuf> {
+pub fn find(program: &str) -> Result<PathBuf> {
     let mut dirs: Vec<_> = env::var_os("PATH")
         .iter()
         .flat_map(env::split_paths)

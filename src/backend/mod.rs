@@ -1,5 +1,7 @@
 //! What a firewall must be able to do for us, and which one is used.
 
+mod auto;
+pub mod ebtables;
 pub mod nft;
 
 use anyhow::Result;
@@ -14,8 +16,11 @@ use crate::vm::{Port, VmName};
 /// The kernel's ruleset is the only state. Every method that changes it is to be called under
 /// [`crate::lock`], and leaves the kernel either as it was or as it should be.
 pub trait Backend {
-    /// Its name, as `--backend` takes it.
+    /// Its name, as `--backend` takes it; of `auto`, that of the one that works, once it was used.
     fn name(&self) -> &'static str;
+
+    /// Whether its rules tell whose they are. Where not, a VM's rules are found by its ports.
+    fn names_vms(&self) -> bool;
 
     /// Every fence that the kernel holds, sorted by VM, with what it dropped.
     fn fences(&self) -> Result<Vec<HeldFence>>;
@@ -45,8 +50,8 @@ pub trait Backend {
 /// A fence in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldFence {
-    /// Whose it is.
-    pub vm: VmName,
+    /// Whose it is; `None` where the rules do not tell: it is then that of one port.
+    pub vm: Option<VmName>,
     /// The backend's name for it.
     pub chain: String,
     /// Its rules, each with the number of packets it dropped; `None` where nobody counts.
@@ -62,11 +67,15 @@ pub enum Choice {
     Auto,
     /// nftables
     Nft,
+    /// ebtables, for hosts without nftables
+    Ebtables,
 }
 
 /// The firewall to use.
 pub fn choose(choice: Choice) -> Box<dyn Backend> {
     match choice {
-        Choice::Auto | Choice::Nft => Box::new(nft::Nft),
+        Choice::Auto => Box::new(auto::Auto::default()),
+        Choice::Nft => Box::new(nft::Nft),
+        Choice::Ebtables => Box::new(ebtables::Ebtables),
     }
 }

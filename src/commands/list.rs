@@ -4,17 +4,22 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::print;
-use crate::backend::{self, HeldFence};
+use super::{note, print};
+use crate::backend::ebtables::Ebtables;
+use crate::backend::nft::Nft;
+use crate::backend::{self, Backend, HeldFence};
 use crate::bridge;
 use crate::config::Config;
 use crate::fence::Rule;
-use crate::vm::Port;
+use crate::report;
+use crate::source::libvirt;
+use crate::vm::{Port, Vm, VmName};
 
 /// A fenced VM, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct Row {
-    vm: String,
+    /// `null` where the rules name no VM and no running VM has the port.
+    vm: Option<String>,
     chain: String,
     nics: Vec<NicRow>,
 }
@@ -37,7 +42,13 @@ struct Dropped {
 
 /// Runs it.
 pub fn run(config: &Config, json: bool) -> Result<()> {
-    let fences = backend::choose(config.backend).fences()?;
+    let backend = backend::choose(config.backend);
+    let mut fences = backend.fences()?;
+    if !backend.names_vms() && !fences.is_empty() {
+        fences = named(config, fences);
+    }
+    warn_of_the_other_kind(backend.name());
+    note(config, || format!("fenced by {}", backend.name()));
     if json {
         let rows = fences.into_iter().map(row).collect::<Result<Vec<_>>>()?;
         return print(&(serde_json::to_string(&rows).context("JSON")? + "\n"));
@@ -51,7 +62,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
         column.set_padding((0, 2));
     }
     for fence in fences {
-        let vm = fence.vm.to_string();
+        let vm = fence.vm.as_ref().map_or("-".to_owned(), VmName::to_string);
         let nics = row(fence)?.nics;
         if nics.is_empty() {
             table.add_row([&vm, "-", "-", "-", "-", "-", "-"]);
@@ -74,6 +85,52 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
         column.set_cell_alignment(CellAlignment::Right);
     }
     print(&(table.trim_fmt() + "\n"))
+}
+
+/// Puts the fences of single ports together to those of VMs, as libvirt tells whose they are.
+fn named(config: &Config, fences: Vec<HeldFence>) -> Vec<HeldFence> {
+    let vms = libvirt::running(&config.connect).unwrap_or_else(|e| {
+        report::warning(&format!(
+            "ebtables rules name no VM, and libvirt does not tell: {e:#}"
+        ));
+        Vec::new()
+    });
+    let mut named: Vec<HeldFence> = Vec::new();
+    for mut fence in fences {
+        let has_port = |vm: &&Vm| {
+            let ports = fence.rules.first().map(|(rule, _)| rule.port());
+            vm.nics.iter().any(|nic| Some(&nic.port) == ports)
+        };
+        fence.vm = vms.iter().find(has_port).map(|vm| vm.name.clone());
+        match named
+            .iter_mut()
+            .find(|other| other.vm.is_some() && other.vm == fence.vm)
+        {
+            Some(other) => other.rules.extend(fence.rules),
+            None => named.push(fence),
+        }
+    }
+    named.sort_by(|a, b| a.vm.cmp(&b.vm));
+    named
+}
+
+/// On a host that was upgraded, fences of both kinds may be in force.
+fn warn_of_the_other_kind(used: &str) {
+    let other = match used {
+        "nft" => Ebtables.ports(),
+        _ => Nft.ports(),
+    };
+    // That the other firewall cannot be asked means that nothing of it is in force.
+    if let (Ok(ports), "nft") = (&other, used)
+        && !ports.is_empty()
+    {
+        let count = ports.len();
+        report::warning(&format!(
+            "ebtables rules fence {count} ports as well: macfence migrate replaces them"
+        ));
+    } else if other.is_ok_and(|ports| !ports.is_empty()) {
+        report::warning("nft holds fences as well: use --backend nft, and macfence migrate");
+    }
 }
 
 fn row(fence: HeldFence) -> Result<Row> {
@@ -102,7 +159,7 @@ fn row(fence: HeldFence) -> Result<Row> {
         }
     }
     Ok(Row {
-        vm: fence.vm.as_str().to_owned(),
+        vm: fence.vm.map(|vm| vm.as_str().to_owned()),
         chain: fence.chain,
         nics,
     })

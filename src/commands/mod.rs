@@ -5,6 +5,7 @@ mod export;
 mod flush;
 mod hook;
 mod list;
+mod migrate;
 mod remove;
 
 use std::fs::File;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Flush => flush::run(&config),
         Command::List { json } => list::run(&config, json),
         Command::Export(vms) => export::run(&config, &vms),
+        Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
     }
 }

@@ -52,6 +52,19 @@ pub fn domains(uri: &str, names: &[VmName]) -> Result<Vec<Vm>> {
     Ok(vms)
 }
 
+/// The VMs that run on the libvirt at `uri`: two virsh processes.
+///
+/// # Errors
+/// If virsh fails.
+pub fn running(uri: &str) -> Result<Vec<Vm>> {
+    let names = process::run("virsh", &["-q", "-c", uri, "list --name"], "")?.checked()?;
+    let names = names
+        .lines()
+        .filter(|name| !name.is_empty())
+        .map(str::parse);
+    domains(uri, &names.collect::<Result<Vec<_>>>()?)
+}
+
 fn ask(uri: &str, script: &str, names: &[VmName]) -> Result<Vec<Vm>> {
     let output = process::run("virsh", &["-q", "-c", uri, script], "")?;
     // No document that libvirt prints has a prolog, so that several read as one.

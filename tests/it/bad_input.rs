@@ -224,6 +224,7 @@ fn no_virsh() {
 fn no_nft() {
     let host = host();
     host.hide("nft");
+    host.hide("ebtables");
     let xml = domain("a", &[(A, "vnet0", "br0")]);
     for args in [&APPLY[..], &["remove", "one-1"], &["flush"], &["list"]] {
         refused_blind(&host, &["nft was not found"], |host| {
@@ -357,8 +358,9 @@ fn an_nft_that_talks_nonsense() {
         (map, &all, "unknown map"),
     ] {
         for args in commands {
+            let args = [&["--backend", "nft"], *args].concat();
             refused(&host, &[words], |host| {
-                with(host, &[("nft", script)], args, &xml)
+                with(host, &[("nft", script)], &args, &xml)
             });
         }
     }

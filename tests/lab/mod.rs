@@ -258,6 +258,22 @@ pub fn script(dir: &tempfile::TempDir, name: &str, script: &str) {
     std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("permissions");
 }
 
+/// A directory with a virsh that knows these running domains, by name and XML.
+pub fn fake_virsh(domains: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut names = String::new();
+    for (name, xml) in domains {
+        std::fs::write(dir.path().join(format!("{name}.xml")), xml).expect("XML");
+        names += &format!("{name}\n");
+    }
+    std::fs::write(dir.path().join("names"), names).expect("names");
+    let says = "d=${0%/*}; case $4 in 'list --name') exec cat $d/names;; esac; \
+        echo \"$4\" | tr ';' '\\n' | sed -n \"s/.*'\\(.*\\)'.*/\\1/p\" | while read -r n; do \
+        cat \"$d/$n.xml\" 2>/dev/null || echo \"error: failed to get domain '$n'\" >&2; done";
+    script(&dir, "virsh", says);
+    dir
+}
+
 /// How a program ended and what it said.
 #[derive(Debug)]
 pub struct Ran {

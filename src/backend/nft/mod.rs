@@ -39,9 +39,25 @@ use crate::vm::Port;
 #[derive(Clone, Copy, Debug)]
 pub struct Nft;
 
+impl Nft {
+    /// Why nft cannot be used on this host at all: it is not there, speaks no JSON, or the kernel
+    /// has no tables of the bridge family. `None` if it can, or if nothing can be said.
+    pub fn cannot_work() -> Option<Error> {
+        if let Err(missing) = process::find("nft") {
+            return Some(missing);
+        }
+        let output = dry_run(&Transaction::probe()).ok()?;
+        (output.refused()).then(|| output.failure())
+    }
+}
+
 impl Backend for Nft {
     fn name(&self) -> &'static str {
         "nft"
+    }
+
+    fn names_vms(&self) -> bool {
+        true
     }
 
     fn fences(&self) -> Result<Vec<HeldFence>> {
@@ -49,7 +65,7 @@ impl Backend for Nft {
         let fence = |(chain, rules): (ChainName, Vec<ruleset::HeldRule>)| {
             let rules = rules.into_iter().filter_map(|rule| rule.rule);
             Some(HeldFence {
-                vm: chain.decode()?,
+                vm: Some(chain.decode()?),
                 chain: chain.to_string(),
                 rules: rules.map(|(rule, packets)| (rule, Some(packets))).collect(),
             })

@@ -52,6 +52,15 @@ impl Transaction {
         Ok(skeleton)
     }
 
+    /// A transaction that any nft with JSON takes on any kernel with tables of the bridge family,
+    /// whatever else is there: it adds and lists a table that nobody has.
+    pub fn probe() -> Self {
+        let table = json!({"table": {"family": FAMILY, "name": "macfence-probe"}});
+        Self {
+            commands: vec![json!({"add": table}), json!({"list": table})],
+        }
+    }
+
     /// The objects of this kind that the transaction adds.
     pub fn added<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.commands

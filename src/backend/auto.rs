@@ -1,0 +1,80 @@
+//! The best firewall that works on this host: nft, or else ebtables.
+//!
+//! Trying costs nothing where nft works: it is used, and only where it fails by its own word is it
+//! asked whether it can work at all. A failure has changed nothing, so that ebtables can take over.
+
+use std::cell::Cell;
+
+use anyhow::{Result, anyhow};
+
+use super::ebtables::Ebtables;
+use super::nft::Nft;
+use super::{Backend, HeldFence};
+use crate::fence::Fence;
+use crate::vm::Port;
+
+/// nft where it works, otherwise ebtables.
+#[derive(Debug, Default)]
+pub struct Auto {
+    fell_back: Cell<bool>,
+}
+
+impl Auto {
+    fn chosen(&self) -> &dyn Backend {
+        match self.fell_back.get() {
+            true => &Ebtables,
+            false => &Nft,
+        }
+    }
+
+    fn try_both<T>(&self, act: impl Fn(&dyn Backend) -> Result<T>) -> Result<T> {
+        let refusal = match act(self.chosen()) {
+            Err(refusal) if !self.fell_back.get() => refusal,
+            done => return done,
+        };
+        let Some(nft) = Nft::cannot_work() else {
+            return Err(refusal);
+        };
+        if let Err(ebtables) = Ebtables.ports() {
+            return Err(anyhow!(
+                "neither firewall can be used: {nft:#}; {ebtables:#}"
+            ));
+        }
+        self.fell_back.set(true);
+        act(&Ebtables)
+    }
+}
+
+impl Backend for Auto {
+    fn name(&self) -> &'static str {
+        self.chosen().name()
+    }
+
+    fn names_vms(&self) -> bool {
+        self.chosen().names_vms()
+    }
+
+    fn fences(&self) -> Result<Vec<HeldFence>> {
+        self.try_both(|backend| backend.fences())
+    }
+
+    fn ports(&self) -> Result<Vec<Port>> {
+        self.try_both(|backend| backend.ports())
+    }
+
+    fn enforce(&self, fences: &[Fence]) -> Result<bool> {
+        self.try_both(|backend| backend.enforce(fences))
+    }
+
+    fn mend(&self, fences: &[Fence]) -> Result<bool> {
+        self.try_both(|backend| backend.mend(fences))
+    }
+
+    fn release(&self, ports: &[Port]) -> Result<bool> {
+        self.try_both(|backend| backend.release(ports))
+    }
+
+    fn export(&self, fences: &[Fence]) -> Result<String> {
+        self.chosen().export(fences)
+    }
+}

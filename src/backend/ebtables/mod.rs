@@ -1,0 +1,190 @@
+//! ebtables, legacy or on nf_tables, for hosts without nftables: the seed's two rules in `FORWARD`.
+//!
+//! ```text
+//! -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-42-0 -j DROP
+//! -s ! 02:00:c0:a8:00:05 -i one-42-0 -j DROP
+//! ```
+//!
+//! So the seed's own `ebtables-flush` cleans up after us, and we after the seed's `ebtables-kvm`.
+//! A VM is not named in such a rule: whose it is, is known by its port. Rules of another shape are
+//! somebody else's and are never touched. Where senders are trusted, a rule leads to a chain of
+//! ours in place of `DROP`, which lets them return and drops all others.
+//!
+//! There are no transactions. Calls are ordered so that a VM is never less fenced in between than
+//! before or after, and a run that failed half way is completed by the next.
+
+mod plan;
+mod rule;
+mod ruleset;
+
+use anyhow::{Context, Result};
+
+use self::plan::Call;
+use self::ruleset::Ruleset;
+use super::{Backend, HeldFence};
+use crate::fence::{Fence, Rule};
+use crate::process::{self, Output};
+use crate::vm::Port;
+
+/// The ebtables backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Ebtables;
+
+/// More calls than this are worth asking whether one process can do them all.
+const FEW: usize = 4;
+
+impl Backend for Ebtables {
+    fn name(&self) -> &'static str {
+        "ebtables"
+    }
+
+    fn names_vms(&self) -> bool {
+        false
+    }
+
+    fn fences(&self) -> Result<Vec<HeldFence>> {
+        let mut fences: Vec<HeldFence> = Vec::new();
+        for held in list()?.rules {
+            let Some(rule) = held.rule else { continue };
+            let is_same = |f: &HeldFence| f.rules.iter().any(|(r, _)| r.port() == rule.port());
+            match fences.iter_mut().find(|fence| is_same(fence)) {
+                Some(fence) => fence.rules.push((rule, held.packets)),
+                None => fences.push(HeldFence {
+                    vm: None,
+                    chain: "FORWARD".to_owned(),
+                    rules: vec![(rule, held.packets)],
+                }),
+            }
+        }
+        Ok(fences)
+    }
+
+    fn ports(&self) -> Result<Vec<Port>> {
+        let mut ports: Vec<_> = list()?
+            .rules
+            .iter()
+            .map(|rule| rule.port().clone())
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Ok(ports)
+    }
+
+    fn enforce(&self, fences: &[Fence]) -> Result<bool> {
+        let wanted = wanted(fences)?;
+        match wanted.is_empty() {
+            true => Ok(false),
+            false => run(plan::enforce(&list()?, &wanted)),
+        }
+    }
+
+    fn mend(&self, _fences: &[Fence]) -> Result<bool> {
+        // A rule in FORWARD is passed by every frame.
+        Ok(false)
+    }
+
+    fn release(&self, ports: &[Port]) -> Result<bool> {
+        match ports.is_empty() {
+            true => Ok(false),
+            false => run(plan::release(&list()?, ports)),
+        }
+    }
+
+    fn export(&self, fences: &[Fence]) -> Result<String> {
+        Ok(lines(&plan::enforce(&Ruleset::default(), &wanted(fences)?)))
+    }
+}
+
+impl Ebtables {
+    /// The lines of [`Backend::export`] that would delete the rules of these ports.
+    pub fn export_release(&self, ports: &[Port]) -> Result<String> {
+        Ok(lines(&plan::release(&list()?, ports)))
+    }
+
+    /// The rules in `FORWARD` that are not of the seed's shape, as listed.
+    pub fn others(&self) -> Result<Vec<String>> {
+        Ok(list()?.others)
+    }
+}
+
+fn wanted(fences: &[Fence]) -> Result<Vec<Rule>> {
+    let rules: Vec<_> = fences
+        .iter()
+        .flat_map(|fence| fence.rules.clone())
+        .collect();
+    rules
+        .iter()
+        .try_for_each(|rule| rule::check_port(rule.port()))?;
+    Ok(rules)
+}
+
+fn lines(calls: &[Call]) -> String {
+    calls
+        .iter()
+        .map(|call| format!("ebtables -t filter {}\n", call.join(" ")))
+        .collect()
+}
+
+fn list() -> Result<Ruleset> {
+    // --Lmac2: legacy prints MACs without padding otherwise, which we read as well.
+    Ruleset::read(&ebtables(&["-L", "--Lc", "--Lmac2"])?.checked()?)
+}
+
+/// Does all calls, or says which were done.
+fn run(calls: Vec<Call>) -> Result<bool> {
+    // A restore that fails has changed nothing: one by one, the call that is wrong names itself.
+    if calls.len() > FEW && can_restore()? && restore(&calls)?.success() {
+        return Ok(true);
+    }
+    for (done, call) in calls.iter().enumerate() {
+        let words: Vec<_> = call.iter().map(String::as_str).collect();
+        let done = || {
+            let (all, left) = (calls.len(), calls.len() - done);
+            format!(
+                "{left} of {all} changes are left to do; run the command again; \
+                 ebtables {} failed",
+                call.join(" ")
+            )
+        };
+        ebtables(&words)
+            .and_then(Output::checked)
+            .with_context(done)?;
+    }
+    Ok(!calls.is_empty())
+}
+
+fn ebtables(words: &[&str]) -> Result<Output> {
+    // --concurrent: legacy takes no lock against other programs otherwise.
+    process::run_as_root(
+        "ebtables",
+        &[&["--concurrent", "-t", "filter"], words].concat(),
+        "",
+    )
+}
+
+/// Whether ebtables-restore knows `--noflush`. Before 2.0.11 it does not and would silently empty
+/// the whole table.
+fn can_restore() -> Result<bool> {
+    let said = process::run("ebtables", &["--version"], "")?.stdout;
+    let Some(version) = said.split_whitespace().nth(1) else {
+        return Ok(false);
+    };
+    let numbers = version
+        .trim_start_matches('v')
+        .split(['.', '-'])
+        .map(str::parse::<u32>);
+    let numbers = numbers.collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    Ok(said.contains("(nf_tables)") || numbers >= vec![2, 0, 11])
+}
+
+fn restore(calls: &[Call]) -> Result<Output> {
+    let mut input = "*filter\n".to_owned();
+    for call in calls {
+        input += &match call.as_slice() {
+            // In this format a chain is made by its policy.
+            [new, name, _, policy] if new == "-N" => format!(":{name} {policy}\n"),
+            call => call.join(" ") + "\n",
+        };
+    }
+    process::run_as_root("ebtables-restore", &["--noflush"], &input)
+}

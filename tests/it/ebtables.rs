@@ -1,0 +1,454 @@
+//! The ebtables backend, on the real ebtables (the nft variant: this kernel has no legacy tables).
+
+use std::process::Command;
+
+use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, need, script};
+
+const A: &str = "02:00:c0:a8:00:05";
+const B: &str = "02:00:c0:a8:01:05";
+
+fn host() -> Host {
+    need("ebtables");
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["one-1-0", "one-1-1", "one-2-0"]);
+    host
+}
+
+fn apply(host: &Host, xml: &str, flags: &[&str]) -> Ran {
+    let args = [&["--backend", "ebtables", "apply", "--xml", "-"], flags].concat();
+    host.macfence_reading(xml, args)
+}
+
+/// The rules of the filter table, as ebtables saves them.
+fn rules(host: &Host) -> Vec<String> {
+    let saved = host.ok("ebtables-save", &[]);
+    saved
+        .lines()
+        .filter(|line| line.starts_with("-A"))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn seed_rules(mac: &str, net: &str, port: &str) -> [String; 2] {
+    [
+        format!("-A FORWARD -s ! {net}/ff:ff:ff:ff:ff:00 -o {port} -j DROP"),
+        format!("-A FORWARD -s ! {mac} -i {port} -j DROP"),
+    ]
+}
+
+fn sorted(mut rules: Vec<String>) -> Vec<String> {
+    rules.sort();
+    rules
+}
+
+#[test]
+fn the_rules_are_the_seeds_and_there_once() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    apply(&host, &xml, &[]).ok();
+    let expected = seed_rules(A, "02:00:c0:a8:00:00", "one-1-0");
+    assert_eq!(sorted(rules(&host)), expected);
+    let before = host.generation();
+    apply(&host, &xml, &[]).ok();
+    assert_eq!(host.generation(), before);
+    // What the seed left: each rule twice more, without padding as legacy lists it.
+    for _ in 0..2 {
+        for rule in [
+            "-s ! 2:0:c0:a8:0:5 -i",
+            "-s ! 2:0:c0:a8:0:0/ff:ff:ff:ff:ff:0 -o",
+        ] {
+            let rule = format!("-A FORWARD {rule} one-1-0 -j DROP");
+            host.ok("ebtables", &rule.split(' ').collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(rules(&host).len(), 6);
+    apply(&host, &xml, &[]).ok();
+    assert_eq!(sorted(rules(&host)), expected);
+}
+
+#[test]
+fn what_is_no_longer_so_is_replaced() {
+    let host = host();
+    apply(
+        &host,
+        &domain("one-1", &[(A, "one-1-0", "br0"), (B, "one-1-1", "br0")]),
+        &[],
+    )
+    .ok();
+    // The port is now another VM's.
+    apply(
+        &host,
+        &domain("new", &[(B, "one-1-0", "br0")]),
+        &["--prefix-len", "32"],
+    )
+    .ok();
+    let mut expected = Vec::from(seed_rules(B, "02:00:c0:a8:01:00", "one-1-1"));
+    expected.push(format!("-A FORWARD -s ! {B} -i one-1-0 -j DROP"));
+    expected.push("-A FORWARD -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:00:00 -o one-1-0 -j DROP".into());
+    assert_eq!(sorted(rules(&host)), sorted(expected));
+}
+
+#[test]
+fn trusted_senders_have_a_chain_that_vms_share_and_that_goes_with_the_last() {
+    let host = host();
+    let one = domain("one-1", &[(A, "one-1-0", "br0")]);
+    let two = domain("one-2", &[(A, "one-2-0", "br0")]);
+    let flags = [
+        "--trusted",
+        "0:16:3e:0:0:1",
+        "--trusted",
+        "52:54:0:0:0:0/24",
+    ];
+    apply(&host, &one, &flags).ok();
+    apply(&host, &two, &flags).ok();
+    let before = host.generation();
+    apply(&host, &one, &flags).ok();
+    assert_eq!(host.generation(), before);
+    let chains = |host: &Host| {
+        host.ok("ebtables", &["-L"])
+            .matches("chain: macfence-")
+            .count()
+    };
+    assert_eq!(
+        (chains(&host), rules(&host).len()),
+        (1, 4 + 3),
+        "{:?}",
+        rules(&host)
+    );
+    // Another network, the same trust: the chain is needed again and must not be emptied.
+    apply(&host, &domain("one-1", &[(B, "one-1-0", "br0")]), &flags).ok();
+    assert_eq!(
+        (chains(&host), rules(&host).len()),
+        (1, 4 + 3),
+        "{:?}",
+        rules(&host)
+    );
+    apply(&host, &one, &[]).ok();
+    assert_eq!(chains(&host), 1);
+    apply(&host, &two, &[]).ok();
+    assert_eq!(
+        (chains(&host), rules(&host).len()),
+        (0, 4),
+        "{:?}",
+        rules(&host)
+    );
+}
+
+#[test]
+fn a_trusted_chain_that_somebody_changed_is_not_relied_on() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
+    let listed = host.ok("ebtables", &["-L"]);
+    let chain = listed
+        .split_whitespace()
+        .find(|w| w.starts_with("macfence-"))
+        .unwrap();
+    let chain = chain.trim_end_matches(',').to_owned();
+    host.ok("ebtables", &["-I", &chain, "-j", "RETURN"]);
+    apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
+    let forward: Vec<_> = rules(&host)
+        .into_iter()
+        .filter(|r| r.contains("FORWARD"))
+        .collect();
+    assert!(
+        forward.len() == 2 && forward.iter().all(|r| !r.ends_with(&chain)),
+        "{forward:?}"
+    );
+}
+
+#[test]
+fn only_what_is_ours_is_taken() {
+    let host = host();
+    let firewall = [
+        "-A FORWARD -p ARP -i one-1-0 --arp-op Request -j ACCEPT",
+        "-A FORWARD -s 02:00:c0:a8:00:05 -i one-1-0 -j ACCEPT",
+        "-A FORWARD -s ! 02:00:c0:a8:00:05 -i one-1-0 -o one-2-0 -j DROP",
+        "-A INPUT -s ! 02:00:c0:a8:00:05 -i one-1-0 -j DROP",
+    ];
+    let add = |rule: &str| drop(host.ok("ebtables", &rule.split(' ').collect::<Vec<_>>()));
+    firewall.iter().for_each(|rule| add(rule));
+    // The seed's rules for VM 1, ours for VM 2.
+    seed_rules(A, "02:00:c0:a8:00:00", "one-1-0")
+        .iter()
+        .for_each(|rule| add(rule));
+    apply(&host, &domain("one-2", &[(B, "one-2-0", "br0")]), &[]).ok();
+    let all = rules(&host);
+    host.macfence(["--backend", "ebtables", "flush"]).ok();
+    assert_eq!(rules(&host), all);
+    host.unplug("one-1-0");
+    host.macfence(["--backend", "ebtables", "hook", "ebtables-flush"])
+        .ok();
+    let mut expected: Vec<_> = firewall.map(str::to_owned).into();
+    expected.extend(seed_rules(B, "02:00:c0:a8:01:00", "one-2-0"));
+    assert_eq!(sorted(rules(&host)), sorted(expected));
+    host.unplug("one-2-0");
+    host.macfence(["--backend", "ebtables", "flush"]).ok();
+    assert_eq!(
+        sorted(rules(&host)),
+        sorted(firewall.map(str::to_owned).into())
+    );
+}
+
+#[test]
+fn list_and_remove_find_a_vms_rules_by_its_ports() {
+    let host = host();
+    let one = domain("one-1", &[(A, "one-1-0", "br0"), (B, "one-1-1", "br0")]);
+    let two = domain("one-2", &[(A, "one-2-0", "br0")]);
+    apply(&host, &one, &[]).ok();
+    apply(&host, &two, &[]).ok();
+    let dir = fake_virsh(&[("one-1", &one)]);
+    let macfence = |args: &[&str]| {
+        let path = format!(
+            "{}:{}",
+            dir.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let mut command = Command::new(MACFENCE);
+        host.exec(
+            command
+                .args(["--backend", "ebtables"])
+                .args(args)
+                .env("PATH", path),
+            "",
+        )
+    };
+    let list: serde_json::Value =
+        serde_json::from_str(&macfence(&["list", "--json"]).ok()).unwrap();
+    let vms: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vm| &vm["vm"])
+        .collect();
+    assert_eq!(vms, [&serde_json::Value::Null, &"one-1".into()]);
+    assert_eq!(list[1]["nics"].as_array().unwrap().len(), 2);
+    assert_eq!(list[1]["nics"][0]["dropped"]["spoofed"], 0);
+    let error = macfence(&["remove", "one-2"]).error();
+    assert!(
+        error.contains("name no VM") && error.contains("use flush"),
+        "{error}"
+    );
+    macfence(&["remove", "one-1"]).ok();
+    assert_eq!(
+        sorted(rules(&host)),
+        seed_rules(A, "02:00:c0:a8:00:00", "one-2-0")
+    );
+}
+
+#[test]
+fn export_prints_the_calls() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    let args = [
+        "--backend",
+        "ebtables",
+        "export",
+        "--xml",
+        "-",
+        "--trusted",
+        "0:16:3e:0:0:1",
+    ];
+    let calls = host.macfence_reading(&xml, args).ok();
+    for call in calls.lines() {
+        let words: Vec<_> = call.split(' ').collect();
+        host.ok(words[0], &words[1..]);
+    }
+    let by_hand = rules(&host);
+    assert_eq!(by_hand.len(), 4, "{by_hand:?}");
+    let before = host.generation();
+    apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
+    assert_eq!(host.generation(), before);
+}
+
+#[test]
+fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    let ran = host.macfence_reading(&xml, ["-v", "apply", "--xml", "-"]);
+    assert!(
+        ran.stderr.contains("(nft)") && rules(&host).is_empty(),
+        "{}",
+        ran.stderr
+    );
+    host.ok("nft", &["flush", "ruleset"]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let with_nft = |says: &str, args: &[&str]| {
+        script(&dir, "nft", says);
+        host.exec(Command::new(MACFENCE).args(args).env("PATH", &path), &xml)
+    };
+    let apply = ["-v", "apply", "--xml", "-"];
+    for says in [
+        "echo 'JSON support not compiled-in' >&2; exit 1",
+        "echo 'netlink: Error: cache initialization failed: Protocol not supported' >&2; exit 1",
+    ] {
+        let ran = with_nft(says, &apply);
+        assert!(ran.stderr.contains("(ebtables)"), "{}", ran.stderr);
+        ran.ok();
+        assert_eq!(rules(&host).len(), 2);
+        host.ok("nft", &["flush", "ruleset"]);
+    }
+    // An nft that is only in trouble is not given up: its fences are in force.
+    for (says, words) in [
+        ("kill -11 $$", "signal 11"),
+        (
+            "case $* in *-c*) exec /usr/sbin/nft \"$@\";; esac; echo no >&2; exit 1",
+            "nft: no",
+        ),
+    ] {
+        let error = with_nft(says, &["apply", "--xml", "-"]).error();
+        assert!(error.contains(words), "{error}");
+        assert!(rules(&host).is_empty());
+    }
+    host.hide("nft");
+    let none = Command::new(MACFENCE);
+    let ran = {
+        let mut none = none;
+        host.exec(none.args(apply), &xml)
+    };
+    assert!(ran.stderr.contains("(ebtables)"), "{}", ran.stderr);
+    host.hide("ebtables");
+    let error = host.apply(&xml).error();
+    assert!(
+        error.contains("nft was not found") && error.contains("ebtables was not found"),
+        "{error}"
+    );
+}
+
+#[test]
+fn fences_of_the_other_kind_are_pointed_out() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    apply(&host, &xml, &[]).ok();
+    let ran = host.macfence(["-v", "list"]);
+    assert!(ran.stderr.contains("fenced by nft"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("ebtables") && ran.stderr.contains("macfence migrate"),
+        "{}",
+        ran.stderr
+    );
+    host.apply(&xml).ok();
+    let ran = host.macfence(["--backend", "ebtables", "list"]);
+    assert!(ran.stderr.contains("macfence migrate"), "{}", ran.stderr);
+}
+
+#[test]
+fn faults() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let with = |says: &str| {
+        script(&dir, "ebtables", says);
+        let mut command = Command::new(MACFENCE);
+        let command = command.args(["--backend", "ebtables", "apply", "--xml", "-"]);
+        host.exec(command.env("PATH", &path), &xml).error()
+    };
+    for (says, words) in [
+        ("echo hello", "unknown listing"),
+        ("true", "unknown listing"),
+        ("echo no >&2; exit 255", "ebtables: no"),
+        ("kill -9 $$", "signal 9"),
+        ("sleep 1000", "did not end within 10 s and was killed"),
+    ] {
+        let error = with(says);
+        assert!(error.contains(words), "{error}");
+        assert!(rules(&host).is_empty());
+    }
+    // It refuses a rule half way: what was done and what not is said, and is repaired by calling
+    // again.
+    let second =
+        "case $* in *-A*-o*) echo no room >&2; exit 1;; esac; exec /usr/sbin/ebtables \"$@\"";
+    let error = with(second);
+    assert!(
+        error.contains("1 of 2 changes are left") && error.contains("-o one-1-0"),
+        "{error}"
+    );
+    assert!(error.contains("ebtables: no room"), "{error}");
+    assert_eq!(rules(&host).len(), 1);
+    apply(&host, &xml, &[]).ok();
+    assert_eq!(rules(&host).len(), 2);
+    let odd = apply(&host, &domain("x", &[(A, "vnet+", "br0")]), &[]);
+    assert!(odd.stderr.contains("on no Linux bridge"), "{}", odd.stderr);
+    host.ports("br0", &["vnet+"]);
+    let error = apply(&host, &domain("x", &[(A, "vnet+", "br0")]), &[]).error();
+    assert!(
+        error.contains("\"vnet+\"") && error.contains("misread"),
+        "{error}"
+    );
+}
+
+#[test]
+fn many_rules_do_not_cost_a_process_each() {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    for program in ["ebtables", "ebtables-restore"] {
+        let says = format!(
+            "echo {program} >>{}; exec /usr/sbin/{program} \"$@\"",
+            log.display()
+        );
+        script(&dir, program, &says);
+    }
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let calls = |args: &[&str]| {
+        let _ = std::fs::remove_file(&log);
+        let mut command = Command::new(MACFENCE);
+        let command = command
+            .args(["--backend", "ebtables"])
+            .args(args)
+            .env("PATH", &path);
+        host.exec(command, "").ok();
+        std::fs::read_to_string(&log).unwrap().lines().count()
+    };
+    let mut apply = vec!["apply".to_owned()];
+    for vm in 0..40 {
+        let port = format!("x-{vm}-0");
+        host.ports("br0", &[&port]);
+        let file = dir.path().join(&port);
+        let mac = format!("02:00:c0:a8:00:{vm:02x}");
+        std::fs::write(&file, domain(&port, &[(&mac, &port, "br0")])).unwrap();
+        apply.extend(["--xml".to_owned(), file.to_str().unwrap().to_owned()]);
+    }
+    let apply: Vec<_> = apply.iter().map(String::as_str).collect();
+    assert_eq!(calls(&apply), 3, "list, version, restore");
+    assert_eq!(rules(&host).len(), 80);
+    assert_eq!(calls(&apply), 1, "list");
+    (0..40).for_each(|vm| host.unplug(&format!("x-{vm}-0")));
+    assert_eq!(calls(&["flush"]), 4, "which ports, list, version, restore");
+    assert!(rules(&host).is_empty());
+
+    // An ebtables-restore before 2.0.11 would empty the table: it is not used.
+    script(
+        &dir,
+        "ebtables",
+        &format!(
+            "echo >>{}; case $1 in --version) echo 'ebtables v2.0.10-4 (December 2011)';; \
+         *) exec /usr/sbin/ebtables \"$@\";; esac",
+            log.display()
+        ),
+    );
+    script(
+        &dir,
+        "ebtables-restore",
+        "exec /usr/sbin/ebtables-restore </dev/null",
+    );
+    host.ok("ebtables", &["-A", "FORWARD", "-p", "ARP", "-j", "ACCEPT"]);
+    (0..40).for_each(|vm| host.ports("br0", &[&format!("x-{vm}-0")]));
+    assert_eq!(calls(&apply), 2 + 80);
+    assert_eq!(rules(&host).len(), 81);
+}

@@ -1,0 +1,242 @@
+//! From the seed's ebtables rules to nft, with no VM open at any moment.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use macfence::mac::MacAddr;
+
+use crate::lab::frame::{Kind, frame, number};
+use crate::lab::{Host, MACFENCE, Ran, Tap, domain, fake_virsh, need};
+
+const VMS: usize = 50;
+
+fn mac(vm: usize) -> String {
+    format!("02:00:c0:a8:{:02x}:{vm:02x}", vm % 2)
+}
+
+fn port(vm: usize) -> String {
+    format!("one-{vm}-0")
+}
+
+/// A host with the seed's rules for so many VMs, twice each as the seed leaves them, and a virsh
+/// that knows the VMs.
+fn seeded(vms: usize) -> (Host, tempfile::TempDir) {
+    need("ebtables-restore");
+    let host = Host::new();
+    host.bridge("br0");
+    let mut rules = "*filter\n-A FORWARD -p ARP -i eth7 -j ACCEPT\n".to_owned();
+    let mut xml = Vec::new();
+    for vm in 0..vms {
+        let (mac, port) = (mac(vm), port(vm));
+        let net = format!("{}:00", &mac[..14]);
+        for _ in 0..1 + vm % 2 {
+            rules += &format!("-A FORWARD -s ! {net}/ff:ff:ff:ff:ff:00 -o {port} -j DROP\n");
+            rules += &format!("-A FORWARD -s ! {mac} -i {port} -j DROP\n");
+        }
+        xml.push((
+            format!("one-{vm}"),
+            domain(&format!("one-{vm}"), &[(&mac, &port, "br0")]),
+        ));
+    }
+    host.exec(Command::new("ebtables-restore").arg("--noflush"), &rules)
+        .ok();
+    let xml: Vec<_> = xml
+        .iter()
+        .map(|(name, xml)| (name.as_str(), xml.as_str()))
+        .collect();
+    (host, fake_virsh(&xml))
+}
+
+fn migrate(host: &Host, virsh: &tempfile::TempDir, flags: &[&str]) -> Ran {
+    let path = format!(
+        "{}:{}",
+        virsh.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    host.exec(
+        Command::new(MACFENCE)
+            .arg("migrate")
+            .args(flags)
+            .env("PATH", path),
+        "",
+    )
+}
+
+fn ebtables_rules(host: &Host) -> Vec<String> {
+    let listed = host.ok("ebtables", &["-L", "FORWARD"]);
+    listed
+        .lines()
+        .filter(|line| line.starts_with('-'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_pair_becomes_a_fence_and_the_rest_is_left() {
+    let (host, virsh) = seeded(4);
+    for vm in 0..4 {
+        host.ports("br0", &[&port(vm)]);
+    }
+    let add = |rule: &str| drop(host.ok("ebtables", &rule.split(' ').collect::<Vec<_>>()));
+    // A pair that no VM claims, half a pair, and somebody else's.
+    add("-A FORWARD -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o stray -j DROP");
+    add("-A FORWARD -s ! 02:00:c0:a8:00:09 -i stray -j DROP");
+    add("-A FORWARD -s ! 02:00:c0:a8:00:09 -i half -j DROP");
+    let before = (host.generation(), ebtables_rules(&host));
+    let dry = migrate(&host, &virsh, &["--dry-run"]);
+    assert!(
+        dry.stderr
+            .contains("\"stray\" is left alone: no running VM has it"),
+        "{}",
+        dry.stderr
+    );
+    assert!(
+        dry.stderr.contains("\"half\" is left alone"),
+        "{}",
+        dry.stderr
+    );
+    assert!(
+        dry.stderr.contains("-p ARP -i eth7 -j ACCEPT"),
+        "{}",
+        dry.stderr
+    );
+    let dry = dry.ok();
+    assert!(
+        dry.contains("\"vm-one-3\"") && dry.matches("ebtables -t filter -D").count() == 12,
+        "{dry}"
+    );
+    assert_eq!((host.generation(), ebtables_rules(&host)), before);
+
+    let said = migrate(&host, &virsh, &[]).ok();
+    assert!(said.contains("one-3: one-3-0 fenced by nft"), "{said}");
+    assert_eq!(host.fenced(), ["one-0", "one-1", "one-2", "one-3"]);
+    assert_eq!(
+        ebtables_rules(&host),
+        [
+            "-p ARP -i eth7 -j ACCEPT",
+            "-s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o stray -j DROP",
+            "-s ! 02:00:c0:a8:00:09 -i stray -j DROP",
+            "-s ! 02:00:c0:a8:00:09 -i half -j DROP",
+        ]
+    );
+    let before = (host.generation(), host.ruleset());
+    assert_eq!(migrate(&host, &virsh, &[]).ok(), "");
+    assert_eq!((host.generation(), host.ruleset()), before);
+    // Migrated is what apply would have put there.
+    let list = host.list();
+    assert_eq!(list[1]["nics"][0]["mac"], mac(1));
+    assert_eq!(list[1]["nics"][0]["prefix"], "02:00:c0:a8:01:00/40");
+}
+
+/// VM 0 (network 0) sends under VM 1's address and under its own; VM 1 (network 1) must hear
+/// neither, and an uplink only what is not spoofed.
+struct Forbidden<'a> {
+    vm0: &'a Tap,
+    vm1: &'a Tap,
+    uplink: &'a Tap,
+}
+
+impl Forbidden<'_> {
+    /// Sends one of each and returns how many were heard.
+    fn heard(&self, id: u32) -> usize {
+        let parse = |text: String| text.parse::<MacAddr>().unwrap();
+        let (own, other) = (parse(mac(0)), parse(mac(1)));
+        let all = MacAddr::new([0xff; 6]);
+        let mut heard = 0;
+        for (n, (src, may_leave)) in [(other, false), (own, true)].into_iter().enumerate() {
+            let id = 2 * id + n as u32;
+            self.vm0.send(&frame(Kind::Arp, src, all, id));
+            let has = |tap: &Tap| tap.heard().iter().any(|f| number(f) == Some(id));
+            heard += usize::from(has(self.vm1));
+            heard += usize::from(has(self.uplink) && !may_leave);
+        }
+        heard
+    }
+}
+
+#[test]
+fn no_forbidden_frame_is_heard_while_fifty_vms_migrate() {
+    let (host, virsh) = seeded(VMS);
+    let vm0 = host.tap("br0", &port(0));
+    let vm1 = host.tap("br0", &port(1));
+    let uplink = host.tap("br0", "eth0");
+    (2..VMS).for_each(|vm| host.ports("br0", &[&port(vm)]));
+    let frames = Forbidden {
+        vm0: &vm0,
+        vm1: &vm1,
+        uplink: &uplink,
+    };
+    let (done, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut heard = 0;
+            while !done.load(Ordering::Relaxed) {
+                heard += frames.heard(sent.fetch_add(1, Ordering::Relaxed));
+            }
+            heard
+        });
+        while sent.load(Ordering::Relaxed) < 100 {
+            thread::yield_now();
+        }
+        migrate(&host, &virsh, &[]).ok();
+        let after = sent.load(Ordering::Relaxed);
+        while sent.load(Ordering::Relaxed) < after + 100 {
+            thread::yield_now();
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(sender.join().unwrap(), 0);
+    });
+    println!(
+        "{} frames sent, none heard",
+        2 * sent.load(Ordering::Relaxed)
+    );
+    assert_eq!(host.fenced().len(), VMS);
+    assert_eq!(ebtables_rules(&host), ["-p ARP -i eth7 -j ACCEPT"]);
+}
+
+#[test]
+fn a_migration_that_is_killed_leaves_all_fenced_and_a_second_run_completes_it() {
+    let (host, virsh) = seeded(VMS);
+    let vm0 = host.tap("br0", &port(0));
+    let vm1 = host.tap("br0", &port(1));
+    let uplink = host.tap("br0", "eth0");
+    (2..VMS).for_each(|vm| host.ports("br0", &[&port(vm)]));
+    let frames = Forbidden {
+        vm0: &vm0,
+        vm1: &vm1,
+        uplink: &uplink,
+    };
+    let path = format!(
+        "{}:{}",
+        virsh.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let saved = host.ok("ebtables-save", &[]);
+    for point in 0..40 {
+        host.ok("nft", &["flush", "ruleset"]);
+        host.exec(Command::new("ebtables-restore").arg("--noflush"), &saved)
+            .ok();
+        host.run(|| {
+            let mut migrate = Command::new(MACFENCE);
+            let migrate = migrate
+                .arg("migrate")
+                .env("PATH", &path)
+                .stdout(Stdio::null());
+            let mut migrate = migrate.stderr(Stdio::null()).spawn().unwrap();
+            thread::sleep(Duration::from_millis(point * 8));
+            migrate.kill().unwrap();
+            migrate.wait().unwrap();
+        });
+        (0..20).for_each(|n| assert_eq!(frames.heard(n), 0, "point {point}"));
+        migrate(&host, &virsh, &[]).ok();
+        assert_eq!(host.fenced().len(), VMS, "point {point}");
+        assert_eq!(
+            ebtables_rules(&host),
+            ["-p ARP -i eth7 -j ACCEPT"],
+            "point {point}"
+        );
+        assert_eq!(frames.heard(21), 0);
+    }
+}
