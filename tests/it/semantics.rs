@@ -47,18 +47,31 @@ const STRANGERS: [&str; 2] = ["00:16:3e:00:00:01", "02:00:c0:a8:00:63"];
 const KINDS: [Kind; 5] = [Kind::Arp, Kind::Ipv4, Kind::Ipv6, Kind::Vlan, Kind::Unknown];
 
 /// The three knobs, as typed and as meant.
-struct Knobs {
+pub struct Knobs {
     flags: &'static [&'static str],
     bridges: &'static [&'static str],
     prefix_len: u8,
     trusted: &'static [&'static str],
 }
 
-const SEED: Knobs = Knobs {
+/// The defaults, which are the seed's.
+pub const SEED: Knobs = Knobs {
     flags: &[],
     bridges: &["br0", "br1"],
     prefix_len: 40,
     trusted: &[],
+};
+
+/// A router and a range of others are trusted.
+pub const TRUSTING: Knobs = Knobs {
+    flags: &[
+        "--trusted",
+        "00:16:3e:00:00:01",
+        "--trusted",
+        "52:54:0:0:0:0/24",
+    ],
+    trusted: &["00:16:3e:00:00:01", "52:54:00:00:00:00/24"],
+    ..SEED
 };
 
 impl Knobs {
@@ -134,9 +147,9 @@ fn matrix(parties: &[Party]) -> Vec<(usize, MacAddr, MacAddr, Kind)> {
     matrix
 }
 
-/// Sends every frame of the matrix and compares who heard it with who should have.
-fn check(knobs: &Knobs) {
-    let host = Host::new();
+/// Sends every frame of the matrix on a host and compares who heard it with who should have, before
+/// and after its VMs are fenced.
+pub fn check_frames(host: &Host, knobs: &Knobs) {
     let parties = parties();
     host.bridge("br0");
     host.bridge("br1");
@@ -163,6 +176,13 @@ fn check(knobs: &Knobs) {
     }
     let compared = compare(knobs, &parties, &taps);
     println!("{compared} frames compared");
+}
+
+/// The frames, and what was counted of them.
+fn check(knobs: &Knobs) {
+    let host = Host::new();
+    check_frames(&host, knobs);
+    let parties = parties();
     for vm in host.list().as_array().unwrap() {
         let nics = vm["nics"].as_array().unwrap();
         let mut wrong = (0, 0);
@@ -244,14 +264,5 @@ fn a_prefix_of_48_bits_leaves_a_vm_alone_with_itself() {
 
 #[test]
 fn trusted_senders_are_heard_everywhere() {
-    check(&Knobs {
-        flags: &[
-            "--trusted",
-            "00:16:3e:00:00:01",
-            "--trusted",
-            "52:54:0:0:0:0/24",
-        ],
-        trusted: &["00:16:3e:00:00:01", "52:54:00:00:00:00/24"],
-        ..SEED
-    });
+    check(&TRUSTING);
 }

@@ -31,9 +31,7 @@ impl Host {
             nix::unistd::geteuid().is_root(),
             "root is missing: the lab makes namespaces"
         );
-        for program in ["ip", "nft"] {
-            need(program);
-        }
+        need("ip");
         thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare");
             let none: Option<&str> = None;

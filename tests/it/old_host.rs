@@ -1,0 +1,93 @@
+//! A host without nft. These run here, where nft is taken away and ebtables is the nft variant, and
+//! once more on old kernels with the legacy ebtables: see [`super::legacy`].
+
+use crate::lab::{Host, domain};
+use crate::semantics::{SEED, TRUSTING, check_frames};
+
+fn host() -> Host {
+    let host = Host::new();
+    host.hide("nft");
+    host
+}
+
+/// The rules of `FORWARD` and of our chains as ebtables lists them, without its headings.
+fn rules(host: &Host) -> Vec<String> {
+    let listed = host.ok("ebtables", &["-L"]);
+    listed
+        .lines()
+        .filter(|line| line.starts_with('-'))
+        .map(|l| l.trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn what_is_heard_on_an_old_host_is_what_the_seeds_two_rules_say() {
+    check_frames(&host(), &SEED);
+}
+
+#[test]
+fn trusted_senders_are_heard_on_an_old_host() {
+    check_frames(&host(), &TRUSTING);
+}
+
+#[test]
+fn the_life_of_vms_on_an_old_host() {
+    let host = host();
+    host.bridge("br0");
+    let dir = tempfile::tempdir().unwrap();
+    let mut apply = vec!["-v".to_owned(), "apply".to_owned()];
+    for vm in 1..=5 {
+        let port = format!("one-{vm}-0");
+        host.ports("br0", &[&port]);
+        let file = dir.path().join(&port);
+        let xml = domain(
+            &format!("one-{vm}"),
+            &[(&format!("02:00:c0:a8:00:0{vm}"), &port, "br0")],
+        );
+        std::fs::write(&file, xml).unwrap();
+        apply.extend(["--xml".to_owned(), file.to_str().unwrap().to_owned()]);
+    }
+    // One VM, one call for each rule; five, one process for all; again, nothing.
+    let ran = host.macfence(&apply[..4]);
+    assert!(
+        ran.stderr.contains("now in the kernel (ebtables)"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(rules(&host).len(), 2);
+    host.macfence(&apply).ok();
+    let all = rules(&host);
+    assert_eq!(all.len(), 10, "{all:?}");
+    let again = host.macfence(&apply);
+    assert!(
+        again.stderr.contains("held these fences already"),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(rules(&host), all);
+
+    // A sixth, with somebody to trust, in a chain of its own; other people's rules around them.
+    host.ok("ebtables", &["-I", "FORWARD", "-i", "eth0", "-j", "ACCEPT"]);
+    host.ports("br0", &["one-6-0"]);
+    let six = domain("one-6", &[("02:00:c0:a8:00:06", "one-6-0", "br0")]);
+    let trusting = ["apply", "--xml", "-", "--trusted", "0:16:3e:0:0:1"];
+    host.macfence_reading(&six, trusting).ok();
+    assert_eq!(rules(&host).len(), 10 + 1 + 2 + 2);
+
+    let list = host.list();
+    let ports: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vm| &vm["nics"][0]["port"])
+        .collect();
+    assert_eq!(ports.len(), 6, "{list}");
+    assert_eq!(list[0]["nics"][0]["dropped"]["spoofed"], 0, "{list}");
+
+    host.unplug("one-6-0");
+    host.macfence(["hook", "ebtables-flush"]).ok();
+    assert_eq!(rules(&host).len(), 10 + 1);
+    (1..=5).for_each(|vm| host.unplug(&format!("one-{vm}-0")));
+    host.macfence(["flush"]).ok();
+    assert_eq!(rules(&host), ["-i eth0 -j ACCEPT"]);
+}
