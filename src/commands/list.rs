@@ -1,10 +1,13 @@
 //! `macfence list`: what is fenced, and what was dropped.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{note, print};
+use super::{owners, print};
 use crate::backend::ebtables::Ebtables;
 use crate::backend::nft::Nft;
 use crate::backend::{self, Backend, HeldFence};
@@ -12,8 +15,7 @@ use crate::bridge;
 use crate::config::Config;
 use crate::fence::Rule;
 use crate::report;
-use crate::source::libvirt;
-use crate::vm::{Port, Vm, VmName};
+use crate::vm::{Port, VmName};
 
 /// A fenced VM, as `--json` shows it.
 #[derive(Debug, Serialize)]
@@ -48,7 +50,6 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
         fences = named(config, fences);
     }
     warn_of_the_other_kind(backend.name());
-    note(config, || format!("fenced by {}", backend.name()));
     if json {
         let rows = fences.into_iter().map(row).collect::<Result<Vec<_>>>()?;
         return print(&(serde_json::to_string(&rows).context("JSON")? + "\n"));
@@ -84,34 +85,33 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
     for column in table.column_iter_mut().skip(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    print(&(table.trim_fmt() + "\n"))
+    print(&format!(
+        "{}\nfenced by {}\n",
+        table.trim_fmt(),
+        backend.name()
+    ))
 }
 
 /// Puts the fences of single ports together to those of VMs, as libvirt tells whose they are.
 fn named(config: &Config, fences: Vec<HeldFence>) -> Vec<HeldFence> {
-    let vms = libvirt::running(&config.connect).unwrap_or_else(|e| {
+    let owners = owners(config).unwrap_or_else(|e| {
         report::warning(&format!(
             "ebtables rules name no VM, and libvirt does not tell: {e:#}"
         ));
-        Vec::new()
+        BTreeMap::new()
     });
-    let mut named: Vec<HeldFence> = Vec::new();
+    let mut named: BTreeMap<(Option<VmName>, Option<Port>), HeldFence> = BTreeMap::new();
     for mut fence in fences {
-        let has_port = |vm: &&Vm| {
-            let ports = fence.rules.first().map(|(rule, _)| rule.port());
-            vm.nics.iter().any(|nic| Some(&nic.port) == ports)
-        };
-        fence.vm = vms.iter().find(has_port).map(|vm| vm.name.clone());
-        match named
-            .iter_mut()
-            .find(|other| other.vm.is_some() && other.vm == fence.vm)
-        {
-            Some(other) => other.rules.extend(fence.rules),
-            None => named.push(fence),
+        let port = fence.rules.first().map(|(rule, _)| rule.port().clone());
+        fence.vm = port.as_ref().and_then(|port| owners.get(port)).cloned();
+        // Nobody's ports stay apart.
+        let key = (fence.vm.clone(), port.filter(|_| fence.vm.is_none()));
+        match named.entry(key) {
+            Entry::Occupied(mut other) => other.get_mut().rules.extend(fence.rules),
+            Entry::Vacant(place) => drop(place.insert(fence)),
         }
     }
-    named.sort_by(|a, b| a.vm.cmp(&b.vm));
-    named
+    named.into_values().collect()
 }
 
 /// On a host that was upgraded, fences of both kinds may be in force.

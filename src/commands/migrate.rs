@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::print;
+use super::{owners, print};
 use crate::backend::ebtables::Ebtables;
 use crate::backend::nft::Nft;
 use crate::backend::{Backend, HeldFence};
@@ -14,7 +14,6 @@ use crate::config::Config;
 use crate::fence::{Fence, Rule};
 use crate::lock;
 use crate::report;
-use crate::source::libvirt;
 use crate::vm::{Port, VmName};
 
 /// Runs it.
@@ -49,16 +48,6 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
         format!("{}: {} fenced by nft\n", fence.vm, ports.join(", "))
     };
     print(&fences.iter().map(line).collect::<String>())
-}
-
-/// Which running VM has which port.
-fn owners(config: &Config) -> Result<BTreeMap<Port, VmName>> {
-    let vms = libvirt::running(&config.connect)?;
-    let owned = |vm: crate::vm::Vm| {
-        let name = vm.name;
-        vm.nics.into_iter().map(move |nic| (nic.port, name.clone()))
-    };
-    Ok(vms.into_iter().flat_map(owned).collect())
 }
 
 /// The fences that nft is to hold, and the ports whose ebtables rules can then go.

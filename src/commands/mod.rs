@@ -8,6 +8,7 @@ mod list;
 mod migrate;
 mod remove;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::fence;
 use crate::report;
 use crate::source::libvirt;
-use crate::vm::Vm;
+use crate::vm::{Port, Vm, VmName};
 
 /// Does what the command line says.
 ///
@@ -67,6 +68,17 @@ fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
         }
     }
     Ok(vms)
+}
+
+/// Which running VM has which port, for firewalls whose rules name no VM.
+fn owners(config: &Config) -> Result<BTreeMap<Port, VmName>> {
+    let vms = libvirt::running(&config.connect)?;
+    let owned = |vm: Vm| {
+        vm.nics
+            .into_iter()
+            .map(move |nic| (nic.port, vm.name.clone()))
+    };
+    Ok(vms.into_iter().flat_map(owned).collect())
 }
 
 fn is_stdin(file: &Path) -> bool {

@@ -79,6 +79,7 @@ fn list_shows_an_aligned_table() {
 VM          PORT     BRIDGE  MAC                PREFIX                SPOOFED  FOREIGN
 one-1       one-1-0  br0     02:00:c0:a8:00:05  02:00:c0:a8:00:00/40        0        0
 日本\\u{85}  x        -       02:00:0a:00:00:05  02:00:0a:00:00:00/40        0        0
+fenced by nft
 ";
     assert_eq!(table, expected);
 }

@@ -327,7 +327,7 @@ fn fences_of_the_other_kind_are_pointed_out() {
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     apply(&host, &xml, &[]).ok();
     let ran = host.macfence(["-v", "list"]);
-    assert!(ran.stderr.contains("fenced by nft"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("fenced by nft"), "{}", ran.stdout);
     assert!(
         ran.stderr.contains("ebtables") && ran.stderr.contains("macfence migrate"),
         "{}",

@@ -17,6 +17,8 @@ mod plan;
 mod rule;
 mod ruleset;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 
 use self::plan::Call;
@@ -43,20 +45,21 @@ impl Backend for Ebtables {
     }
 
     fn fences(&self) -> Result<Vec<HeldFence>> {
-        let mut fences: Vec<HeldFence> = Vec::new();
+        let mut rules: BTreeMap<Port, Vec<_>> = BTreeMap::new();
         for held in list()?.rules {
-            let Some(rule) = held.rule else { continue };
-            let is_same = |f: &HeldFence| f.rules.iter().any(|(r, _)| r.port() == rule.port());
-            match fences.iter_mut().find(|fence| is_same(fence)) {
-                Some(fence) => fence.rules.push((rule, held.packets)),
-                None => fences.push(HeldFence {
-                    vm: None,
-                    chain: "FORWARD".to_owned(),
-                    rules: vec![(rule, held.packets)],
-                }),
+            if let Some(rule) = held.rule {
+                rules
+                    .entry(rule.port().clone())
+                    .or_default()
+                    .push((rule, held.packets));
             }
         }
-        Ok(fences)
+        let fence = |rules| HeldFence {
+            vm: None,
+            chain: "FORWARD".to_owned(),
+            rules,
+        };
+        Ok(rules.into_values().map(fence).collect())
     }
 
     fn ports(&self) -> Result<Vec<Port>> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::rule::{CHAIN_PREFIX, DROP, Shape, sender_words};
 use super::ruleset::{HeldRule, Ruleset};
-use crate::fence::{self, Rule};
+use crate::fence::Rule;
 use crate::mac::MacPrefix;
 use crate::vm::Port;
 
@@ -14,10 +14,15 @@ pub type Call = Vec<String>;
 
 /// What brings `held` to these rules for their ports.
 pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
-    let ports = fence::ports(wanted);
-    let mut missing: Vec<_> = wanted.iter().collect();
+    let mut missing: BTreeMap<&Port, Vec<&Rule>> = BTreeMap::new();
+    for rule in wanted {
+        missing.entry(rule.port()).or_default().push(rule);
+    }
     let mut surplus = Vec::new();
-    for rule in held.rules.iter().filter(|rule| ports.contains(rule.port())) {
+    for rule in &held.rules {
+        let Some(missing) = missing.get_mut(rule.port()) else {
+            continue;
+        };
         match missing.iter().position(|m| Some(*m) == rule.rule.as_ref()) {
             // The first of its kind stays, with its counter; the seed adds a rule again and again.
             Some(index) => drop(missing.remove(index)),
@@ -27,7 +32,7 @@ pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
     let mut calls = Vec::new();
     let mut needed = BTreeSet::new();
     let mut chains = held.chains.clone();
-    for rule in missing {
+    for rule in missing.into_values().flatten() {
         let target = match rule {
             Rule::Foreign { trusted, .. } if !trusted.is_empty() => {
                 let (name, is_new) = chain_for(&chains, trusted);
@@ -48,6 +53,7 @@ pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
 
 /// What deletes every rule of `held` that stands in front of one of these ports.
 pub fn release(held: &Ruleset, ports: &[Port]) -> Vec<Call> {
+    let ports: BTreeSet<_> = ports.iter().collect();
     let surplus: Vec<_> = held
         .rules
         .iter()
@@ -62,17 +68,20 @@ fn delete(held: &Ruleset, surplus: &[&HeldRule], needed: &BTreeSet<String>) -> V
         .iter()
         .map(|rule| [words(&["-D", "FORWARD"]), rule.words()].concat())
         .collect();
-    let stays = |rule: &&HeldRule| !surplus.iter().any(|gone| std::ptr::eq(*gone, *rule));
-    let used: BTreeSet<_> = held
+    let gone: BTreeSet<_> = surplus
+        .iter()
+        .map(|rule| std::ptr::from_ref(*rule))
+        .collect();
+    let stay = held
         .rules
         .iter()
-        .filter(stays)
-        .map(|r| r.target.as_str())
-        .collect();
-    let freed: BTreeSet<_> = surplus.iter().map(|rule| rule.target.as_str()).collect();
-    for chain in freed
-        .difference(&used)
-        .filter(|c| **c != DROP && !needed.contains(**c))
+        .filter(|rule| !gone.contains(&std::ptr::from_ref(*rule)));
+    let used: BTreeSet<_> = stay.map(|rule| rule.target.as_str()).collect();
+    // Also what an interrupted run has made and not used.
+    for chain in held
+        .chains
+        .keys()
+        .filter(|c| !used.contains(c.as_str()) && !needed.contains(*c))
     {
         calls.push(words(&["-F", chain]));
         calls.push(words(&["-X", chain]));
