@@ -109,6 +109,20 @@ pub enum Entry {
     },
     /// OpenNebula's VM_HOOK for a VM that is done: flush, after its port has left the bridge
     EbtablesFlush,
+    /// libvirt's hook for QEMU domains, with the domain's XML on standard input: fence a domain
+    /// before its guest runs, take the fence away after it has ended
+    Libvirt {
+        /// Name of the domain
+        #[arg(value_name = "VM", allow_hyphen_values = true)]
+        vm: VmName,
+        /// What happens to it: start and reconnect fence, stopped and release take away
+        operation: String,
+        /// begin or end; of no account
+        #[arg(value_name = "SUB")]
+        sub_operation: String,
+        /// Of no account
+        extra: String,
+    },
 }
 
 /// The names under which the program is an entry point itself.

@@ -15,7 +15,11 @@ use crate::vm::Vm;
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let _asking = (!vms.vms.is_empty()).then(lock::asking).transpose()?;
-    let vms = described(config, vms)?;
+    fence_vms(config, &described(config, vms)?)
+}
+
+/// Fences these VMs.
+pub fn fence_vms(config: &Config, vms: &[Vm]) -> Result<()> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;

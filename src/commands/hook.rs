@@ -1,10 +1,14 @@
 //! `macfence hook`, and the program started through a link of an entry point's name.
 
-use anyhow::Result;
+use std::path::Path;
 
-use super::{apply, flush};
+use anyhow::{Context, Result, ensure};
+
+use super::{apply, flush, read_xml, remove, warn_of_skipped};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
+use crate::source::libvirt;
+use crate::vm::{Vm, VmName};
 
 /// Runs it.
 pub fn run(config: &Config, entry: Entry) -> Result<()> {
@@ -17,5 +21,36 @@ pub fn run(config: &Config, entry: Entry) -> Result<()> {
             },
         ),
         Entry::EbtablesFlush => flush::run_patiently(config),
+        Entry::Libvirt { vm, operation, .. } => on_libvirt(config, &vm, &operation),
     }
+}
+
+/// What libvirt tells a domain's hook. It must not be asked anything back: it waits for us, with
+/// the domain locked. Nothing is printed, as for some operations that would be taken for XML.
+fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
+    // Read whatever it is, so that libvirt is not left with a broken pipe.
+    let xml = read_xml(Path::new("-")).context("standard input")?;
+    match operation {
+        // The ports exist and are on their bridges, and no guest instruction has been run: also
+        // where a domain is restored or comes in by migration.
+        "start" | "reconnect" => {
+            let vm = described(name, &xml)?;
+            warn_of_skipped(&vm);
+            apply::fence_vms(config, &[vm])
+        }
+        // QEMU has ended, and nobody is left who could send.
+        "stopped" | "release" => remove::unfence(config, &[described(name, &xml)?]),
+        _ => Ok(()),
+    }
+}
+
+fn described(name: &VmName, xml: &str) -> Result<Vm> {
+    let vm = libvirt::domain(xml).context("standard input")?;
+    ensure!(
+        vm.name == *name,
+        "standard input describes the domain {:?}, not {:?}",
+        vm.name.as_str(),
+        name.as_str()
+    );
+    Ok(vm)
 }

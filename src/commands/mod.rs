@@ -59,15 +59,17 @@ fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
     names.dedup();
     vms.extend(libvirt::domains(&config.connect, &names)?);
     fence::check_distinct(&vms)?;
-    for vm in &vms {
-        for why in &vm.skipped {
-            report::warning(&format!(
-                "VM {:?}: {why}; it is not fenced",
-                vm.name.as_str()
-            ));
-        }
-    }
+    vms.iter().for_each(warn_of_skipped);
     Ok(vms)
+}
+
+fn warn_of_skipped(vm: &Vm) {
+    for why in &vm.skipped {
+        report::warning(&format!(
+            "VM {:?}: {why}; it is not fenced",
+            vm.name.as_str()
+        ));
+    }
 }
 
 /// Which running VM has which port, for firewalls whose rules name no VM.

@@ -3,27 +3,25 @@
 use anyhow::{Context, Result};
 
 use super::note;
-use crate::backend;
+use crate::backend::{self, Backend};
 use crate::config::Config;
 use crate::fence::Fence;
 use crate::lock;
 use crate::source::libvirt;
-use crate::vm::{Port, VmName};
+use crate::vm::{Vm, VmName};
 
 /// Runs it.
-pub fn run(config: &Config, mut vms: Vec<VmName>) -> Result<()> {
-    vms.sort();
-    vms.dedup();
-    let fences: Vec<_> = vms.iter().cloned().map(Fence::none).collect();
+pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
+    names.sort();
+    names.dedup();
     let backend = backend::choose(config.backend);
-    let mut changed = {
-        let _lock = lock::exclusive()?;
-        backend.enforce(&fences)?
-    };
+    let mut changed = by_name(&*backend, &names)?;
     if !backend.names_vms() {
-        let ports = ports(config, &vms)?;
-        let _lock = lock::exclusive()?;
-        changed |= backend.release(&ports)?;
+        let vms = libvirt::domains(&config.connect, &names).context(
+            "ebtables rules name no VM, so libvirt has to tell its ports; \
+             if the VM has ended, use flush",
+        )?;
+        changed |= by_port(&*backend, &vms)?;
     }
     note(config, || match changed {
         true => format!("the fences are gone from the kernel ({})", backend.name()),
@@ -32,13 +30,30 @@ pub fn run(config: &Config, mut vms: Vec<VmName>) -> Result<()> {
     Ok(())
 }
 
-/// The ports of these VMs, for a firewall whose rules name no VM.
-fn ports(config: &Config, vms: &[VmName]) -> Result<Vec<Port>> {
-    let vms = libvirt::domains(&config.connect, vms)
-        .context("ebtables rules name no VM, so libvirt has to tell its ports; if the VM has ended, use flush")?;
-    Ok(vms
-        .into_iter()
-        .flat_map(|vm| vm.nics)
-        .map(|nic| nic.port)
-        .collect())
+/// Takes the fences of these VMs away.
+pub fn unfence(config: &Config, vms: &[Vm]) -> Result<()> {
+    let backend = backend::choose(config.backend);
+    let names: Vec<_> = vms.iter().map(|vm| vm.name.clone()).collect();
+    by_name(&*backend, &names)?;
+    if !backend.names_vms() {
+        by_port(&*backend, vms)?;
+    }
+    Ok(())
+}
+
+fn by_name(backend: &dyn Backend, names: &[VmName]) -> Result<bool> {
+    let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
+    let _lock = lock::exclusive()?;
+    backend.enforce(&fences)
+}
+
+/// For a firewall whose rules name no VM.
+fn by_port(backend: &dyn Backend, vms: &[Vm]) -> Result<bool> {
+    let ports: Vec<_> = vms
+        .iter()
+        .flat_map(|vm| &vm.nics)
+        .map(|nic| nic.port.clone())
+        .collect();
+    let _lock = lock::exclusive()?;
+    backend.release(&ports)
 }

@@ -10,6 +10,7 @@ mod ebtables;
 mod export;
 mod hypervisor;
 mod legacy;
+mod libvirt_hook;
 mod migrate;
 mod names;
 mod nft_versions;

@@ -1,11 +1,12 @@
 //! A real libvirtd and QEMU on a lab host.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Host, need, tmpfs};
+use super::{Host, need, script, tmpfs};
 
 /// A libvirtd, its helpers and its domains, in a process namespace of their own: they all end
 /// with it, and with us.
@@ -18,6 +19,11 @@ pub struct Libvirt<'a> {
 impl<'a> Libvirt<'a> {
     /// Starts libvirtd on a host.
     pub fn start(host: &'a Host) -> Self {
+        Self::start_with_hook(host, "")
+    }
+
+    /// Starts libvirtd on a host, with this shell script as a hook for its domains.
+    pub fn start_with_hook(host: &'a Host, hook: &str) -> Self {
         for program in [
             "libvirtd",
             "virtlogd",
@@ -35,6 +41,11 @@ impl<'a> Libvirt<'a> {
             tmpfs("/etc/libvirt/qemu");
             std::fs::create_dir_all("/etc/libvirt/hooks").expect("/etc/libvirt/hooks");
             tmpfs("/etc/libvirt/hooks");
+            if !hook.is_empty() {
+                let dir = Path::new("/etc/libvirt/hooks/qemu.d");
+                std::fs::create_dir(dir).expect("qemu.d");
+                script(dir, "macfence", hook);
+            }
             std::fs::create_dir("/run/libvirt").expect("/run/libvirt");
             // The shell is process 1 there: while it waits for cat, it reaps what daemons leave.
             let script = "virtlogd -d && libvirtd -d && echo up && cat; exit";

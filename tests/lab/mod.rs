@@ -250,8 +250,8 @@ pub fn need(program: &str) {
 }
 
 /// Puts a shell script where a program of that name is looked for.
-pub fn script(dir: &tempfile::TempDir, name: &str, script: &str) {
-    let path = dir.path().join(name);
+pub fn script(dir: impl AsRef<Path>, name: &str, script: &str) {
+    let path = dir.as_ref().join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
     std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("permissions");
 }

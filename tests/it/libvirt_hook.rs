@@ -1,0 +1,158 @@
+//! libvirt's own hook: a domain is fenced before its guest runs, and not started if it cannot be.
+
+use std::process::Command;
+
+use crate::lab::libvirt::{Libvirt, URI};
+use crate::lab::{Host, MACFENCE, Ran, domain};
+
+const A: &str = "02:00:c0:a8:00:05";
+
+/// A bridge interface whose port libvirt names.
+fn interface(mac: &str) -> String {
+    format!("<interface type='bridge'><mac address='{mac}'/><source bridge='br0'/></interface>")
+}
+
+/// A host whose libvirt calls macfence, and writes down after each call what it was, how many QEMU
+/// processes there are for the domain, and what is fenced.
+fn hooked(host: &Host) -> (Libvirt<'_>, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    host.bridge("br0");
+    let hook = format!(
+        "[ -e {dir}/broken ] && PATH={dir}:$PATH\n\
+         {MACFENCE} hook libvirt -- \"$@\"; status=$?\n\
+         running=$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c \"^guest=$1,\")\n\
+         echo \"$1 $2 $3 status=$status qemu=$running\" \
+         $(nft list map bridge macfence ports | grep -o 'jump vm-[^ ,]*') >>{dir}/log\n\
+         exit $status",
+        dir = dir.path().display()
+    );
+    (Libvirt::start_with_hook(host, &hook), dir)
+}
+
+fn log(dir: &tempfile::TempDir) -> String {
+    std::fs::read_to_string(dir.path().join("log")).unwrap_or_default()
+}
+
+#[test]
+fn a_domain_is_fenced_before_qemu_exists_and_until_it_has_ended() {
+    let host = Host::new();
+    let (libvirt, dir) = hooked(&host);
+    libvirt.create("one-1", &interface(A));
+    let started = log(&dir);
+    let start = started
+        .lines()
+        .find(|line| line.starts_with("one-1 start "))
+        .unwrap();
+    assert_eq!(
+        start, "one-1 start begin status=0 qemu=0 jump vm-one-1",
+        "{started}"
+    );
+    let port = libvirt.virsh(&["domiflist", "one-1"]);
+    let port = port.split_whitespace().next().unwrap();
+    assert!(port.starts_with("vnet") && host.list()[0]["nics"][0]["port"] == port);
+    // A guest that sleeps and wakes keeps its fence and its counters.
+    let before = (host.generation(), host.ruleset());
+    libvirt.virsh(&["suspend", "one-1"]);
+    libvirt.virsh(&["resume", "one-1"]);
+    assert_eq!((host.generation(), host.ruleset()), before);
+    libvirt.virsh(&["destroy", "one-1"]);
+    assert!(host.fenced().is_empty(), "{}", log(&dir));
+    assert!(!host.ruleset().contains("vnet"));
+}
+
+#[test]
+fn a_domain_that_cannot_be_fenced_does_not_start() {
+    let host = Host::new();
+    let (libvirt, dir) = hooked(&host);
+    libvirt.create("one-1", &interface(A));
+    crate::lab::script(dir.path(), "nft", "echo 'Error: no more rules' >&2; exit 1");
+    crate::lab::script(dir.path(), "ebtables", "echo 'nor here' >&2; exit 1");
+    std::fs::write(dir.path().join("broken"), "").unwrap();
+    let file = dir.path().join("two.xml");
+    let xml = format!(
+        "<domain type='qemu'><name>one-2</name><memory unit='MiB'>16</memory>\
+         <os><type arch='x86_64' machine='pc'>hvm</type></os><devices>{}</devices></domain>",
+        interface("02:00:c0:a8:01:05")
+    );
+    std::fs::write(&file, xml).unwrap();
+    let create = ["-q", "-c", URI, "create", file.to_str().unwrap()];
+    let refused = host.exec(Command::new("virsh").args(create), "");
+    assert_eq!(refused.status, 1);
+    assert!(
+        refused.stderr.contains("macfence: error: "),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("no more rules"),
+        "{}",
+        refused.stderr
+    );
+    std::fs::remove_file(dir.path().join("broken")).unwrap();
+    assert_eq!(libvirt.virsh(&["list", "--name"]).trim(), "one-1");
+    assert_eq!(host.fenced(), ["one-1"]);
+}
+
+#[test]
+fn a_domain_that_is_saved_and_restored_is_fenced_again() {
+    let host = Host::new();
+    let (libvirt, dir) = hooked(&host);
+    libvirt.create("one-1", &interface(A));
+    let image = dir.path().join("image");
+    libvirt.virsh(&["save", "one-1", image.to_str().unwrap()]);
+    assert!(host.fenced().is_empty());
+    std::fs::remove_file(dir.path().join("log")).unwrap();
+    libvirt.virsh(&["restore", image.to_str().unwrap()]);
+    let restored = log(&dir);
+    let start = "one-1 start begin status=0 qemu=0 jump vm-one-1";
+    assert!(restored.lines().any(|line| line == start), "{restored}");
+    assert_eq!(host.fenced(), ["one-1"]);
+}
+
+/// Calls the hook as libvirt does.
+fn call(host: &Host, operation: &[&str], xml: &str) -> Ran {
+    host.macfence_reading(xml, [&["hook", "libvirt", "--"], operation].concat())
+}
+
+#[test]
+fn operations_do_what_they_are_for_and_print_nothing() {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["vnet0"]);
+    let xml = domain("--help", &[(A, "vnet0", "br0")]);
+    let fenced = ["--help"];
+    for (operation, after) in [
+        ("prepare", &[][..]),
+        ("start", &fenced),
+        ("started", &fenced),
+        ("migrate", &fenced),
+        ("stopped", &[]),
+        ("release", &[]),
+        ("restore", &[]),
+        ("reconnect", &fenced),
+        ("reconnect", &fenced),
+        ("attach", &fenced),
+        ("unheard-of", &fenced),
+        ("release", &[]),
+    ] {
+        let ran = call(&host, &["--help", operation, "begin", "-"], &xml);
+        assert_eq!(
+            (ran.status, &*ran.stdout, &*ran.stderr),
+            (0, "", ""),
+            "{operation}"
+        );
+        assert_eq!(host.fenced(), after, "{operation}");
+    }
+    let before = (host.generation(), host.ruleset());
+    for (words, xml) in [
+        ("not domain XML", ""),
+        ("not \"--help\"", &*domain("x", &[])),
+    ] {
+        let error = call(&host, &["--help", "start", "begin", "-"], xml).error();
+        assert!(
+            error.contains("standard input") && error.contains(words),
+            "{error}"
+        );
+    }
+    assert_eq!((host.generation(), host.ruleset()), before);
+}
