@@ -39,11 +39,6 @@ impl Output {
         self.status.success()
     }
 
-    /// Whether it ended by itself, with another status than 0.
-    pub fn refused(&self) -> bool {
-        !self.success() && self.status.signal().is_none()
-    }
-
     /// The failure in one line, with the program's own words.
     pub fn failure(&self) -> Error {
         let mut words: Vec<_> = self.stderr.lines().map(str::trim).collect();

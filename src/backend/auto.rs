@@ -27,6 +27,16 @@ impl Auto {
         }
     }
 
+    /// The ports of ebtables rules on a host that has come to use nft: the seed's, which nobody
+    /// else would clean up after.
+    fn left_behind(&self) -> Vec<Port> {
+        match self.fell_back.get() {
+            true => Vec::new(),
+            // A host without ebtables has none.
+            false => Ebtables.ports().unwrap_or_default(),
+        }
+    }
+
     fn try_both<T>(&self, act: impl Fn(&dyn Backend) -> Result<T>) -> Result<T> {
         let refusal = match act(self.chosen()) {
             Err(refusal) if !self.fell_back.get() => refusal,
@@ -59,7 +69,11 @@ impl Backend for Auto {
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
-        self.try_both(|backend| backend.ports())
+        let mut ports = self.try_both(|backend| backend.ports())?;
+        ports.extend(self.left_behind());
+        ports.sort_unstable();
+        ports.dedup();
+        Ok(ports)
     }
 
     fn enforce(&self, fences: &[Fence]) -> Result<bool> {
@@ -71,7 +85,9 @@ impl Backend for Auto {
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
-        self.try_both(|backend| backend.release(ports))
+        let released = self.try_both(|backend| backend.release(ports))?;
+        let left = self.left_behind().iter().any(|port| ports.contains(port));
+        Ok(released | (left && Ebtables.release(ports)?))
     }
 
     fn export(&self, fences: &[Fence]) -> Result<String> {

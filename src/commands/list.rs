@@ -103,7 +103,8 @@ fn named(config: &Config, fences: Vec<HeldFence>) -> Vec<HeldFence> {
     let mut named: BTreeMap<(Option<VmName>, Option<Port>), HeldFence> = BTreeMap::new();
     for mut fence in fences {
         let port = fence.rules.first().map(|(rule, _)| rule.port().clone());
-        fence.vm = port.as_ref().and_then(|port| owners.get(port)).cloned();
+        let owner = port.as_ref().and_then(|port| owners.get(port));
+        fence.vm = owner.map(|(vm, _)| vm.clone());
         // Nobody's ports stay apart.
         let key = (fence.vm.clone(), port.filter(|_| fence.vm.is_none()));
         match named.entry(key) {

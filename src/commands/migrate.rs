@@ -2,19 +2,19 @@
 //! only when the kernel has taken the fences, so that no VM is open at any moment; run again, it
 //! completes what was interrupted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
 use super::{owners, print};
+use crate::backend::Backend;
 use crate::backend::ebtables::Ebtables;
 use crate::backend::nft::Nft;
-use crate::backend::{Backend, HeldFence};
 use crate::config::Config;
 use crate::fence::{Fence, Rule};
 use crate::lock;
 use crate::report;
-use crate::vm::{Port, VmName};
+use crate::vm::{Nic, Port, VmName};
 
 /// Runs it.
 pub fn run(config: &Config, dry_run: bool) -> Result<()> {
@@ -30,7 +30,7 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
     if dry_run {
         let load = match fences.is_empty() {
             true => String::new(),
-            false => Nft.export(&fences)?,
+            false => Nft.preview(&fences)?,
         };
         return print(&(load + &Ebtables.export_release(&ports)?));
     }
@@ -51,55 +51,72 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
 }
 
 /// The fences that nft is to hold, and the ports whose ebtables rules can then go.
-fn migrated(owners: &BTreeMap<Port, VmName>) -> Result<(Vec<Fence>, Vec<Port>)> {
-    let mut rules: BTreeMap<&VmName, Vec<Rule>> = BTreeMap::new();
-    let mut ports = Vec::new();
-    for held in Ebtables.fences()? {
-        let Some(port) = held.rules.first().map(|(rule, _)| rule.port().clone()) else {
-            continue;
-        };
-        match (pair(&held), owners.get(&port)) {
-            (None, _) => report::warning(&format!(
-                "port \"{port}\" is left alone: its ebtables rules are no pair of the seed's"
-            )),
-            (Some(_), None) => report::warning(&format!(
-                "port \"{port}\" is left alone: no running VM has it"
-            )),
-            (Some(pair), Some(vm)) => {
-                rules.entry(vm).or_default().extend(pair);
-                ports.push(port);
-            }
+fn migrated(owners: &BTreeMap<Port, (VmName, Nic)>) -> Result<(Vec<Fence>, Vec<Port>)> {
+    let listed = Ebtables.fences()?;
+    if listed.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let mut held: BTreeMap<VmName, Vec<Rule>> = BTreeMap::new();
+    for fence in Nft.fences()? {
+        if let Some(vm) = fence.vm {
+            held.insert(vm, fence.rules.into_iter().map(|(rule, _)| rule).collect());
         }
     }
-    if rules.is_empty() {
-        return Ok((Vec::new(), ports));
-    }
-    // What nft holds already of these VMs' other ports stays.
-    for held in Nft.fences()? {
-        if let Some(rules) = held.vm.as_ref().and_then(|vm| rules.get_mut(vm)) {
-            let others = held.rules.into_iter().map(|(rule, _)| rule);
-            rules.extend(others.filter(|rule| !ports.contains(rule.port())));
+    let mut fences: BTreeMap<&VmName, Vec<Rule>> = BTreeMap::new();
+    let mut ports = Vec::new();
+    for fence in listed {
+        let rules: BTreeSet<_> = fence.rules.into_iter().map(|(rule, _)| rule).collect();
+        let Some(port) = rules.first().map(|rule| rule.port().clone()) else {
+            continue;
+        };
+        match new_rules(&port, &rules, owners.get(&port), &held) {
+            Ok((vm, new)) => {
+                // What nft holds already of the VM's other ports stays.
+                let kept = || held.get(vm).cloned().unwrap_or_default();
+                fences.entry(vm).or_insert_with(kept).extend(new);
+                ports.push(port);
+            }
+            Err(why) => {
+                report::warning(&format!("port \"{port}\" is left alone: {why}"));
+            }
         }
     }
     let fence = |(vm, rules): (&VmName, Vec<Rule>)| Fence {
         vm: vm.clone(),
         rules,
     };
-    Ok((rules.into_iter().map(fence).collect(), ports))
+    Ok((fences.into_iter().map(fence).collect(), ports))
 }
 
-/// The seed's two rules, each once, if these are no others.
-fn pair(held: &HeldFence) -> Option<[Rule; 2]> {
-    let mut rules: Vec<_> = held.rules.iter().map(|(rule, _)| rule.clone()).collect();
-    rules.sort_unstable();
-    rules.dedup();
-    match <[Rule; 2]>::try_from(rules) {
-        Ok(
-            [
-                spoofed @ Rule::Spoofed { .. },
-                foreign @ Rule::Foreign { .. },
-            ],
-        ) => Some([spoofed, foreign]),
-        _ => None,
+/// Whose fence it is that these ebtables rules of a port make, and the rules that nft has yet to
+/// take for them to go; or why they have to stay.
+fn new_rules<'a>(
+    port: &Port,
+    rules: &BTreeSet<Rule>,
+    owner: Option<&'a (VmName, Nic)>,
+    held: &BTreeMap<VmName, Vec<Rule>>,
+) -> Result<(&'a VmName, Vec<Rule>), &'static str> {
+    let (vm, nic) = owner.ok_or("no running VM has it")?;
+    let held = held.get(vm).map(Vec::as_slice).unwrap_or_default();
+    let in_nft: BTreeSet<_> = held
+        .iter()
+        .filter(|rule| rule.port() == port)
+        .cloned()
+        .collect();
+    if !in_nft.is_empty() {
+        // Also what an interrupted run has left, of a pair or of half of one.
+        return match rules.is_subset(&in_nft) {
+            true => Ok((vm, Vec::new())),
+            false => Err("nft fences it otherwise than its ebtables rules do"),
+        };
+    }
+    match rules.iter().collect::<Vec<_>>().as_slice() {
+        [Rule::Spoofed { mac, .. }, Rule::Foreign { own, .. }] => {
+            match *mac == nic.mac && own.contains(nic.mac) {
+                true => Ok((vm, rules.iter().cloned().collect())),
+                false => Err("its ebtables rules are of another address than its VM's"),
+            }
+        }
+        _ => Err("its ebtables rules are no pair of the seed's"),
     }
 }

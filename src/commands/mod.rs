@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::fence;
 use crate::report;
 use crate::source::libvirt;
-use crate::vm::{Port, Vm, VmName};
+use crate::vm::{Nic, Port, Vm, VmName};
 
 /// Does what the command line says.
 ///
@@ -72,13 +72,13 @@ fn warn_of_skipped(vm: &Vm) {
     }
 }
 
-/// Which running VM has which port, for firewalls whose rules name no VM.
-fn owners(config: &Config) -> Result<BTreeMap<Port, VmName>> {
+/// Which running VM has which port and with what NIC, for firewalls whose rules name no VM.
+fn owners(config: &Config) -> Result<BTreeMap<Port, (VmName, Nic)>> {
     let vms = libvirt::running(&config.connect)?;
     let owned = |vm: Vm| {
         vm.nics
             .into_iter()
-            .map(move |nic| (nic.port, vm.name.clone()))
+            .map(move |nic| (nic.port.clone(), (vm.name.clone(), nic)))
     };
     Ok(vms.into_iter().flat_map(owned).collect())
 }

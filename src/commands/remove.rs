@@ -1,11 +1,13 @@
 //! `macfence remove`: take the fences of these VMs away, all in one transaction.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
 
 use super::note;
 use crate::backend::{self, Backend};
 use crate::config::Config;
-use crate::fence::Fence;
+use crate::fence::{Fence, Rule};
 use crate::lock;
 use crate::source::libvirt;
 use crate::vm::{Vm, VmName};
@@ -21,6 +23,14 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
             "ebtables rules name no VM, so libvirt has to tell its ports; \
              if the VM has ended, use flush",
         )?;
+        for vm in &vms {
+            ensure!(
+                vm.skipped.is_empty(),
+                "VM {:?}: {}, and ebtables rules name no VM: use flush",
+                vm.name.as_str(),
+                vm.skipped.join("; ")
+            );
+        }
         changed |= by_port(&*backend, &vms)?;
     }
     note(config, || match changed {
@@ -47,13 +57,27 @@ fn by_name(backend: &dyn Backend, names: &[VmName]) -> Result<bool> {
     backend.enforce(&fences)
 }
 
-/// For a firewall whose rules name no VM.
+/// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the
+/// VM's own address are taken.
 fn by_port(backend: &dyn Backend, vms: &[Vm]) -> Result<bool> {
-    let ports: Vec<_> = vms
+    let nics: BTreeMap<_, _> = vms
         .iter()
         .flat_map(|vm| &vm.nics)
-        .map(|nic| nic.port.clone())
+        .map(|n| (&n.port, n))
         .collect();
+    let is_own = |rule: &Rule| {
+        nics.get(rule.port()).is_some_and(|nic| match rule {
+            Rule::Spoofed { mac, .. } => *mac == nic.mac,
+            Rule::Foreign { own, .. } => own.contains(nic.mac),
+        })
+    };
     let _lock = lock::exclusive()?;
+    let mut ports = Vec::new();
+    for fence in backend.fences()? {
+        let mut rules = fence.rules.iter().map(|(rule, _)| rule);
+        if rules.clone().all(is_own) {
+            ports.extend(rules.next().map(|rule| rule.port().clone()));
+        }
+    }
     backend.release(&ports)
 }

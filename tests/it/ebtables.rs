@@ -191,6 +191,180 @@ fn only_what_is_ours_is_taken() {
     );
 }
 
+/// The rules of `FORWARD` from these words, in this order.
+fn given(host: &Host, given: &[&str]) {
+    host.ok("ebtables", &["-F", "FORWARD"]);
+    for rule in given {
+        let words: Vec<_> = ["-A", "FORWARD"]
+            .into_iter()
+            .chain(rule.split(' '))
+            .collect();
+        host.ok("ebtables", &words);
+    }
+}
+
+/// The rules of `FORWARD`, without its name.
+fn forward(host: &Host) -> Vec<String> {
+    let ours = |rule: String| rule.strip_prefix("-A FORWARD ").map(str::to_owned);
+    rules(host).into_iter().filter_map(ours).collect()
+}
+
+const TO: &str = "-s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-1-0 -j DROP";
+const FROM: &str = "-s ! 02:00:c0:a8:00:05 -i one-1-0 -j DROP";
+
+#[test]
+fn the_rule_that_goes_is_the_one_that_was_meant() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    // ebtables does not look at masks when it looks for a rule to delete.
+    let wide = TO.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:00");
+    for rules in [[&*wide, TO, FROM], [TO, &*wide, FROM], [FROM, TO, &*wide]] {
+        given(&host, &rules);
+        apply(&host, &xml, &[]).ok();
+        assert_eq!(
+            sorted(forward(&host)),
+            sorted(vec![TO.to_owned(), FROM.to_owned()])
+        );
+    }
+    // From one prefix length to another and back, the address being the same.
+    for (len, expected) in [("32", &*wide), ("40", TO), ("32", &*wide)] {
+        apply(&host, &xml, &["--prefix-len", len]).ok();
+        assert_eq!(
+            sorted(forward(&host)),
+            sorted(vec![expected.to_owned(), FROM.to_owned()])
+        );
+    }
+    // Copies behind an ACCEPT are of no use: those before it stay, with what they have counted.
+    given(&host, &[TO, FROM, "-j ACCEPT", TO, FROM]);
+    apply(&host, &xml, &[]).ok();
+    assert_eq!(forward(&host), [TO, FROM, "-j ACCEPT"]);
+    // Somebody else's rule that ebtables takes for ours.
+    let gap = TO.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:ff");
+    given(&host, &[&gap, TO, FROM]);
+    host.unplug("one-1-0");
+    host.macfence(["--backend", "ebtables", "flush"]).ok();
+    assert_eq!(forward(&host), [gap]);
+}
+
+#[test]
+fn a_rule_that_replaces_another_takes_its_place() {
+    let host = host();
+    given(&host, &["-i eth0 -j ACCEPT", TO, FROM, "-j ACCEPT"]);
+    apply(&host, &domain("new", &[(B, "one-1-0", "br0")]), &[]).ok();
+    let new = |rule: &str| {
+        rule.replace("00:05", "01:05")
+            .replace("a8:00:00", "a8:01:00")
+    };
+    assert_eq!(
+        forward(&host),
+        ["-i eth0 -j ACCEPT", &new(TO), &new(FROM), "-j ACCEPT"]
+    );
+}
+
+#[test]
+fn rules_with_wildcards_and_chains_of_others_are_not_ours() {
+    let host = host();
+    host.ok("ebtables", &["-N", "macfence-log"]);
+    let theirs = [
+        "-s ! 02:00:c0:a8:00:05 -i vnet+ -j DROP",
+        "-s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o vnet+ -j DROP",
+        "-s ! 02:00:c0:a8:00:05 -i gone0 -j macfence-log",
+    ];
+    given(&host, &theirs);
+    host.macfence(["--backend", "ebtables", "flush"]).ok();
+    apply(&host, &domain("one-1", &[(A, "one-1-0", "br0")]), &[]).ok();
+    host.unplug("one-1-0");
+    host.macfence(["--backend", "ebtables", "flush"]).ok();
+    assert_eq!(forward(&host), theirs);
+    assert!(host.ok("ebtables", &["-L"]).contains("macfence-log"));
+}
+
+#[test]
+fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
+    let host = host();
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    script(&dir, "ebtables-restore", "exit 1");
+    script(
+        &dir,
+        "ebtables",
+        "case $* in *-A*macfence-*) echo no >&2; exit 1;; esac; \
+        exec /usr/sbin/ebtables \"$@\"",
+    );
+    for _ in 0..5 {
+        let mut command = Command::new(MACFENCE);
+        let args = [
+            "--backend",
+            "ebtables",
+            "apply",
+            "--xml",
+            "-",
+            "--trusted",
+            "0:16:3e:0:0:1",
+        ];
+        host.exec(command.args(args).env("PATH", &path), &xml)
+            .error();
+    }
+    let chains = || {
+        host.ok("ebtables", &["-L"])
+            .matches("chain: macfence-")
+            .count()
+    };
+    assert_eq!(chains(), 1);
+    apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
+    assert_eq!((chains(), rules(&host).len()), (1, 4));
+}
+
+#[test]
+fn remove_does_not_take_what_is_another_vms_by_now() {
+    let host = host();
+    let old = domain("old", &[(A, "one-1-0", "br0")]);
+    apply(&host, &domain("new", &[(B, "one-1-0", "br0")]), &[]).ok();
+    let dir = fake_virsh(&[
+        ("old", &old),
+        (
+            "off",
+            "<domain><name>off</name><devices>\
+        <interface><mac address='2:0:0:0:0:1'/></interface></devices></domain>",
+        ),
+    ]);
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let remove = |vm: &str| {
+        let mut command = Command::new(MACFENCE);
+        host.exec(
+            command
+                .args(["--backend", "ebtables", "remove", vm])
+                .env("PATH", &path),
+            "",
+        )
+    };
+    remove("old").ok();
+    assert_eq!(forward(&host).len(), 2);
+    assert!(remove("off").error().contains("use flush"));
+}
+
+#[test]
+fn a_host_that_has_come_to_nft_is_rid_of_the_seeds_rules_by_flush() {
+    let host = host();
+    given(&host, &[TO, FROM, "-p ARP -j ACCEPT"]);
+    host.apply(&domain("one-2", &[(B, "one-2-0", "br0")])).ok();
+    host.macfence(["flush"]).ok();
+    assert_eq!(forward(&host).len(), 3);
+    host.unplug("one-1-0");
+    host.macfence(["hook", "ebtables-flush"]).ok();
+    assert_eq!(forward(&host), ["-p ARP -j ACCEPT"]);
+    assert_eq!(host.fenced(), ["one-2"]);
+}
+
 #[test]
 fn list_and_remove_find_a_vms_rules_by_its_ports() {
     let host = host();
@@ -297,6 +471,14 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
     // An nft that is only in trouble is not given up: its fences are in force.
     for (says, words) in [
         ("kill -11 $$", "signal 11"),
+        (
+            "echo 'sudo: a password is required' >&2; exit 1",
+            "password",
+        ),
+        (
+            "echo 'Error: No buffer space available' >&2; exit 1",
+            "buffer space",
+        ),
         (
             "case $* in *-c*) exec /usr/sbin/nft \"$@\";; esac; echo no >&2; exit 1",
             "nft: no",

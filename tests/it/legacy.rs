@@ -154,7 +154,7 @@ fn boot(suite: &str, version: &str) {
         said.lines().any(|line| line.trim_end().ends_with("nft:")),
         "there is an nft: {said}"
     );
-    assert!(said.contains("test result: ok. 3 passed"), "{said}");
+    assert!(said.contains("test result: ok. 4 passed"), "{said}");
     assert!(said.contains("guest: status 0"), "{said}");
 }
 

@@ -130,6 +130,75 @@ fn every_pair_becomes_a_fence_and_the_rest_is_left() {
     assert_eq!(list[1]["nics"][0]["prefix"], "02:00:c0:a8:01:00/40");
 }
 
+#[test]
+fn stale_rules_do_not_replace_what_is_right() {
+    let (host, virsh) = seeded(2);
+    host.ports("br0", &[&port(0), &port(1)]);
+    // VM 0 has another address by now, with a fence of nft or without.
+    let now = domain("one-0", &[("02:00:c0:a8:09:05", &port(0), "br0")]);
+    std::fs::write(virsh.path().join("one-0.xml"), &now).unwrap();
+    let all = ebtables_rules(&host);
+    let ran = migrate(&host, &virsh, &[]);
+    assert!(ran.stderr.contains("of another address"), "{}", ran.stderr);
+    assert_eq!(host.fenced(), ["one-1"]);
+    assert_eq!(ebtables_rules(&host), all[..3]);
+    host.apply(&now).ok();
+    let ran = migrate(&host, &virsh, &[]);
+    assert!(ran.stderr.contains("otherwise"), "{}", ran.stderr);
+    assert_eq!(host.list()[0]["nics"][0]["mac"], "02:00:c0:a8:09:05");
+    assert_eq!(ebtables_rules(&host), all[..3]);
+}
+
+#[test]
+fn a_dry_run_prints_what_the_run_then_loads() {
+    let (host, virsh) = seeded(1);
+    host.ports("br0", &[&port(0)]);
+    // The port is another VM's in nft: its entry has to go first.
+    host.apply(&domain("old", &[("02:00:c0:a8:09:05", &port(0), "br0")]))
+        .ok();
+    let dry = migrate(&host, &virsh, &["--dry-run"]).ok();
+    let json: String = dry
+        .lines()
+        .take_while(|line| !line.starts_with("ebtables"))
+        .collect();
+    let copy = Host::new();
+    copy.exec(
+        Command::new("nft").args(["-f", "-"]),
+        &host.ok("nft", &["list", "table", "bridge", "macfence"]),
+    )
+    .ok();
+    // Handles count from one in a new namespace; this transaction needs none.
+    copy.exec(Command::new("nft").args(["-j", "-f", "-"]), &json)
+        .ok();
+    migrate(&host, &virsh, &[]).ok();
+    let table = ["list", "table", "bridge", "macfence"];
+    assert_eq!(copy.ok("nft", &table), host.ok("nft", &table));
+    assert_eq!(host.fenced(), ["one-0"]);
+}
+
+#[test]
+fn a_migration_that_stops_between_two_rules_is_completed() {
+    let (host, virsh) = seeded(1);
+    host.ports("br0", &[&port(0)]);
+    // Few rules are deleted by one call each; the second one fails.
+    crate::lab::script(
+        &virsh,
+        "ebtables",
+        "case $* in *-D*-i*) echo no >&2; exit 1;; esac; \
+        exec /usr/sbin/ebtables \"$@\"",
+    );
+    let error = migrate(&host, &virsh, &[]);
+    assert_eq!(error.status, 1, "{error:?}");
+    assert_eq!(
+        (ebtables_rules(&host).len(), host.fenced()),
+        (2, vec!["one-0".to_owned()])
+    );
+    std::fs::remove_file(virsh.path().join("ebtables")).unwrap();
+    migrate(&host, &virsh, &[]).ok();
+    assert_eq!(ebtables_rules(&host), ["-p ARP -i eth7 -j ACCEPT"]);
+    assert_eq!(host.fenced(), ["one-0"]);
+}
+
 /// VM 0 (network 0) sends under VM 1's address and under its own; VM 1 (network 1) must hear
 /// neither, and an uplink only what is not spoofed.
 struct Forbidden<'a> {

@@ -1,7 +1,9 @@
 //! A host without nft. These run here, where nft is taken away and ebtables is the nft variant, and
 //! once more on old kernels with the legacy ebtables: see [`super::legacy`].
 
-use crate::lab::{Host, domain};
+use std::process::Command;
+
+use crate::lab::{Host, MACFENCE, domain, script};
 use crate::semantics::{SEED, TRUSTING, check_frames};
 
 fn host() -> Host {
@@ -55,7 +57,19 @@ fn the_life_of_vms_on_an_old_host() {
         ran.stderr
     );
     assert_eq!(rules(&host).len(), 2);
-    host.macfence(&apply).ok();
+    // An ebtables that adds nothing by itself: ebtables-restore must have done it.
+    script(
+        &dir,
+        "ebtables",
+        "case $* in *-A*) exit 1;; esac; exec /usr/sbin/ebtables \"$@\"",
+    );
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    host.exec(Command::new(MACFENCE).args(&apply).env("PATH", path), "")
+        .ok();
     let all = rules(&host);
     assert_eq!(all.len(), 10, "{all:?}");
     let again = host.macfence(&apply);
@@ -90,4 +104,33 @@ fn the_life_of_vms_on_an_old_host() {
     (1..=5).for_each(|vm| host.unplug(&format!("one-{vm}-0")));
     host.macfence(["flush"]).ok();
     assert_eq!(rules(&host), ["-i eth0 -j ACCEPT"]);
+}
+
+#[test]
+fn the_rule_that_goes_on_an_old_host_is_the_one_that_was_meant() {
+    let host = host();
+    host.bridge("br0");
+    host.ports("br0", &["one-1-0"]);
+    let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
+    // ebtables does not look at masks when it looks for a rule to delete.
+    for (len, mask) in [
+        ("32", "ff:ff:ff:ff:0"),
+        ("40", "ff:ff:ff:ff:ff:0"),
+        ("32", "ff:ff:ff:ff:0"),
+    ] {
+        host.macfence_reading(&xml, ["apply", "--xml", "-", "--prefix-len", len])
+            .ok();
+        let rules = rules(&host);
+        assert!(
+            rules.len() == 2 && rules.iter().any(|rule| rule.contains(mask)),
+            "{rules:?}"
+        );
+        assert_eq!(
+            rules
+                .iter()
+                .filter(|rule| rule.contains("ff:ff:ff:ff:ff"))
+                .count(),
+            usize::from(len == "40")
+        );
+    }
 }

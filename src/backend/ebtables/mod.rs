@@ -17,7 +17,7 @@ mod plan;
 mod rule;
 mod ruleset;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
@@ -82,14 +82,14 @@ impl Backend for Ebtables {
     }
 
     fn mend(&self, _fences: &[Fence]) -> Result<bool> {
-        // A rule in FORWARD is passed by every frame.
+        // What other people's rules let pass before ours is theirs to say, as it was the seed's.
         Ok(false)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
         match ports.is_empty() {
             true => Ok(false),
-            false => run(plan::release(&list()?, ports)),
+            false => run(release(ports)?),
         }
     }
 
@@ -101,13 +101,18 @@ impl Backend for Ebtables {
 impl Ebtables {
     /// The lines of [`Backend::export`] that would delete the rules of these ports.
     pub fn export_release(&self, ports: &[Port]) -> Result<String> {
-        Ok(lines(&plan::release(&list()?, ports)))
+        Ok(lines(&release(ports)?))
     }
 
     /// The rules in `FORWARD` that are not of the seed's shape, as listed.
     pub fn others(&self) -> Result<Vec<String>> {
         Ok(list()?.others)
     }
+}
+
+fn release(ports: &[Port]) -> Result<Vec<Call>> {
+    let ports: BTreeSet<_> = ports.iter().collect();
+    Ok(plan::release(&list()?, |rule| ports.contains(rule.port())))
 }
 
 fn wanted(fences: &[Fence]) -> Result<Vec<Rule>> {

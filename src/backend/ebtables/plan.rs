@@ -12,7 +12,8 @@ use crate::vm::Port;
 /// The words of one ebtables call, after the table.
 pub type Call = Vec<String>;
 
-/// What brings `held` to these rules for their ports.
+/// What brings `held` to these rules for their ports. A rule that replaces another takes its
+/// place, so that it is passed by the same frames; a new one goes to the end, as the seed's do.
 pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
     let mut missing: BTreeMap<&Port, Vec<&Rule>> = BTreeMap::new();
     for rule in wanted {
@@ -32,101 +33,131 @@ pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
     let mut calls = Vec::new();
     let mut needed = BTreeSet::new();
     let mut chains = held.chains.clone();
+    let mut inserts = BTreeMap::new();
+    let mut appends = Vec::new();
     for rule in missing.into_values().flatten() {
         let target = match rule {
             Rule::Foreign { trusted, .. } if !trusted.is_empty() => {
-                let (name, is_new) = chain_for(&chains, trusted);
-                if is_new {
-                    calls.extend(make_chain(&name, trusted));
-                    chains.insert(name.clone(), Some(trusted.clone()));
-                }
+                let name = chain_for(held, &mut chains, trusted, &mut calls);
+                needed.insert(name.clone());
                 name
             }
             _ => DROP.to_owned(),
         };
-        calls.push(call("-A", Shape::of(rule).words(), &target));
-        needed.insert(target);
+        let words = [Shape::of(rule).words(), words(&["-j", &target])].concat();
+        let is_alike = |old: &&&HeldRule| {
+            std::mem::discriminant(&old.shape) == std::mem::discriminant(&Shape::of(rule))
+        };
+        let ports_own = surplus.iter().filter(|old| old.port() == rule.port());
+        match ports_own.filter(is_alike).map(|old| old.number).min() {
+            Some(number) => drop(inserts.insert(number, words)),
+            None => appends.push(words),
+        }
     }
-    calls.extend(delete(held, &surplus, &needed));
+    // From the last place to the first, so that no call moves what a later one counts.
+    for (number, rule) in inserts.iter().rev() {
+        calls.push(
+            [
+                self::words(&["-I", "FORWARD", &number.to_string()]),
+                rule.clone(),
+            ]
+            .concat(),
+        );
+    }
+    for rule in appends {
+        calls.push([self::words(&["-A", "FORWARD"]), rule].concat());
+    }
+    let moved = |number: usize| number + inserts.range(..=number).count();
+    calls.extend(delete(held, &surplus, &needed, moved));
     calls
 }
 
-/// What deletes every rule of `held` that stands in front of one of these ports.
-pub fn release(held: &Ruleset, ports: &[Port]) -> Vec<Call> {
-    let ports: BTreeSet<_> = ports.iter().collect();
-    let surplus: Vec<_> = held
-        .rules
-        .iter()
-        .filter(|r| ports.contains(r.port()))
-        .collect();
-    delete(held, &surplus, &BTreeSet::new())
+/// What deletes these rules of `held`.
+pub fn release(held: &Ruleset, is_surplus: impl Fn(&HeldRule) -> bool) -> Vec<Call> {
+    let surplus: Vec<_> = held.rules.iter().filter(|rule| is_surplus(rule)).collect();
+    delete(held, &surplus, &BTreeSet::new(), |number| number)
 }
 
-/// Deletes rules, and the chains that no other rule leads to nor is going to.
-fn delete(held: &Ruleset, surplus: &[&HeldRule], needed: &BTreeSet<String>) -> Vec<Call> {
-    let mut calls: Vec<_> = surplus
+/// Deletes rules, and the chains that no other rule leads to nor is going to. A rule's number is
+/// by now what `moved` makes of it.
+fn delete(
+    held: &Ruleset,
+    surplus: &[&HeldRule],
+    needed: &BTreeSet<String>,
+    moved: impl Fn(usize) -> usize,
+) -> Vec<Call> {
+    let mut calls = Vec::new();
+    // By its words where they can mean no other rule: whatever others do meanwhile, it is that one.
+    // By its number otherwise, the last first, and before any other number changes.
+    let (by_words, by_number): (Vec<&HeldRule>, Vec<&HeldRule>) = surplus
         .iter()
-        .map(|rule| [words(&["-D", "FORWARD"]), rule.words()].concat())
-        .collect();
-    let gone: BTreeSet<_> = surplus
-        .iter()
-        .map(|rule| std::ptr::from_ref(*rule))
-        .collect();
+        .partition(|rule| rule.is_unmistakable && moved(rule.number) == rule.number);
+    let mut numbers: Vec<_> = by_number.iter().map(|rule| moved(rule.number)).collect();
+    numbers.sort_unstable();
+    for number in numbers.iter().rev() {
+        calls.push(words(&["-D", "FORWARD", &number.to_string()]));
+    }
+    for rule in by_words {
+        calls.push([words(&["-D", "FORWARD"]), rule.words()].concat());
+    }
+    let gone: BTreeSet<_> = surplus.iter().map(|rule| rule.number).collect();
     let stay = held
         .rules
         .iter()
-        .filter(|rule| !gone.contains(&std::ptr::from_ref(*rule)));
+        .filter(|rule| !gone.contains(&rule.number));
     let used: BTreeSet<_> = stay.map(|rule| rule.target.as_str()).collect();
     // Also what an interrupted run has made and not used.
-    for chain in held
-        .chains
-        .keys()
-        .filter(|c| !used.contains(c.as_str()) && !needed.contains(*c))
-    {
+    let free =
+        |c: &&String| !used.contains(c.as_str()) && !needed.contains(*c) && !held.others_use(c);
+    for chain in held.chains.keys().filter(free) {
         calls.push(words(&["-F", chain]));
         calls.push(words(&["-X", chain]));
     }
     calls
 }
 
-/// The chain that trusts just these, and whether it has to be made. Its name is a digest of what
-/// it holds: VMs that trust the same share one.
+/// The chain that trusts just these; what has to be done to make it goes to `calls`. Its name is a
+/// digest of what it holds: VMs that trust the same share one.
 fn chain_for(
-    chains: &BTreeMap<String, Option<Vec<MacPrefix>>>,
+    held: &Ruleset,
+    chains: &mut BTreeMap<String, Option<Vec<MacPrefix>>>,
     trusted: &[MacPrefix],
-) -> (String, bool) {
-    if let Some((name, _)) = chains
-        .iter()
-        .find(|(_, held)| held.as_deref() == Some(trusted))
-    {
-        return (name.clone(), false);
+    calls: &mut Vec<Call>,
+) -> String {
+    let is_it = |(_, other): &(&String, &Option<Vec<_>>)| other.as_deref() == Some(trusted);
+    if let Some((name, _)) = chains.iter().find(is_it) {
+        return name.clone();
     }
     let text: String = trusted.iter().map(MacPrefix::to_string).collect();
     let mut name = format!("{CHAIN_PREFIX}{:016x}", fnv1a(text.as_bytes()));
-    // Somebody has changed the chain of that name.
-    while chains.contains_key(&name) {
+    let in_use =
+        |name: &str| held.rules.iter().any(|rule| rule.target == name) || held.others_use(name);
+    // Somebody has changed the chain of that name, and frames pass it.
+    while chains.contains_key(&name) && in_use(&name) {
         name.push('x');
     }
-    (name, true)
+    calls.push(match chains.contains_key(&name) {
+        true => words(&["-F", &name]),
+        false => words(&["-N", &name, "-P", "RETURN"]),
+    });
+    calls.extend(fill_chain(&name, trusted));
+    chains.insert(name.clone(), Some(trusted.to_vec()));
+    name
 }
 
-/// A chain that no rule leads to yet: it may be made in any order.
-fn make_chain(name: &str, trusted: &[MacPrefix]) -> Vec<Call> {
-    let mut calls = vec![words(&["-N", name, "-P", "RETURN"])];
-    for sender in trusted {
-        let rule = [
+/// Fills a chain that no rule leads to yet: in any order.
+fn fill_chain(name: &str, trusted: &[MacPrefix]) -> Vec<Call> {
+    let rule = |sender: &MacPrefix| {
+        [
             words(&["-A", name]),
             sender_words(*sender),
             words(&["-j", "RETURN"]),
-        ];
-        calls.push(rule.concat());
-    }
+        ]
+        .concat()
+    };
+    let mut calls: Vec<_> = trusted.iter().map(rule).collect();
     calls.push(words(&["-A", name, "-j", DROP]));
     calls
-}
-
-fn call(what: &str, matches: Vec<String>, target: &str) -> Call {
-    [words(&[what, "FORWARD"]), matches, words(&["-j", target])].concat()
 }
 
 fn words(words: &[&str]) -> Call {

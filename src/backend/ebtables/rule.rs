@@ -83,13 +83,28 @@ impl<'a> Listed<'a> {
         })
     }
 
+    /// What ebtables looks at when it looks for a rule to delete: everything but the masks of
+    /// addresses, in either kind (legacy 2.0.11 and nft 1.8.9, tried out).
+    pub fn as_ebtables_compares(&self) -> Vec<String> {
+        let bare = |word: &&str| match word.split('/').next().map(str::parse::<MacAddr>) {
+            Some(Ok(address)) => address.to_string(),
+            _ => (*word).to_owned(),
+        };
+        self.matches
+            .iter()
+            .chain([&self.target])
+            .map(bare)
+            .collect()
+    }
+
     /// The seed's shape, if the rule has it.
     pub fn shape(&self) -> Option<Shape> {
         let ["-s", "!", who, way, port] = self.matches.as_slice() else {
             return None;
         };
         let who = prefix(who)?;
-        let port = port.parse().ok()?;
+        // A `+` is a wildcard: the rule stands in front of many ports, and we write none such.
+        let port: Port = port.parse().ok().filter(|port| check_port(port).is_ok())?;
         match *way {
             "-i" if who.len() == PrefixLen::FULL => Some(Shape::From(port, who.base())),
             "-o" => Some(Shape::To(port, who)),

@@ -1,6 +1,6 @@
 //! What ebtables lists of the filter table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
@@ -16,15 +16,15 @@ pub struct Ruleset {
     pub rules: Vec<HeldRule>,
     /// All other rules, as listed: somebody else's.
     pub others: Vec<String>,
-    /// Chains that let trusted senders return and drop all others; `None`: the chain has our
-    /// name but is something else.
+    /// Chains of ours: who may return from them, all others being dropped; `None`: somebody has
+    /// changed the chain, or a run was interrupted while it made it.
     pub chains: BTreeMap<String, Option<Vec<MacPrefix>>>,
 }
 
 /// A rule in `FORWARD`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRule {
-    /// The rule; `None`: it leads to a chain that somebody has changed.
+    /// The rule; `None`: it leads to a chain that is not as it should be.
     pub rule: Option<Rule>,
     /// What it matches.
     pub shape: Shape,
@@ -32,6 +32,10 @@ pub struct HeldRule {
     pub target: String,
     /// How many frames matched, where ebtables tells.
     pub packets: Option<u64>,
+    /// Its place in `FORWARD`, from 1.
+    pub number: usize,
+    /// Whether ebtables finds it by its words: whether no other rule can be taken for it.
+    pub is_unmistakable: bool,
 }
 
 impl HeldRule {
@@ -58,7 +62,7 @@ impl Ruleset {
     pub fn read(listing: &str) -> Result<Self> {
         let mut chains: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         let mut chain = None;
-        for line in listing.lines().filter(|line| !line.is_empty()) {
+        for line in listing.lines().filter(|line| !line.trim().is_empty()) {
             if let Some(head) = line.strip_prefix("Bridge chain: ") {
                 let name = head.split(',').next().unwrap_or(head);
                 chains.entry(name).or_default();
@@ -72,42 +76,97 @@ impl Ruleset {
             "ebtables printed an unknown listing"
         );
         let mut ruleset = Self::default();
-        for (name, rules) in &chains {
-            if name.starts_with(CHAIN_PREFIX) {
-                ruleset.chains.insert((*name).to_owned(), trusted(rules));
-            }
+        for (name, rules) in chains.iter().filter(|(name, _)| is_ours(name)) {
+            ruleset.chains.insert((*name).to_owned(), trusted(rules));
         }
-        for line in chains.remove("FORWARD").unwrap_or_default() {
-            match Listed::read(line).and_then(|listed| ruleset.ours(&listed)) {
-                Some(rule) => ruleset.rules.push(rule),
+        let forward = chains.remove("FORWARD").unwrap_or_default();
+        let listed: Vec<_> = forward.iter().map(|line| Listed::read(line)).collect();
+        let twins = twins(&listed);
+        for (index, (line, listed)) in forward.iter().zip(&listed).enumerate() {
+            let number = index + 1;
+            match listed.as_ref().and_then(|listed| ruleset.ours(listed)) {
+                Some(rule) => {
+                    let is_unmistakable = !twins.contains(&number);
+                    ruleset.rules.push(HeldRule {
+                        number,
+                        is_unmistakable,
+                        ..rule
+                    });
+                }
                 None => {
-                    let text = Listed::read(line).map_or(line, |listed| listed.text);
+                    let text = listed.as_ref().map_or(*line, |listed| listed.text);
                     ruleset.others.push(text.to_owned());
                 }
             }
         }
+        // Rules of other chains may lead to ours as well, though nobody should.
+        let elsewhere = chains.iter().filter(|(name, _)| !is_ours(name));
+        ruleset.others.extend(
+            elsewhere
+                .flat_map(|(_, rules)| rules)
+                .map(|rule| rule.to_string()),
+        );
         Ok(ruleset)
+    }
+
+    /// Whether a rule that is not ours leads to this chain.
+    pub fn others_use(&self, chain: &str) -> bool {
+        self.others
+            .iter()
+            .any(|rule| rule.split_whitespace().any(|word| word == chain))
     }
 
     fn ours(&self, listed: &Listed) -> Option<HeldRule> {
         let shape = listed.shape()?;
-        let trusted = match self.chains.get(listed.target) {
-            Some(trusted) => trusted.clone(),
-            None if listed.target == DROP => Some(Vec::new()),
-            None => return None,
-        };
-        let rule = trusted.and_then(|trusted| match shape.clone() {
-            Shape::From(port, mac) => trusted.is_empty().then_some(Rule::Spoofed { port, mac }),
-            Shape::To(port, own) => Some(Rule::Foreign { port, own, trusted }),
-        });
-        let target = listed.target.to_owned();
+        let rule =
+            match (shape.clone(), self.chains.get(listed.target)) {
+                (Shape::From(port, mac), None) if listed.target == DROP => {
+                    Some(Rule::Spoofed { port, mac })
+                }
+                (Shape::To(port, own), None) if listed.target == DROP => Some(Rule::Foreign {
+                    port,
+                    own,
+                    trusted: Vec::new(),
+                }),
+                (Shape::To(port, own), Some(trusted)) => trusted
+                    .clone()
+                    .map(|trusted| Rule::Foreign { port, own, trusted }),
+                _ => return None,
+            };
         Some(HeldRule {
             rule,
             shape,
-            target,
+            target: listed.target.to_owned(),
             packets: listed.packets,
+            number: 0,
+            is_unmistakable: false,
         })
     }
+}
+
+/// The places of rules that ebtables cannot tell apart by their words.
+fn twins(listed: &[Option<Listed>]) -> BTreeSet<usize> {
+    let mut seen: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (index, listed) in listed.iter().enumerate() {
+        if let Some(listed) = listed {
+            seen.entry(listed.as_ebtables_compares())
+                .or_default()
+                .push(index + 1);
+        }
+    }
+    seen.into_values()
+        .filter(|places| places.len() > 1)
+        .flatten()
+        .collect()
+}
+
+/// Whether a chain's name is one that we give.
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix(CHAIN_PREFIX).is_some_and(|digest| {
+        digest.len() >= 16
+            && digest[..16].bytes().all(|b| b.is_ascii_hexdigit())
+            && digest[16..].bytes().all(|b| b == b'x')
+    })
 }
 
 /// The senders that a chain of ours trusts.
@@ -131,19 +190,21 @@ mod tests {
         Bridge chain: INPUT, entries: 0, policy: ACCEPT\n\n\
         Bridge chain: FORWARD, entries: 4, policy: ACCEPT\n\
         -p ARP -j ACCEPT , pcnt = 1 -- bcnt = 2\n\
-        -s ! 2:0:c0:a8:0:0/ff:ff:ff:ff:ff:0 -o a -j macfence-x , pcnt = 3 -- bcnt = 4\n\
+        -s ! 2:0:c0:a8:0:0/ff:ff:ff:ff:ff:0 -o a -j macfence-0123456789abcdef , pcnt = 3 -- bcnt = 4\n\
         -s ! 2:0:c0:a8:0:5 -i a -j DROP , pcnt = 5 -- bcnt = 6\n\
-        -s ! 2:0:c0:a8:0:0/ff:ff:ff:ff:ff:0 -o b -j macfence-y , pcnt = 0 -- bcnt = 0\n\n\
-        Bridge chain: macfence-x, entries: 2, policy: RETURN\n\
+        -s ! 2:0:c0:a8:0:0/ff:ff:ff:ff:ff:0 -o b -j macfence-fedcba9876543210 , pcnt = 0 -- bcnt = 0\n\n\
+        Bridge chain: macfence-0123456789abcdef, entries: 2, policy: RETURN\n\
         -s 0:16:3e:0:0:1 -j RETURN , pcnt = 0 -- bcnt = 0\n\
         -j DROP , pcnt = 0 -- bcnt = 0\n\n\
-        Bridge chain: macfence-y, entries: 1, policy: RETURN\n\
+        Bridge chain: macfence-fedcba9876543210, entries: 1, policy: RETURN\n\
         -j RETURN , pcnt = 0 -- bcnt = 0\n";
 
     #[test]
     fn a_listing_is_told_apart_into_ours_and_others() {
         let ruleset = Ruleset::read(LISTING).unwrap();
         assert_eq!(ruleset.others, ["-p ARP -j ACCEPT"]);
+        let numbers: Vec<_> = ruleset.rules.iter().map(|rule| rule.number).collect();
+        assert_eq!(numbers, [2, 3, 4]);
         let trusted = vec!["00:16:3e:00:00:01/48".parse().unwrap()];
         let a: Port = "a".parse().unwrap();
         let rules: Vec<_> = ruleset

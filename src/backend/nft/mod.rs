@@ -39,6 +39,13 @@ use crate::vm::Port;
 #[derive(Clone, Copy, Debug)]
 pub struct Nft;
 
+/// What nft says where it has no JSON, or its kernel no nf_tables or no bridge family.
+const CANNOT: [&str; 3] = [
+    "JSON support not compiled",
+    "not supported",
+    "Invalid argument",
+];
+
 impl Nft {
     /// Why nft cannot be used on this host at all: it is not there, speaks no JSON, or the kernel
     /// has no tables of the bridge family. `None` if it can, or if nothing can be said.
@@ -47,7 +54,21 @@ impl Nft {
             return Some(missing);
         }
         let output = dry_run(&Transaction::probe()).ok()?;
-        (output.refused()).then(|| output.failure())
+        let failure = output.failure();
+        let says = |words: &str| failure.to_string().contains(words);
+        // Anything else, as no rights or no memory, is trouble and not incapacity: fences that
+        // are in force would be left alone, and doubled.
+        let cannot = CANNOT.iter().any(|words| says(words)) && !says("sudo: ");
+        (!output.success() && cannot).then_some(failure)
+    }
+
+    /// The transaction that [`Backend::enforce`] would load now, as text; empty if none.
+    pub fn preview(&self, fences: &[Fence]) -> Result<String> {
+        let held = list(Transaction::list_table)?;
+        match plan::enforce(&held, &wanted(fences)?)? {
+            Some(transaction) => transaction.to_json_lines(),
+            None => Ok(String::new()),
+        }
     }
 }
 
