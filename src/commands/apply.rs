@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{described, note, warn_of_unknown_bridges};
+use super::{described, note, warn_of_the_other_kind, warn_of_unknown_bridges};
 use crate::backend;
 use crate::bridge;
 use crate::cli::Vms;
@@ -15,11 +15,15 @@ use crate::vm::Vm;
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let _asking = (!vms.vms.is_empty()).then(lock::asking).transpose()?;
-    fence_vms(config, &described(config, vms)?)
+    let (used, changed) = fence_vms(config, &described(config, vms)?)?;
+    if changed {
+        warn_of_the_other_kind(config, used);
+    }
+    Ok(())
 }
 
-/// Fences these VMs.
-pub fn fence_vms(config: &Config, vms: &[Vm]) -> Result<()> {
+/// Fences these VMs; returns with what firewall, and whether anything changed.
+pub fn fence_vms(config: &Config, vms: &[Vm]) -> Result<(&'static str, bool)> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
@@ -32,7 +36,7 @@ pub fn fence_vms(config: &Config, vms: &[Vm]) -> Result<()> {
         true => format!("the fences are now in the kernel ({})", backend.name()),
         false => format!("the kernel held these fences already ({})", backend.name()),
     });
-    Ok(())
+    Ok((backend.name(), changed))
 }
 
 fn fence(config: &Config, vm: &Vm) -> Result<Fence> {

@@ -36,7 +36,7 @@ fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
         "start" | "reconnect" => {
             let vm = described(name, &xml)?;
             warn_of_skipped(&vm);
-            apply::fence_vms(config, &[vm])
+            apply::fence_vms(config, &[vm]).map(|_| ())
         }
         // QEMU has ended, and nobody is left who could send.
         "stopped" | "release" => remove::unfence(config, &[described(name, &xml)?]),

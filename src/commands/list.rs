@@ -7,10 +7,8 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{owners, print};
-use crate::backend::ebtables::Ebtables;
-use crate::backend::nft::Nft;
-use crate::backend::{self, Backend, HeldFence};
+use super::{owners, print, warn_of_the_other_kind};
+use crate::backend::{self, HeldFence};
 use crate::bridge;
 use crate::config::Config;
 use crate::fence::Rule;
@@ -49,7 +47,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
     if !backend.names_vms() && !fences.is_empty() {
         fences = named(config, fences);
     }
-    warn_of_the_other_kind(backend.name());
+    warn_of_the_other_kind(config, backend.name());
     if json {
         let rows = fences.into_iter().map(row).collect::<Result<Vec<_>>>()?;
         return print(&(serde_json::to_string(&rows).context("JSON")? + "\n"));
@@ -113,25 +111,6 @@ fn named(config: &Config, fences: Vec<HeldFence>) -> Vec<HeldFence> {
         }
     }
     named.into_values().collect()
-}
-
-/// On a host that was upgraded, fences of both kinds may be in force.
-fn warn_of_the_other_kind(used: &str) {
-    let other = match used {
-        "nft" => Ebtables.ports(),
-        _ => Nft.ports(),
-    };
-    // That the other firewall cannot be asked means that nothing of it is in force.
-    if let (Ok(ports), "nft") = (&other, used)
-        && !ports.is_empty()
-    {
-        let count = ports.len();
-        report::warning(&format!(
-            "ebtables rules fence {count} ports as well: macfence migrate replaces them"
-        ));
-    } else if other.is_ok_and(|ports| !ports.is_empty()) {
-        report::warning("nft holds fences as well: use --backend nft, and macfence migrate");
-    }
 }
 
 fn row(fence: HeldFence) -> Result<Row> {

@@ -15,6 +15,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::backend::Backend;
+use crate::backend::ebtables::Ebtables;
+use crate::backend::nft::Nft;
 use crate::bridge;
 use crate::cli::{Cli, Command, Vms};
 use crate::config::Config;
@@ -112,6 +115,25 @@ fn warn_of_unknown_bridges(config: &Config) {
         .filter(|bridge| !bridge::exists(bridge))
     {
         report::warning(&format!("there is no bridge {bridge:?} on this host"));
+    }
+}
+
+/// On a host that was upgraded, fences of both kinds may be in force.
+fn warn_of_the_other_kind(config: &Config, used: &str) {
+    let (other, held) = match used {
+        "nft" => ("ebtables", Ebtables.ports()),
+        _ => ("nft", Nft.ports()),
+    };
+    match held {
+        Ok(ports) if ports.is_empty() => {}
+        Ok(ports) => report::warning(&format!(
+            "{other} fences {} ports as well: macfence migrate makes nft's fences of ebtables rules",
+            ports.len()
+        )),
+        // Most often it is not installed, or not for this user.
+        Err(e) => note(config, || {
+            format!("whether {other} fences anything is not known: {e:#}")
+        }),
     }
 }
 

@@ -515,7 +515,13 @@ fn fences_of_the_other_kind_are_pointed_out() {
         "{}",
         ran.stderr
     );
-    host.apply(&xml).ok();
+    let ran = host.apply(&xml);
+    assert!(
+        ran.stderr.contains("ebtables fences 1 ports as well"),
+        "{}",
+        ran.stderr
+    );
+    ran.ok();
     let ran = host.macfence(["--backend", "ebtables", "list"]);
     assert!(ran.stderr.contains("macfence migrate"), "{}", ran.stderr);
 }
