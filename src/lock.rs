@@ -24,6 +24,9 @@ const NAMESPACE: &str = "/proc/self/ns/net";
 /// What is locked for asking: the namespace's list of devices, which it has once as well.
 const DEVICES: &str = "/sys/class/net";
 
+/// What legacy ebtables locks (its `LOCKFILE`), in a folder that is root's.
+const EBTABLES: &str = "/var/lib/ebtables/lock";
+
 /// The lock, until dropped or until the process ends in any way.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "holds the lock while it is open")] File);
@@ -44,8 +47,31 @@ pub fn asking() -> Result<Lock> {
     take(DEVICES)
 }
 
+/// Waits for other programs that change legacy ebtables' rules with `--concurrent`, which
+/// ebtables-restore does not know. `None` where there is no such lock, or it is not for us.
+///
+/// # Errors
+/// If another process keeps the lock for a minute.
+pub fn legacy_ebtables() -> Result<Option<Lock>> {
+    match File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(EBTABLES)
+    {
+        Ok(file) => wait(file, EBTABLES).map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
 fn take(path: &'static str) -> Result<Lock> {
-    let file = File::open(path).with_context(|| format!("cannot open {path}"))?;
+    wait(
+        File::open(path).with_context(|| format!("cannot open {path}"))?,
+        path,
+    )
+}
+
+fn wait(file: File, path: &'static str) -> Result<Lock> {
     let (sender, receiver) = mpsc::channel();
     // flock(2) has no time limit, so the waiting is done beside us; a thread that waits in vain
     // ends with the process.

@@ -6,6 +6,7 @@ mod lab;
 mod bad_input;
 mod changes;
 mod command_line;
+mod damage;
 mod ebtables;
 mod export;
 mod hypervisor;

@@ -25,6 +25,7 @@ use self::plan::Call;
 use self::ruleset::Ruleset;
 use super::{Backend, HeldFence};
 use crate::fence::{Fence, Rule};
+use crate::lock;
 use crate::process::{self, Output};
 use crate::vm::Port;
 
@@ -194,5 +195,6 @@ fn restore(calls: &[Call]) -> Result<Output> {
             call => call.join(" ") + "\n",
         };
     }
+    let _lock = lock::legacy_ebtables()?;
     process::run_as_root("ebtables-restore", &["--noflush"], &input)
 }

@@ -1,0 +1,97 @@
+//! What somebody changed by hand in our table is seen and mended by the next call.
+
+use crate::lab::{Host, domain};
+
+const A: &str = "02:00:c0:a8:00:05";
+const B: &str = "02:00:c0:a8:01:05";
+const C: &str = "02:00:0a:00:00:05";
+
+fn host() -> Host {
+    let host = Host::new();
+    host.bridge("br0");
+    host
+}
+
+#[test]
+fn what_somebody_broke_by_hand_is_mended() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
+    let xml = domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]);
+    let other = domain("b", &[(C, "vnet2", "br0")]);
+    host.apply(&xml).ok();
+    host.apply(&other).ok();
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    for damage in [
+        "flush ruleset",
+        "delete table bridge macfence",
+        "flush table bridge macfence",
+        "flush map bridge macfence ports",
+        "delete element bridge macfence ports { \"vnet0\" }",
+        "flush chain bridge macfence vm-a",
+        "flush chain bridge macfence forward",
+        "delete chain bridge macfence forward",
+        "insert rule bridge macfence forward accept",
+        "add chain bridge macfence forward { policy drop; }",
+        "delete element bridge macfence ports { \"vnet0\" }; \
+         add element bridge macfence ports { \"vnet0\" : accept }",
+        "delete element bridge macfence ports { \"vnet0\" }; \
+         add element bridge macfence ports { \"vnet0\" : jump vm-b }",
+        "insert rule bridge macfence vm-a accept",
+        "insert rule bridge macfence vm-a iifname \"vnet0\" counter accept",
+        "add rule bridge macfence vm-a iifname \"vnet0\" ether saddr != 02:00:c0:a8:00:05 counter drop",
+    ] {
+        host.ok("nft", &[damage]);
+        assert_ne!(host.ok("nft", &["list", "ruleset"]), whole, "{damage}");
+        host.apply(&xml).ok();
+        host.apply(&other).ok();
+        let mended = host.ok("nft", &["list", "ruleset"]);
+        assert_eq!(sorted(&mended), sorted(&whole), "{damage}");
+    }
+}
+
+#[test]
+fn what_all_vms_share_is_mended_by_a_call_for_several() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str, xml: String| {
+        let path = files.path().join(name);
+        std::fs::write(&path, xml).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let a = file("a", domain("a", &[(A, "vnet0", "br0")]));
+    let b = file("b", domain("b", &[(B, "vnet1", "br0")]));
+    let apply = || host.macfence(["apply", "--xml", &a, "--xml", &b]).ok();
+    apply();
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    for damage in [
+        "flush chain bridge macfence forward",
+        "insert rule bridge macfence forward accept",
+        "add table bridge macfence { flags dormant; }",
+    ] {
+        host.ok("nft", &[damage]);
+        apply();
+        assert_eq!(host.ok("nft", &["list", "ruleset"]), whole, "{damage}");
+        let before = host.generation();
+        apply();
+        assert_eq!(host.generation(), before, "{damage}");
+    }
+}
+
+#[test]
+fn a_chain_emptied_by_hand_keeps_no_port_that_its_vm_has_lost() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    host.apply(&domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]))
+        .ok();
+    host.ok("nft", &["flush", "chain", "bridge", "macfence", "vm-a"]);
+    host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
+    assert!(!host.ruleset().contains("vnet1"), "{}", host.ruleset());
+}
+
+/// The lines of a ruleset whatever order the rules of a chain were added in.
+fn sorted(ruleset: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = ruleset.lines().filter(|line| !line.is_empty()).collect();
+    lines.sort_unstable();
+    lines
+}
