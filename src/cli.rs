@@ -73,13 +73,13 @@ pub enum Command {
     },
     /// Print the JSON that apply would load, for nft -j -f -; touches nothing
     Export(Vms),
-    /// Replace the seed's ebtables rules by fences in nft, without a gap
+    /// Replace the rules of OpenNebula's ebtables scripts by fences in nft, without a gap
     Migrate {
         /// Only print what would be loaded, and which rules would be deleted
         #[arg(long)]
         dry_run: bool,
     },
-    /// Entry points for other programs, also called through links of these names
+    /// Entry points for other programs; ebtables-* also through links of these names
     Hook {
         /// Who calls
         #[command(subcommand)]

@@ -1,6 +1,9 @@
 //! macfence keeps the virtual machines of different virtual networks apart on a host whose Linux
 //! bridges carry several networks at once.
 //!
+//! The *seed* in these pages is the pair of scripts in OpenNebula 2.0's networking guide,
+//! `ebtables-kvm` and `ebtables-flush`, whose isolation this is.
+//!
 //! Data flows one way:
 //!
 //! ```text

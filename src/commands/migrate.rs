@@ -24,7 +24,7 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
     let (fences, ports) = migrated(&owners)?;
     for other in Ebtables.others()? {
         report::warning(&format!(
-            "left alone, as it is not of the seed's shape: {other}"
+            "left alone, as it is none of the scripts': {other}"
         ));
     }
     if dry_run {
@@ -117,6 +117,6 @@ fn new_rules<'a>(
                 false => Err("its ebtables rules are of another address than its VM's"),
             }
         }
-        _ => Err("its ebtables rules are no pair of the seed's"),
+        _ => Err("its ebtables rules are no pair of the scripts'"),
     }
 }

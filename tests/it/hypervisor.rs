@@ -5,6 +5,7 @@ use std::process::Command;
 use crate::lab::libvirt::Libvirt;
 use crate::lab::{Host, MACFENCE, script};
 
+/// A bridge interface, without the ROM that would look for a server to boot from and be counted.
 fn interface(mac: &str, port: &str) -> String {
     let target = match port {
         "" => String::new(),
@@ -12,7 +13,7 @@ fn interface(mac: &str, port: &str) -> String {
     };
     format!(
         "<interface type='bridge'><mac address='{mac}'/><source bridge='beth0'/>{target}\
-         <model type='virtio'/></interface>"
+         <model type='virtio'/><rom enabled='no'/></interface>"
     )
 }
 

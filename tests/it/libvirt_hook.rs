@@ -7,9 +7,13 @@ use crate::lab::{Host, MACFENCE, Ran, domain};
 
 const A: &str = "02:00:c0:a8:00:05";
 
-/// A bridge interface whose port libvirt names.
+/// A bridge interface whose port libvirt names, without the ROM that would look for a server to
+/// boot from and be counted.
 fn interface(mac: &str) -> String {
-    format!("<interface type='bridge'><mac address='{mac}'/><source bridge='br0'/></interface>")
+    format!(
+        "<interface type='bridge'><mac address='{mac}'/><source bridge='br0'/>\
+         <rom enabled='no'/></interface>"
+    )
 }
 
 /// A host whose libvirt calls macfence, and writes down after each call what it was, how many QEMU
