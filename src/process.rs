@@ -73,13 +73,18 @@ pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> 
 
 /// Like [`run`], but as root: unless we are root already, through `sudo -n`.
 pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
-    if rustix::process::geteuid().is_root() {
+    if is_root() {
         return run(program, args, stdin);
     }
     let sudo = find("sudo").context("root is needed: run as root, or install sudo")?;
     // sudo finds the program itself, in its secure_path: that is what sudoers rules name.
     let command = Exec::cmd(sudo).args(["-n", "--", program]).args(args);
     exec(program, command, stdin, true)
+}
+
+/// Whether programs run with root's rights as they are.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// Where `program` is. The directories of system programs are missing in many an unprivileged

@@ -11,6 +11,7 @@ use super::ebtables::Ebtables;
 use super::nft::Nft;
 use super::{Backend, HeldFence};
 use crate::fence::Fence;
+use crate::process;
 use crate::vm::Port;
 
 /// nft where it works, otherwise ebtables.
@@ -30,7 +31,8 @@ impl Auto {
     /// The ports of ebtables rules on a host that has come to use nft: the seed's, which nobody
     /// else would clean up after.
     fn left_behind(&self) -> Vec<Port> {
-        match self.fell_back.get() {
+        // Other users may seldom run ebtables, and each refusal would be in the log of sudo.
+        match self.fell_back.get() || !process::is_root() {
             true => Vec::new(),
             // A host without ebtables has none.
             false => Ebtables.ports().unwrap_or_default(),

@@ -10,8 +10,9 @@ use super::{owners, print};
 use crate::backend::Backend;
 use crate::backend::ebtables::Ebtables;
 use crate::backend::nft::Nft;
+use crate::bridge;
 use crate::config::Config;
-use crate::fence::{Fence, Rule};
+use crate::fence::{Fence, Policy, Rule};
 use crate::lock;
 use crate::report;
 use crate::vm::{Nic, Port, VmName};
@@ -21,7 +22,7 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
     let _asking = lock::asking()?;
     let owners = owners(config)?;
     let _lock = lock::exclusive()?;
-    let (fences, ports) = migrated(&owners)?;
+    let (fences, ports) = migrated(&config.policy, &owners)?;
     for other in Ebtables.others()? {
         report::warning(&format!(
             "left alone, as it is none of the scripts': {other}"
@@ -51,7 +52,10 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
 }
 
 /// The fences that nft is to hold, and the ports whose ebtables rules can then go.
-fn migrated(owners: &BTreeMap<Port, (VmName, Nic)>) -> Result<(Vec<Fence>, Vec<Port>)> {
+fn migrated(
+    policy: &Policy,
+    owners: &BTreeMap<Port, (VmName, Nic)>,
+) -> Result<(Vec<Fence>, Vec<Port>)> {
     let listed = Ebtables.fences()?;
     if listed.is_empty() {
         return Ok((Vec::new(), Vec::new()));
@@ -69,10 +73,24 @@ fn migrated(owners: &BTreeMap<Port, (VmName, Nic)>) -> Result<(Vec<Fence>, Vec<P
         let Some(port) = rules.first().map(|rule| rule.port().clone()) else {
             continue;
         };
+        if !policy.bridges.is_empty() && !bridge::of(&port)?.is_some_and(|b| policy.acts_on(&b)) {
+            report::warning(&format!(
+                "port \"{port}\" is left alone: it is on no chosen bridge"
+            ));
+            continue;
+        }
         match new_rules(&port, &rules, owners.get(&port), &held) {
             Ok((vm, new)) => {
-                // What nft holds already of the VM's other ports stays.
-                let kept = || held.get(vm).cloned().unwrap_or_default();
+                // What nft holds already of the VM's other ports stays, if they still are its own.
+                let is_own = |rule: &&Rule| owners.get(rule.port()).is_some_and(|(o, _)| o == vm);
+                let kept = || {
+                    held.get(vm)
+                        .into_iter()
+                        .flatten()
+                        .filter(is_own)
+                        .cloned()
+                        .collect()
+                };
                 fences.entry(vm).or_insert_with(kept).extend(new);
                 ports.push(port);
             }

@@ -262,6 +262,91 @@ fn a_rule_that_replaces_another_takes_its_place() {
 }
 
 #[test]
+fn a_right_rule_behind_others_does_not_excuse_that_one_before_them_goes() {
+    let host = host();
+    let old = |rule: &str| {
+        rule.replace("00:05", "01:05")
+            .replace("a8:00:00", "a8:01:00")
+    };
+    let (old_to, old_from) = (old(TO), old(FROM));
+    given(&host, &[&old_to, &old_from, "-j ACCEPT", TO, FROM]);
+    apply(&host, &domain("one-1", &[(A, "one-1-0", "br0")]), &[]).ok();
+    assert_eq!(forward(&host), [TO, FROM, "-j ACCEPT"]);
+}
+
+#[test]
+fn a_rule_of_somebody_who_only_logs_is_not_taken_for_ours() {
+    let host = host();
+    let log = "-s ! 02:00:c0:a8:00:05 -i one-1-0 --log-level notice --log-prefix \"x\" -j DROP";
+    let words = [
+        "-A",
+        "FORWARD",
+        "-s",
+        "!",
+        A,
+        "-i",
+        "one-1-0",
+        "--log",
+        "--log-prefix",
+        "x",
+        "-j",
+        "DROP",
+    ];
+    host.ok("ebtables", &words);
+    apply(&host, &domain("one-1", &[(A, "one-1-0", "br0")]), &[]).ok();
+    host.unplug("one-1-0");
+    host.macfence(["--backend", "ebtables", "flush"]).ok();
+    let left = forward(&host);
+    assert!(
+        left.len() == 1 && left[0].contains("--log"),
+        "{left:?} {log}"
+    );
+}
+
+#[test]
+fn a_host_without_ebtables_restore_is_fenced_all_the_same() {
+    let host = host();
+    // Hiding the program would hide ebtables, which is the same file: a link to it goes.
+    let dir = tempfile::tempdir().unwrap();
+    host.run(|| {
+        let sbin = dir.path().join("sbin");
+        std::fs::create_dir(&sbin).unwrap();
+        for entry in std::fs::read_dir("/usr/sbin").unwrap().map(Result::unwrap) {
+            if entry.file_name() != "ebtables-restore" {
+                let real = std::fs::canonicalize(entry.path()).unwrap_or_default();
+                let _ = std::os::unix::fs::symlink(real, sbin.join(entry.file_name()));
+            }
+        }
+        // /sbin leads there as well.
+        let none: Option<&str> = None;
+        let copy = dir.path().join("real");
+        std::fs::create_dir(&copy).unwrap();
+        let flags = nix::mount::MsFlags::MS_BIND;
+        nix::mount::mount(Some("/usr/sbin"), &copy, none, flags, none).unwrap();
+        for entry in std::fs::read_dir(&sbin).unwrap().map(Result::unwrap) {
+            let real = std::fs::read_link(entry.path()).unwrap();
+            if let Ok(file) = real.strip_prefix("/usr/sbin") {
+                std::fs::remove_file(entry.path()).unwrap();
+                std::os::unix::fs::symlink(copy.join(file), entry.path()).unwrap();
+            }
+        }
+        nix::mount::mount(Some(&sbin), "/usr/sbin", none, flags, none).unwrap();
+    });
+    let nics = [
+        (A, "one-1-0", "br0"),
+        (B, "one-1-1", "br0"),
+        ("2:0:0:0:0:1", "one-2-0", "br0"),
+    ];
+    apply(&host, &domain("one-1", &nics), &[]).ok();
+    assert_eq!(
+        host.ok("ebtables", &["-L", "FORWARD"])
+            .matches("-j DROP")
+            .count(),
+        6
+    );
+}
+
+#[test]
 fn rules_with_wildcards_and_chains_of_others_are_not_ours() {
     let host = host();
     host.ok("ebtables", &["-N", "macfence-log"]);

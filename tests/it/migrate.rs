@@ -150,6 +150,79 @@ fn stale_rules_do_not_replace_what_is_right() {
 }
 
 #[test]
+fn a_port_that_nft_holds_for_its_former_vm_goes_to_the_vm_that_has_it() {
+    for former in ["a-former", "z-former"] {
+        let (host, _) = seeded(0);
+        host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
+        let (old, own, new) = (
+            "02:00:c0:a8:09:05",
+            "02:00:c0:a8:09:06",
+            "02:00:c0:a8:01:20",
+        );
+        host.apply(&domain(
+            former,
+            &[(old, "vnet0", "br0"), (own, "vnet1", "br0")],
+        ))
+        .ok();
+        let now = domain(former, &[(own, "vnet1", "br0"), (old, "vnet2", "br0")]);
+        let b = domain("b", &[(new, "vnet0", "br0")]);
+        for xml in [&now, &b] {
+            host.macfence_reading(xml, ["--backend", "ebtables", "apply", "--xml", "-"])
+                .ok();
+        }
+        // Of the former VM's ports only the new one has the seed's rules.
+        host.ok(
+            "ebtables",
+            &["-D", "FORWARD", "-s", "!", own, "-i", "vnet1", "-j", "DROP"],
+        );
+        let net = "02:00:c0:a8:09:00/ff:ff:ff:ff:ff:00";
+        host.ok(
+            "ebtables",
+            &["-D", "FORWARD", "-s", "!", net, "-o", "vnet1", "-j", "DROP"],
+        );
+        let virsh = fake_virsh(&[(former, &now), ("b", &b)]);
+        migrate(&host, &virsh, &[]).ok();
+        let ruleset = host.ruleset();
+        assert!(
+            ruleset.contains("\"vnet0\" : jump vm-b"),
+            "{former}: {ruleset}"
+        );
+        assert_eq!(ruleset.matches("vnet0").count(), 3, "{former}: {ruleset}");
+        let list = host.list();
+        let b = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|vm| vm["vm"] == "b")
+            .unwrap();
+        assert_eq!(b["nics"][0]["mac"], new);
+        assert_eq!(
+            ebtables_rules(&host),
+            ["-p ARP -i eth7 -j ACCEPT"],
+            "{former}"
+        );
+    }
+}
+
+#[test]
+fn only_ports_of_chosen_bridges_migrate() {
+    let (host, virsh) = seeded(2);
+    host.bridge("br1");
+    host.ports("br0", &[&port(0)]);
+    host.ports("br1", &[&port(1)]);
+    let ran = migrate(&host, &virsh, &["--bridge", "br0"]);
+    assert!(
+        ran.stderr.contains("\"one-1-0\" is left alone"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        (host.fenced(), ebtables_rules(&host).len()),
+        (vec!["one-0".to_owned()], 5)
+    );
+}
+
+#[test]
 fn a_dry_run_prints_what_the_run_then_loads() {
     let (host, virsh) = seeded(1);
     host.ports("br0", &[&port(0)]);
@@ -184,8 +257,8 @@ fn a_migration_that_stops_between_two_rules_is_completed() {
     crate::lab::script(
         &virsh,
         "ebtables",
-        "case $* in *-D*-i*) echo no >&2; exit 1;; esac; \
-        exec /usr/sbin/ebtables \"$@\"",
+        "case $* in *-D*) mkdir ${0%/*}/one 2>/dev/null || { echo no >&2; exit 1; };; esac; \
+         exec /usr/sbin/ebtables \"$@\"",
     );
     let error = migrate(&host, &virsh, &[]);
     assert_eq!(error.status, 1, "{error:?}");

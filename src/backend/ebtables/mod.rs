@@ -174,6 +174,9 @@ fn ebtables(words: &[&str]) -> Result<Output> {
 /// Whether ebtables-restore knows `--noflush`. Before 2.0.11 it does not and would silently empty
 /// the whole table.
 fn can_restore() -> Result<bool> {
+    if process::find("ebtables-restore").is_err() {
+        return Ok(false);
+    }
     let said = process::run("ebtables", &["--version"], "")?.stdout;
     let Some(version) = said.split_whitespace().nth(1) else {
         return Ok(false);

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rule::{CHAIN_PREFIX, DROP, Shape, sender_words};
+use super::rule::{CHAIN_PREFIX, DROP, Look, Shape, sender_words};
 use super::ruleset::{HeldRule, Ruleset};
-use crate::fence::Rule;
+use crate::fence::{self, Rule};
 use crate::mac::MacPrefix;
 use crate::vm::Port;
 
@@ -15,27 +15,35 @@ pub type Call = Vec<String>;
 /// What brings `held` to these rules for their ports. A rule that replaces another takes its
 /// place, so that it is passed by the same frames; a new one goes to the end, as the seed's do.
 pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
-    let mut missing: BTreeMap<&Port, Vec<&Rule>> = BTreeMap::new();
-    for rule in wanted {
-        missing.entry(rule.port()).or_default().push(rule);
-    }
-    let mut surplus = Vec::new();
-    for rule in &held.rules {
-        let Some(missing) = missing.get_mut(rule.port()) else {
-            continue;
-        };
-        match missing.iter().position(|m| Some(*m) == rule.rule.as_ref()) {
-            // The first of its kind stays, with its counter; the seed adds a rule again and again.
-            Some(index) => drop(missing.remove(index)),
-            None => surplus.push(rule),
-        }
+    let mut alike: BTreeMap<(&Port, bool), Vec<&HeldRule>> = BTreeMap::new();
+    let ports = fence::ports(wanted);
+    for rule in held.rules.iter().filter(|rule| ports.contains(rule.port())) {
+        alike
+            .entry((rule.port(), rule.shape.is_from()))
+            .or_default()
+            .push(rule);
     }
     let mut calls = Vec::new();
+    let mut surplus = Vec::new();
     let mut needed = BTreeSet::new();
+    let mut looks = BTreeSet::new();
     let mut chains = held.chains.clone();
     let mut inserts = BTreeMap::new();
     let mut appends = Vec::new();
-    for rule in missing.into_values().flatten() {
+    for rule in wanted {
+        let shape = Shape::of(rule);
+        let now = alike
+            .remove(&(rule.port(), shape.is_from()))
+            .unwrap_or_default();
+        // The first of its kind counts, as others may let frames pass before the next. If it is
+        // right it stays, with its counter: the seed adds a rule again and again.
+        let kept = now
+            .first()
+            .filter(|first| first.rule.as_ref() == Some(rule));
+        surplus.extend(now.iter().skip(usize::from(kept.is_some())).copied());
+        if kept.is_some() {
+            continue;
+        }
         let target = match rule {
             Rule::Foreign { trusted, .. } if !trusted.is_empty() => {
                 let name = chain_for(held, &mut chains, trusted, &mut calls);
@@ -44,16 +52,14 @@ pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
             }
             _ => DROP.to_owned(),
         };
-        let words = [Shape::of(rule).words(), words(&["-j", &target])].concat();
-        let is_alike = |old: &&&HeldRule| {
-            std::mem::discriminant(&old.shape) == std::mem::discriminant(&Shape::of(rule))
-        };
-        let ports_own = surplus.iter().filter(|old| old.port() == rule.port());
-        match ports_own.filter(is_alike).map(|old| old.number).min() {
-            Some(number) => drop(inserts.insert(number, words)),
+        looks.insert(shape.look(&target));
+        let words = [shape.words(), words(&["-j", &target])].concat();
+        match now.first() {
+            Some(first) => drop(inserts.insert(first.number, words)),
             None => appends.push(words),
         }
     }
+    surplus.extend(alike.into_values().flatten());
     // From the last place to the first, so that no call moves what a later one counts.
     for (number, rule) in inserts.iter().rev() {
         calls.push(
@@ -68,22 +74,24 @@ pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
         calls.push([self::words(&["-A", "FORWARD"]), rule].concat());
     }
     let moved = |number: usize| number + inserts.range(..=number).count();
-    calls.extend(delete(held, &surplus, &needed, moved));
+    calls.extend(delete(held, &surplus, &needed, &looks, moved));
     calls
 }
 
 /// What deletes these rules of `held`.
 pub fn release(held: &Ruleset, is_surplus: impl Fn(&HeldRule) -> bool) -> Vec<Call> {
     let surplus: Vec<_> = held.rules.iter().filter(|rule| is_surplus(rule)).collect();
-    delete(held, &surplus, &BTreeSet::new(), |number| number)
+    let none = BTreeSet::new();
+    delete(held, &surplus, &none, &BTreeSet::new(), |number| number)
 }
 
-/// Deletes rules, and the chains that no other rule leads to nor is going to. A rule's number is
-/// by now what `moved` makes of it.
+/// Deletes rules, and the chains that no other rule leads to nor is going to. New rules have these
+/// `looks` by now, and a rule's number is what `moved` makes of it.
 fn delete(
     held: &Ruleset,
     surplus: &[&HeldRule],
     needed: &BTreeSet<String>,
+    looks: &BTreeSet<Look>,
     moved: impl Fn(usize) -> usize,
 ) -> Vec<Call> {
     let mut calls = Vec::new();
@@ -91,7 +99,7 @@ fn delete(
     // By its number otherwise, the last first, and before any other number changes.
     let (by_words, by_number): (Vec<&HeldRule>, Vec<&HeldRule>) = surplus
         .iter()
-        .partition(|rule| rule.is_unmistakable && moved(rule.number) == rule.number);
+        .partition(|rule| rule.is_unmistakable && !looks.contains(&rule.look()));
     let mut numbers: Vec<_> = by_number.iter().map(|rule| moved(rule.number)).collect();
     numbers.sort_unstable();
     for number in numbers.iter().rev() {

@@ -12,6 +12,9 @@ pub const CHAIN_PREFIX: &str = "macfence-";
 /// What a matching frame's end is.
 pub const DROP: &str = "DROP";
 
+/// A target, an address and a word: what two rules may share that ebtables cannot tell apart.
+pub type Look = (String, MacAddr, String);
+
 /// A rule of `FORWARD`, as far as it is of the seed's shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -27,6 +30,19 @@ impl Shape {
         match rule {
             Rule::Spoofed { port, mac } => Self::From(port.clone(), *mac),
             Rule::Foreign { port, own, .. } => Self::To(port.clone(), *own),
+        }
+    }
+
+    /// Whether it is about frames from the port.
+    pub fn is_from(&self) -> bool {
+        matches!(self, Self::From(..))
+    }
+
+    /// What ebtables may know a rule of this shape by, and no other rule must share.
+    pub fn look(&self, target: &str) -> Look {
+        match self {
+            Self::From(port, mac) => (target.to_owned(), *mac, port.to_string()),
+            Self::To(port, own) => (target.to_owned(), own.base(), port.to_string()),
         }
     }
 
@@ -83,18 +99,17 @@ impl<'a> Listed<'a> {
         })
     }
 
-    /// What ebtables looks at when it looks for a rule to delete: everything but the masks of
-    /// addresses, in either kind (legacy 2.0.11 and nft 1.8.9, tried out).
-    pub fn as_ebtables_compares(&self) -> Vec<String> {
-        let bare = |word: &&str| match word.split('/').next().map(str::parse::<MacAddr>) {
-            Some(Ok(address)) => address.to_string(),
-            _ => (*word).to_owned(),
+    /// What ebtables may know the rule by: each address in it, without its mask, beside each other
+    /// word. Looking for a rule to delete, both kinds pass over masks, and some versions over
+    /// whole options as `--log` (legacy 2.0.11 and nft 1.8.9, tried out).
+    pub fn looks(&self) -> Vec<Look> {
+        let address = |word: &str| word.split('/').next()?.parse::<MacAddr>().ok();
+        let addresses = self.matches.iter().filter_map(|word| address(word));
+        let beside = |mac| {
+            let words = self.matches.iter().filter(|word| address(word).is_none());
+            words.map(move |word| (self.target.to_owned(), mac, (*word).to_owned()))
         };
-        self.matches
-            .iter()
-            .chain([&self.target])
-            .map(bare)
-            .collect()
+        addresses.flat_map(beside).collect()
     }
 
     /// The seed's shape, if the rule has it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use super::rule::{CHAIN_PREFIX, DROP, Listed, Shape};
+use super::rule::{CHAIN_PREFIX, DROP, Listed, Look, Shape};
 use crate::fence::Rule;
 use crate::mac::MacPrefix;
 use crate::vm::Port;
@@ -46,6 +46,11 @@ impl HeldRule {
         }
     }
 
+    /// What ebtables may know the rule by.
+    pub fn look(&self) -> Look {
+        self.shape.look(&self.target)
+    }
+
     /// The words that ebtables knows the rule by.
     pub fn words(&self) -> Vec<String> {
         let mut words = self.shape.words();
@@ -81,12 +86,12 @@ impl Ruleset {
         }
         let forward = chains.remove("FORWARD").unwrap_or_default();
         let listed: Vec<_> = forward.iter().map(|line| Listed::read(line)).collect();
-        let twins = twins(&listed);
+        let looks = looks(&listed);
         for (index, (line, listed)) in forward.iter().zip(&listed).enumerate() {
             let number = index + 1;
             match listed.as_ref().and_then(|listed| ruleset.ours(listed)) {
                 Some(rule) => {
-                    let is_unmistakable = !twins.contains(&number);
+                    let is_unmistakable = looks.get(&rule.look()) == Some(&1);
                     ruleset.rules.push(HeldRule {
                         number,
                         is_unmistakable,
@@ -144,20 +149,15 @@ impl Ruleset {
     }
 }
 
-/// The places of rules that ebtables cannot tell apart by their words.
-fn twins(listed: &[Option<Listed>]) -> BTreeSet<usize> {
-    let mut seen: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-    for (index, listed) in listed.iter().enumerate() {
-        if let Some(listed) = listed {
-            seen.entry(listed.as_ebtables_compares())
-                .or_default()
-                .push(index + 1);
+/// In how many rules each look is.
+fn looks(listed: &[Option<Listed>]) -> BTreeMap<Look, usize> {
+    let mut looks = BTreeMap::new();
+    for listed in listed.iter().flatten() {
+        for look in listed.looks().into_iter().collect::<BTreeSet<_>>() {
+            *looks.entry(look).or_default() += 1;
         }
     }
-    seen.into_values()
-        .filter(|places| places.len() > 1)
-        .flatten()
-        .collect()
+    looks
 }
 
 /// Whether a chain's name is one that we give.

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::name::ChainName;
 use super::ruleset::Ruleset;
 use super::transaction::Transaction;
-use crate::fence::Rule;
+use crate::fence::{self, Rule};
 use crate::vm::Port;
 
 /// What the kernel is to hold for some VMs: the rules of each one's chain; none, no chain.
@@ -20,11 +20,10 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
     let mut change = Change::default();
     let mut claims = BTreeMap::new();
     for (chain, rules) in wanted {
-        claims.extend(
-            rules
-                .iter()
-                .map(|rule| (rule.port().as_str(), (rule.port(), chain))),
-        );
+        for port in fence::ports(rules) {
+            let other = claims.insert(port.as_str(), (port, chain));
+            ensure!(other.is_none(), "port \"{port}\" is claimed by two VMs");
+        }
         change.set_rules(held, chain, rules)?;
     }
     for (port, target) in &held.ports {
