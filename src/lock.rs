@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::{FdFlags, fcntl_setfd};
 
 /// How long to wait for others. Two hundred hooks at once take some ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,14 +30,19 @@ const EBTABLES: &str = "/var/lib/ebtables/lock";
 
 /// The lock, until dropped or until the process ends in any way.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "holds the lock while it is open")] File);
+pub struct Lock(File);
 
 /// Waits until nobody else reads, compares and writes the kernel's rules.
 ///
 /// # Errors
 /// If another process keeps the lock for a minute.
 pub fn exclusive() -> Result<Lock> {
-    take(NAMESPACE)
+    let lock = take(NAMESPACE)?;
+    // Programs that we run inherit the lock: should we be killed, it is theirs until they have
+    // done what we told them to. (Not behind sudo, which closes what it inherits.) The other
+    // locks are not handed on, as virsh may start a libvirtd that stays.
+    fcntl_setfd(&lock.0, FdFlags::empty()).context("cannot hand the lock on")?;
+    Ok(lock)
 }
 
 /// Waits until nobody else acts on what a hypervisor answered.

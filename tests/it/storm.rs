@@ -1,8 +1,12 @@
 //! Many hooks at once, as OpenNebula runs them.
 
+use std::process::Command;
 use std::thread;
 
-use crate::lab::{Host, domain};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::lab::{Host, MACFENCE, domain, script};
 
 /// What is done to a VM, one after the other; the last word counts.
 const LIVES: [&[&str]; 4] = [
@@ -11,6 +15,47 @@ const LIVES: [&[&str]; 4] = [
     &["remove", "apply", "flush", "apply"],
     &["apply", "list", "unplug", "flush"],
 ];
+
+#[test]
+fn a_hook_that_is_killed_does_not_change_anything_behind_the_next_ones_back() {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["one-1-0"]);
+    let dir = tempfile::tempdir().unwrap();
+    mkfifo(&dir.path().join("loading"), Mode::S_IRWXU).unwrap();
+    // An nft that is slow to load, and says when it has been told what.
+    let slow =
+        "case $1 in -c) ;; *) echo >${0%/*}/loading; sleep 1;; esac; exec /usr/sbin/nft \"$@\"";
+    script(&dir, "nft", slow);
+    let xml = dir.path().join("xml");
+    std::fs::write(
+        &xml,
+        domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]),
+    )
+    .unwrap();
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    host.run(|| {
+        let mut apply = Command::new(MACFENCE);
+        let mut apply = apply
+            .arg("apply")
+            .arg("--xml")
+            .arg(&xml)
+            .env("PATH", path)
+            .spawn()
+            .unwrap();
+        std::fs::read(dir.path().join("loading")).unwrap();
+        apply.kill().unwrap();
+        apply.wait().unwrap();
+    });
+    // The last word is that the VM is not fenced.
+    host.macfence(["remove", "one-1"]).ok();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert!(host.fenced().is_empty());
+}
 
 #[test]
 fn the_last_word_on_each_vm_counts_whatever_happens_to_the_others() {
