@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::lab::{Host, MACFENCE, Ran, domain, script};
+use crate::lab::{Host, MACFENCE, Ran, domain, path_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -45,11 +45,7 @@ fn with(host: &Host, programs: &[(&str, &str)], args: &[&str], stdin: &str) -> R
     for (name, text) in programs {
         script(&dir, name, text);
     }
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     host.exec(Command::new(MACFENCE).args(args).env("PATH", path), stdin)
 }
 
@@ -273,11 +269,7 @@ fn killed(name: &str, args: &[&str], stdin: &str) {
     // The stubborn sort: deaf to SIGTERM.
     let hang = "trap '' TERM; sleep 1000 & echo $$ $! >$0.pids; wait; sleep 1000";
     script(&dir, name, hang);
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     let words = format!("{name} did not end within 10 s and was killed");
     refused(&host, &[&words], |host| {
         host.exec(Command::new(MACFENCE).args(args).env("PATH", path), stdin)

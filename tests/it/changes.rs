@@ -7,7 +7,7 @@ use std::process::Command;
 use macfence::mac::MacAddr;
 
 use crate::lab::frame::{Kind, frame};
-use crate::lab::{Host, MACFENCE, Tap, domain, script};
+use crate::lab::{Host, MACFENCE, Tap, domain, path_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -260,11 +260,7 @@ fn the_path_of_one_vm_is_short_and_never_lists_the_table() {
         "nft",
         "cat >$0.in; cat $0.in >>$0.log; echo >>$0.log; exec /usr/sbin/nft \"$@\" <$0.in",
     );
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     let log = dir.path().join("nft.log");
     let calls = |args: &[&str], xml: &str| {
         let _ = std::fs::remove_file(&log);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, need, script};
+use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, need, path_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -369,11 +369,7 @@ fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     let dir = tempfile::tempdir().unwrap();
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     script(&dir, "ebtables-restore", "exit 1");
     script(
         &dir,
@@ -418,11 +414,7 @@ fn remove_does_not_take_what_is_another_vms_by_now() {
         <interface><mac address='2:0:0:0:0:1'/></interface></devices></domain>",
         ),
     ]);
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     let remove = |vm: &str| {
         let mut command = Command::new(MACFENCE);
         host.exec(
@@ -459,11 +451,7 @@ fn list_and_remove_find_a_vms_rules_by_its_ports() {
     apply(&host, &two, &[]).ok();
     let dir = fake_virsh(&[("one-1", &one)]);
     let macfence = |args: &[&str]| {
-        let path = format!(
-            "{}:{}",
-            dir.path().display(),
-            std::env::var("PATH").unwrap()
-        );
+        let path = path_with(&dir);
         let mut command = Command::new(MACFENCE);
         host.exec(
             command
@@ -533,11 +521,7 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
     );
     host.ok("nft", &["flush", "ruleset"]);
     let dir = tempfile::tempdir().unwrap();
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     let with_nft = |says: &str, args: &[&str]| {
         script(&dir, "nft", says);
         host.exec(Command::new(MACFENCE).args(args).env("PATH", &path), &xml)
@@ -616,11 +600,7 @@ fn faults() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     let dir = tempfile::tempdir().unwrap();
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     let with = |says: &str| {
         script(&dir, "ebtables", says);
         let mut command = Command::new(MACFENCE);
@@ -673,11 +653,7 @@ fn many_rules_do_not_cost_a_process_each() {
         );
         script(&dir, program, &says);
     }
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     let calls = |args: &[&str]| {
         let _ = std::fs::remove_file(&log);
         let mut command = Command::new(MACFENCE);

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::lab::libvirt::Libvirt;
-use crate::lab::{Host, MACFENCE, script};
+use crate::lab::{Host, MACFENCE, path_with, script};
 
 /// A bridge interface, without the ROM that would look for a server to boot from and be counted.
 fn interface(mac: &str, port: &str) -> String {
@@ -98,11 +98,7 @@ fn virsh_is_asked_once_whatever_the_names_are() {
         "virsh",
         "echo call >>$0.log; exec /usr/bin/virsh \"$@\"",
     );
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     let apply = |names: &[&str]| {
         let mut command = Command::new(MACFENCE);
         host.exec(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use macfence::mac::MacAddr;
 
 use crate::lab::frame::{Kind, frame, number};
-use crate::lab::{Host, MACFENCE, Ran, Tap, domain, fake_virsh, need};
+use crate::lab::{Host, MACFENCE, Ran, Tap, domain, fake_virsh, need, path_with};
 
 const VMS: usize = 50;
 
@@ -50,11 +50,7 @@ fn seeded(vms: usize) -> (Host, tempfile::TempDir) {
 }
 
 fn migrate(host: &Host, virsh: &tempfile::TempDir, flags: &[&str]) -> Ran {
-    let path = format!(
-        "{}:{}",
-        virsh.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(virsh);
     host.exec(
         Command::new(MACFENCE)
             .arg("migrate")
@@ -350,11 +346,7 @@ fn a_migration_that_is_killed_leaves_all_fenced_and_a_second_run_completes_it() 
         vm1: &vm1,
         uplink: &uplink,
     };
-    let path = format!(
-        "{}:{}",
-        virsh.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&virsh);
     let saved = host.ok("ebtables-save", &[]);
     for point in 0..40 {
         host.ok("nft", &["flush", "ruleset"]);

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::lab::{Host, MACFENCE, domain, script};
+use crate::lab::{Host, MACFENCE, domain, path_with, script};
 use crate::semantics::{SEED, TRUSTING, check_frames};
 
 fn host() -> Host {
@@ -63,11 +63,7 @@ fn the_life_of_vms_on_an_old_host() {
         "ebtables",
         "case $* in *-A*) exit 1;; esac; exec /usr/sbin/ebtables \"$@\"",
     );
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     host.exec(Command::new(MACFENCE).args(&apply).env("PATH", path), "")
         .ok();
     let all = rules(&host);

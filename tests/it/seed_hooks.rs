@@ -9,7 +9,7 @@ use std::thread;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::lab::{Host, MACFENCE, Ran, domain, script};
+use crate::lab::{Host, MACFENCE, Ran, domain, path_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -32,11 +32,7 @@ fn host(xml: &str) -> (Host, tempfile::TempDir) {
 }
 
 fn call(host: &Host, dir: &tempfile::TempDir, name: &str, args: &[&str]) -> Ran {
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(dir);
     let mut command = Command::new(dir.path().join(name));
     host.exec(command.args(args).env("PATH", path), "")
 }

@@ -6,7 +6,7 @@ use std::thread;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::lab::{Host, MACFENCE, domain, script};
+use crate::lab::{Host, MACFENCE, domain, path_with, script};
 
 /// What is done to a VM, one after the other; the last word counts.
 const LIVES: [&[&str]; 4] = [
@@ -33,11 +33,7 @@ fn a_hook_that_is_killed_does_not_change_anything_behind_the_next_ones_back() {
         domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]),
     )
     .unwrap();
-    let path = format!(
-        "{}:{}",
-        dir.path().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path_with(&dir);
     host.run(|| {
         let mut apply = Command::new(MACFENCE);
         let mut apply = apply

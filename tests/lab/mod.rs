@@ -256,6 +256,12 @@ pub fn script(dir: impl AsRef<Path>, name: &str, script: &str) {
     std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("permissions");
 }
 
+/// The `PATH` on which the programs in a directory come before all others.
+pub fn path_with(dir: &tempfile::TempDir) -> String {
+    let path = std::env::var("PATH").expect("PATH");
+    format!("{}:{path}", dir.path().display())
+}
+
 /// A directory with a virsh that knows these running domains, by name and XML.
 pub fn fake_virsh(domains: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
