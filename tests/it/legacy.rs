@@ -16,8 +16,6 @@ const INIT: &str = r#"#!/bin/busybox sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
 for module in llc stp bridge x_tables ebtables ebtable_filter tun; do
   insmod /modules/$module.ko
 done
