@@ -270,13 +270,23 @@ fn a_migration_that_stops_between_two_rules_is_completed() {
 
 /// VM 0 (network 0) sends under VM 1's address and under its own; VM 1 (network 1) must hear
 /// neither, and an uplink only what is not spoofed.
-struct Forbidden<'a> {
-    vm0: &'a Tap,
-    vm1: &'a Tap,
-    uplink: &'a Tap,
+struct Forbidden {
+    vm0: Tap,
+    vm1: Tap,
+    uplink: Tap,
 }
 
-impl Forbidden<'_> {
+impl Forbidden {
+    /// Plugs in all VMs of a host, with the ends of these three in our hands.
+    fn on(host: &Host) -> Self {
+        (2..VMS).for_each(|vm| host.ports("br0", &[&port(vm)]));
+        Self {
+            vm0: host.tap("br0", &port(0)),
+            vm1: host.tap("br0", &port(1)),
+            uplink: host.tap("br0", "eth0"),
+        }
+    }
+
     /// Sends one of each and returns how many were heard.
     fn heard(&self, id: u32) -> usize {
         let parse = |text: String| text.parse::<MacAddr>().unwrap();
@@ -287,8 +297,8 @@ impl Forbidden<'_> {
             let id = 2 * id + n as u32;
             self.vm0.send(&frame(Kind::Arp, src, all, id));
             let has = |tap: &Tap| tap.heard().iter().any(|f| number(f) == Some(id));
-            heard += usize::from(has(self.vm1));
-            heard += usize::from(has(self.uplink) && !may_leave);
+            heard += usize::from(has(&self.vm1));
+            heard += usize::from(has(&self.uplink) && !may_leave);
         }
         heard
     }
@@ -297,15 +307,7 @@ impl Forbidden<'_> {
 #[test]
 fn no_forbidden_frame_is_heard_while_fifty_vms_migrate() {
     let (host, virsh) = seeded(VMS);
-    let vm0 = host.tap("br0", &port(0));
-    let vm1 = host.tap("br0", &port(1));
-    let uplink = host.tap("br0", "eth0");
-    (2..VMS).for_each(|vm| host.ports("br0", &[&port(vm)]));
-    let frames = Forbidden {
-        vm0: &vm0,
-        vm1: &vm1,
-        uplink: &uplink,
-    };
+    let frames = Forbidden::on(&host);
     let (done, sent) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
@@ -337,15 +339,7 @@ fn no_forbidden_frame_is_heard_while_fifty_vms_migrate() {
 #[test]
 fn a_migration_that_is_killed_leaves_all_fenced_and_a_second_run_completes_it() {
     let (host, virsh) = seeded(VMS);
-    let vm0 = host.tap("br0", &port(0));
-    let vm1 = host.tap("br0", &port(1));
-    let uplink = host.tap("br0", "eth0");
-    (2..VMS).for_each(|vm| host.ports("br0", &[&port(vm)]));
-    let frames = Forbidden {
-        vm0: &vm0,
-        vm1: &vm1,
-        uplink: &uplink,
-    };
+    let frames = Forbidden::on(&host);
     let path = path_with(&virsh);
     let saved = host.ok("ebtables-save", &[]);
     for point in 0..40 {
