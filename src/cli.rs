@@ -79,7 +79,7 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Entry points for other programs; ebtables-* also through links of these names
+    /// Entry points for other programs; ebtables-* and one-* also through links of these names
     Hook {
         /// Who calls
         #[command(subcommand)]
@@ -107,8 +107,35 @@ pub enum Entry {
         /// Name of the VM, as in one-$VMID
         vm: VmName,
     },
+    /// OpenNebula's VM_HOOK for a VM that started on Xen: fence it
+    EbtablesXen {
+        /// Name of the VM, as in one-$VMID
+        vm: VmName,
+    },
     /// OpenNebula's VM_HOOK for a VM that is done: flush, after its port has left the bridge
     EbtablesFlush,
+    /// For post.d/ of OpenNebula's network drivers and for its state hooks, with the VM template
+    /// in base64 on standard input: fence the VM, or the NIC that is being attached
+    OnePost {
+        /// Only NICs of this network driver (VN_MAD)
+        #[arg(long, value_name = "NAME")]
+        driver: Option<String>,
+        /// What the hypervisor calls the VM, if it is not one-<ID>; - for nothing
+        deploy_id: Option<String>,
+        /// The host, which drivers add; of no account
+        #[arg(value_name = "HOST", hide = true)]
+        rest: Vec<String>,
+    },
+    /// For clean.d/ of OpenNebula's network drivers, with the VM template in base64 on standard
+    /// input: take the VM's fence away, or that of the NIC that was detached
+    OneClean {
+        /// Only NICs of this network driver (VN_MAD)
+        #[arg(long, value_name = "NAME")]
+        driver: Option<String>,
+        /// The host, which drivers add; of no account
+        #[arg(value_name = "HOST", hide = true)]
+        rest: Vec<String>,
+    },
     /// libvirt's hook for QEMU domains, with the domain's XML on standard input: fence a domain
     /// before its guest runs, take the fence away after it has ended
     Libvirt {
@@ -126,4 +153,10 @@ pub enum Entry {
 }
 
 /// The names under which the program is an entry point itself.
-pub const LINKS: [&str; 2] = ["ebtables-kvm", "ebtables-flush"];
+pub const LINKS: [&str; 5] = [
+    "ebtables-kvm",
+    "ebtables-xen",
+    "ebtables-flush",
+    "one-post",
+    "one-clean",
+];

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::backend;
 use crate::cli::Global;
-use crate::fence::Policy;
+use crate::fence::{Isolation, Policy};
 use crate::mac::{MacPrefix, PrefixLen};
 
 /// Where the configuration is, unless the command line says otherwise. It need not exist.
@@ -39,6 +39,7 @@ struct File {
     prefix_len: Option<PrefixLen>,
     trusted: Option<Vec<MacPrefix>>,
     connect: Option<String>,
+    isolation: Option<Isolation>,
 }
 
 impl Config {
@@ -62,6 +63,7 @@ impl Config {
                 bridges,
                 prefix_len: flags.prefix_len.or(file.prefix_len).unwrap_or_default(),
                 trusted: typed_or_filed(flags.trusted, file.trusted),
+                isolation: file.isolation.unwrap_or_default(),
             },
             connect: flags
                 .connect
@@ -111,7 +113,8 @@ mod tests {
     fn every_key_is_read() {
         let file = File::parse(
             "backend = 'nft'\nbridges = ['br0', 'br1']\nprefix-len = 32\n\
-             trusted = ['02:00:0a:00:00:01', '2:0:a:1:0:0/32']\nconnect = 'xen:///'",
+             trusted = ['02:00:0a:00:00:01', '2:0:a:1:0:0/32']\nconnect = 'xen:///'\n\
+             isolation = 'always'",
         )
         .unwrap();
         assert_eq!(file.backend, Some(backend::Choice::Nft));
@@ -125,6 +128,7 @@ mod tests {
             .collect();
         assert_eq!(trusted, ["02:00:0a:00:00:01/48", "02:00:0a:01:00:00/32"]);
         assert_eq!(file.connect.unwrap(), "xen:///");
+        assert_eq!(file.isolation, Some(Isolation::Always));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
+use serde::Deserialize;
 
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::vm::{Nic, Port, Vm, VmName};
@@ -48,6 +49,8 @@ pub struct Fence {
     pub vm: VmName,
     /// Its rules, in the order of its NICs.
     pub rules: Vec<Rule>,
+    /// Ports of the VM whose rules stay as the kernel holds them, if it holds any.
+    pub untouched: BTreeSet<Port>,
 }
 
 impl Fence {
@@ -56,6 +59,7 @@ impl Fence {
         Self {
             vm,
             rules: Vec::new(),
+            untouched: BTreeSet::new(),
         }
     }
 
@@ -70,7 +74,19 @@ pub fn ports(rules: &[Rule]) -> BTreeSet<&Port> {
     rules.iter().map(Rule::port).collect()
 }
 
-/// What the operator chose: the three knobs.
+/// Whether a NIC whose owner did not ask for isolation is isolated all the same. Only OpenNebula
+/// has such NICs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// As the VM's template says.
+    #[default]
+    Template,
+    /// Every NIC is isolated.
+    Always,
+}
+
+/// What the operator chose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Act only on these bridges. Empty: on all.
@@ -79,6 +95,8 @@ pub struct Policy {
     pub prefix_len: PrefixLen,
     /// Who may be heard besides the VM's own network.
     pub trusted: Vec<MacPrefix>,
+    /// Which NICs hear only their own network.
+    pub isolation: Isolation,
 }
 
 /// Why a NIC has no fence.
@@ -101,7 +119,10 @@ impl Policy {
         vm: &Vm,
         bridge_of: impl Fn(&Nic) -> Result<Option<String>>,
     ) -> Result<(Fence, Vec<Unfenced>)> {
-        let mut fence = Fence::none(vm.name.clone());
+        let mut fence = Fence {
+            untouched: vm.untouched.clone(),
+            ..Fence::none(vm.name.clone())
+        };
         let mut unfenced = Vec::new();
         for nic in &vm.nics {
             match bridge_of(nic)? {
@@ -120,24 +141,24 @@ impl Policy {
         self.bridges.is_empty() || self.bridges.iter().any(|b| b == bridge)
     }
 
-    /// The two rules in front of a NIC's port.
-    pub fn rules(&self, nic: &Nic) -> [Rule; 2] {
+    /// The rules in front of a NIC's port: two where it is isolated, else one.
+    pub fn rules(&self, nic: &Nic) -> Vec<Rule> {
+        let mut rules = vec![Rule::Spoofed {
+            port: nic.port.clone(),
+            mac: nic.mac,
+        }];
+        if !nic.isolated && self.isolation != Isolation::Always {
+            return rules;
+        }
         let mut trusted = self.trusted.clone();
         trusted.sort_unstable();
         trusted.dedup();
-        let port = &nic.port;
-        let own = MacPrefix::of(nic.mac, self.prefix_len);
-        [
-            Rule::Spoofed {
-                port: port.clone(),
-                mac: nic.mac,
-            },
-            Rule::Foreign {
-                port: port.clone(),
-                own,
-                trusted,
-            },
-        ]
+        rules.push(Rule::Foreign {
+            port: nic.port.clone(),
+            own: MacPrefix::of(nic.mac, self.prefix_len),
+            trusted,
+        });
+        rules
     }
 }
 
@@ -176,6 +197,7 @@ mod tests {
             name: name.parse().unwrap(),
             nics: nics.iter().map(nic).collect(),
             skipped: Vec::new(),
+            untouched: BTreeSet::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a source tells about a virtual machine, checked once: values of these types are safe to
 //! put into a ruleset.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -108,10 +109,13 @@ pub struct Nic {
     /// The bridge that the VM's definition names, if it names one. What counts on this host is
     /// where the port really is: see [`crate::bridge`].
     pub bridge: Option<String>,
+    /// Whether it must not hear other networks. Where not, it only must not send under another
+    /// address.
+    pub isolated: bool,
 }
 
 impl Nic {
-    /// A NIC, unless its address is one that no station can have.
+    /// An isolated NIC, unless its address is one that no station can have.
     pub fn new(port: Port, mac: MacAddr, bridge: Option<String>) -> Result<Self> {
         ensure!(
             !mac.is_multicast(),
@@ -121,7 +125,12 @@ impl Nic {
             !mac.is_zero(),
             "port \"{port}\" has the all-zero MAC address"
         );
-        Ok(Self { port, mac, bridge })
+        Ok(Self {
+            port,
+            mac,
+            bridge,
+            isolated: true,
+        })
     }
 }
 
@@ -134,6 +143,8 @@ pub struct Vm {
     pub nics: Vec<Nic>,
     /// Interfaces that have no port or no address and so cannot be fenced, each in words.
     pub skipped: Vec<String>,
+    /// The ports of further NICs, which are not spoken of: what is in front of them stays.
+    pub untouched: BTreeSet<Port>,
 }
 
 #[cfg(test)]

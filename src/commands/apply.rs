@@ -15,15 +15,24 @@ use crate::vm::Vm;
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let _asking = (!vms.vms.is_empty()).then(lock::asking).transpose()?;
-    let (used, changed) = fence_vms(config, &described(config, vms)?)?;
+    let (used, changed) = fence_vms(config, &described(config, vms)?, Look::Through)?;
     if changed {
         warn_of_the_other_kind(config, used);
     }
     Ok(())
 }
 
+/// How closely fences are looked at that the kernel holds already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// That they are there.
+    Once,
+    /// Also that frames pass them, which takes another process.
+    Through,
+}
+
 /// Fences these VMs; returns with what firewall, and whether anything changed.
-pub fn fence_vms(config: &Config, vms: &[Vm]) -> Result<(&'static str, bool)> {
+pub fn fence_vms(config: &Config, vms: &[Vm], look: Look) -> Result<(&'static str, bool)> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
@@ -31,7 +40,7 @@ pub fn fence_vms(config: &Config, vms: &[Vm]) -> Result<(&'static str, bool)> {
         .iter()
         .map(|vm| fence(config, vm))
         .collect::<Result<Vec<_>>>()?;
-    let changed = backend.enforce(&fences)? || backend.mend(&fences)?;
+    let changed = backend.enforce(&fences)? || (look == Look::Through && backend.mend(&fences)?);
     note(config, || match changed {
         true => format!("the fences are now in the kernel ({})", backend.name()),
         false => format!("the kernel held these fences already ({})", backend.name()),

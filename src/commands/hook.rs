@@ -4,10 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{apply, flush, read_xml, remove, warn_of_skipped};
+use super::apply::{self, Look};
+use super::{flush, opennebula, read, remove, warn_of_skipped};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
-use crate::source::libvirt;
+use crate::lock;
+use crate::source::{libvirt, xen};
 use crate::vm::{Vm, VmName};
 
 /// Runs it.
@@ -20,23 +22,35 @@ pub fn run(config: &Config, entry: Entry) -> Result<()> {
                 xml: Vec::new(),
             },
         ),
+        Entry::EbtablesXen { vm } => on_xen(config, &vm),
         Entry::EbtablesFlush => flush::run_patiently(config),
+        Entry::OnePost {
+            driver, deploy_id, ..
+        } => opennebula::post(config, driver.as_deref(), deploy_id.as_deref()),
+        Entry::OneClean { driver, .. } => opennebula::clean(config, driver.as_deref()),
         Entry::Libvirt { vm, operation, .. } => on_libvirt(config, &vm, &operation),
     }
+}
+
+fn on_xen(config: &Config, name: &VmName) -> Result<()> {
+    let _asking = lock::asking()?;
+    let vm = xen::domain(name)?;
+    warn_of_skipped(&vm);
+    apply::fence_vms(config, &[vm], Look::Through).map(|_| ())
 }
 
 /// What libvirt tells a domain's hook. It must not be asked anything back: it waits for us, with
 /// the domain locked. Nothing is printed, as for some operations that would be taken for XML.
 fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
     // Read whatever it is, so that libvirt is not left with a broken pipe.
-    let xml = read_xml(Path::new("-")).context("standard input")?;
+    let xml = read(Path::new("-"), libvirt::XML_LIMIT).context("standard input")?;
     match operation {
         // The ports exist and are on their bridges, and no guest instruction has been run: also
         // where a domain is restored or comes in by migration.
         "start" | "reconnect" => {
             let vm = described(name, &xml)?;
             warn_of_skipped(&vm);
-            apply::fence_vms(config, &[vm]).map(|_| ())
+            apply::fence_vms(config, &[vm], Look::Through).map(|_| ())
         }
         // QEMU has ended, and nobody is left who could send.
         "stopped" | "release" => remove::unfence(config, &[described(name, &xml)?]),

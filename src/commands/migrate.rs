@@ -100,8 +100,8 @@ fn migrated(
         }
     }
     let fence = |(vm, rules): (&VmName, Vec<Rule>)| Fence {
-        vm: vm.clone(),
         rules,
+        ..Fence::none(vm.clone())
     };
     Ok((fences.into_iter().map(fence).collect(), ports))
 }

@@ -6,6 +6,7 @@ mod flush;
 mod hook;
 mod list;
 mod migrate;
+mod opennebula;
 mod remove;
 
 use std::collections::BTreeMap;
@@ -51,7 +52,7 @@ fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
         "standard input can be read only once"
     );
     for file in &asked.xml {
-        let read = read_xml(file).and_then(|xml| libvirt::domain(&xml));
+        let read = read(file, libvirt::XML_LIMIT).and_then(|xml| libvirt::domain(&xml));
         vms.push(read.with_context(|| match is_stdin(file) {
             true => "standard input".to_owned(),
             false => file.display().to_string(),
@@ -90,20 +91,20 @@ fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-fn read_xml(file: &Path) -> Result<String> {
+/// Reads a file or standard input, and no more of it than it takes to know that it is longer than
+/// `limit` bytes.
+fn read(file: &Path, limit: usize) -> Result<String> {
     let mut source: Box<dyn Read> = match is_stdin(file) {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(file).context("cannot open")?),
     };
-    let mut xml = String::new();
-    // One byte more than is taken: enough to know that it is too long.
-    let limit = libvirt::XML_LIMIT as u64 + 1;
+    let mut text = String::new();
     source
         .by_ref()
-        .take(limit)
-        .read_to_string(&mut xml)
+        .take(limit as u64 + 1)
+        .read_to_string(&mut text)
         .context("cannot read")?;
-    Ok(xml)
+    Ok(text)
 }
 
 /// A bridge that is misspelt would leave its VMs open without a word.

@@ -17,7 +17,8 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     names.sort();
     names.dedup();
     let backend = backend::choose(config.backend);
-    let mut changed = by_name(&*backend, &names)?;
+    let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
+    let mut changed = enforce(&*backend, &fences)?;
     if !backend.names_vms() {
         let vms = libvirt::domains(&config.connect, &names).context(
             "ebtables rules name no VM, so libvirt has to tell its ports; \
@@ -40,21 +41,24 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the fences of these VMs away.
+/// Takes the fences of these VMs away, but for their untouched ports'.
 pub fn unfence(config: &Config, vms: &[Vm]) -> Result<()> {
     let backend = backend::choose(config.backend);
-    let names: Vec<_> = vms.iter().map(|vm| vm.name.clone()).collect();
-    by_name(&*backend, &names)?;
+    let without = |vm: &Vm| Fence {
+        untouched: vm.untouched.clone(),
+        ..Fence::none(vm.name.clone())
+    };
+    let fences: Vec<_> = vms.iter().map(without).collect();
+    enforce(&*backend, &fences)?;
     if !backend.names_vms() {
         by_port(&*backend, vms)?;
     }
     Ok(())
 }
 
-fn by_name(backend: &dyn Backend, names: &[VmName]) -> Result<bool> {
-    let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
+fn enforce(backend: &dyn Backend, fences: &[Fence]) -> Result<bool> {
     let _lock = lock::exclusive()?;
-    backend.enforce(&fences)
+    backend.enforce(fences)
 }
 
 /// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the

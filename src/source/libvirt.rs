@@ -1,5 +1,7 @@
 //! libvirt: domain XML, from `virsh dumpxml` or from a file.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use roxmltree::{Document, Node};
 
@@ -107,6 +109,7 @@ fn vm(domain: Node<'_, '_>) -> Result<Vm> {
         name: name.parse()?,
         nics: Vec::new(),
         skipped: Vec::new(),
+        untouched: BTreeSet::new(),
     };
     let devices = child(domain, "devices")
         .into_iter()

@@ -2,3 +2,5 @@
 //! nothing of rules.
 
 pub mod libvirt;
+pub mod opennebula;
+pub mod xen;

@@ -1,14 +1,15 @@
 //! The seed's scripts by their own names.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 use std::thread;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use crate::lab::oneadmin::Oneadmin;
 use crate::lab::{Host, MACFENCE, Ran, domain, path_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
@@ -187,4 +188,57 @@ fn flush_takes_nothing_of_a_vm_that_stays() {
     let before = (host.generation(), host.ruleset());
     call(&host, &dir, "ebtables-flush", &[]).ok();
     assert_eq!((host.generation(), host.ruleset()), before);
+}
+
+/// A `VM_HOOK` of an oned.conf: its command line, as OpenNebula hands it to the host's shell.
+fn command_line(conf: &str, name: &str, vm: u32) -> String {
+    let hook = conf
+        .split("VM_HOOK")
+        .find(|hook| hook.contains(&format!("\"{name}\"")));
+    let value = |key: &str| {
+        let line = hook
+            .unwrap()
+            .lines()
+            .find(|line| line.trim().starts_with(key))
+            .unwrap();
+        line.split('"').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(value("remote"), "yes");
+    let arguments = value("arguments").replace("$VMID", &vm.to_string());
+    format!("{} {arguments}", value("command"))
+}
+
+#[test]
+fn the_hooks_of_an_oned_conf_work_for_oneadmin() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/share/opennebula/oned.conf");
+    let conf = std::fs::read_to_string(shipped).unwrap();
+    let (host, dir) = host(&domain("one-1", &[(A, "one-1-0", "br0")]));
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let one = Oneadmin::of(&host);
+    host.run(|| {
+        std::fs::create_dir_all("/usr/local/sbin/macfence.d/macfence/hooks").unwrap();
+        for name in ["ebtables-kvm", "ebtables-flush"] {
+            let link = format!("/usr/local/sbin/macfence.d/macfence/hooks/{name}");
+            symlink("/usr/local/sbin/macfence", link).unwrap();
+        }
+    });
+    let conf = conf.replace("@datadir@", "/usr/local/sbin/macfence.d");
+    let call = |name: &str| {
+        let said = one.with_programs(
+            dir.path().to_str().unwrap(),
+            &command_line(&conf, name, 1),
+            "",
+        );
+        assert_eq!(
+            (said.status, &*said.stdout, &*said.stderr),
+            (0, "", ""),
+            "{said:?}"
+        );
+    };
+    host.ports("br0", &["one-1-0"]);
+    call("ebtables-start");
+    assert_eq!(host.fenced(), ["one-1"]);
+    host.unplug("one-1-0");
+    call("ebtables-flush");
+    assert!(host.fenced().is_empty());
 }

@@ -4,6 +4,7 @@
 
 pub mod frame;
 pub mod libvirt;
+pub mod oneadmin;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};

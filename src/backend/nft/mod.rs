@@ -31,7 +31,7 @@ use self::plan::Wanted;
 use self::ruleset::Ruleset;
 use self::transaction::Transaction;
 use super::{Backend, HeldFence};
-use crate::fence::{self, Fence};
+use crate::fence::Fence;
 use crate::process::{self, Output};
 use crate::vm::Port;
 
@@ -121,9 +121,9 @@ impl Backend for Nft {
             return Ok(false);
         }
         let mut look = Transaction::on_containers()?;
-        for (chain, rules) in &wanted {
+        for (chain, fence) in &wanted {
             // The kernel refuses an entry that is there and leads elsewhere.
-            for port in fence::ports(rules) {
+            for port in fence.ports() {
                 look.add_port(port, chain)?;
             }
         }
@@ -152,17 +152,17 @@ impl Backend for Nft {
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
         let mut transaction = Transaction::on_skeleton()?;
-        for (chain, rules) in wanted(fences)? {
-            if rules.is_empty() {
+        for (chain, fence) in wanted(fences)? {
+            if fence.rules.is_empty() {
                 continue;
             }
             transaction.add_chain(&chain)?;
             // In an empty kernel for nothing; in a live one the rules would be there twice.
             transaction.flush_chain(&chain)?;
-            for rule in rules {
+            for rule in &fence.rules {
                 transaction.add_rule(&chain, rule)?;
             }
-            for port in fence::ports(rules) {
+            for port in fence.ports() {
                 transaction.add_port(port, &chain)?;
             }
         }
@@ -173,7 +173,7 @@ impl Backend for Nft {
 fn wanted(fences: &[Fence]) -> Result<Wanted<'_>> {
     fences
         .iter()
-        .map(|fence| Ok((ChainName::of(&fence.vm)?, fence.rules.as_slice())))
+        .map(|fence| Ok((ChainName::of(&fence.vm)?, fence)))
         .collect()
 }
 

@@ -7,11 +7,11 @@ use anyhow::{Result, ensure};
 use super::name::ChainName;
 use super::ruleset::Ruleset;
 use super::transaction::Transaction;
-use crate::fence::{self, Rule};
+use crate::fence::{self, Fence, Rule};
 use crate::vm::Port;
 
-/// What the kernel is to hold for some VMs: the rules of each one's chain; none, no chain.
-pub type Wanted<'a> = BTreeMap<ChainName, &'a [Rule]>;
+/// What the kernel is to hold for some VMs, each in its chain; without rules, no chain.
+pub type Wanted<'a> = BTreeMap<ChainName, &'a Fence>;
 
 /// The transaction that makes `held` hold `wanted`; `None` if it does already.
 ///
@@ -19,9 +19,13 @@ pub type Wanted<'a> = BTreeMap<ChainName, &'a [Rule]>;
 pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
     let mut change = Change::default();
     let mut claims = BTreeMap::new();
-    for (chain, rules) in wanted {
+    let rules: Vec<_> = wanted
+        .iter()
+        .map(|(chain, fence)| (chain, with_untouched(held, chain, fence)))
+        .collect();
+    for (chain, rules) in &rules {
         for port in fence::ports(rules) {
-            let other = claims.insert(port.as_str(), (port, chain));
+            let other = claims.insert(port.as_str(), (port, *chain));
             ensure!(other.is_none(), "port \"{port}\" is claimed by two VMs");
         }
         change.set_rules(held, chain, rules)?;
@@ -50,6 +54,19 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
         _ => true,
     };
     change.transaction(is_whole)
+}
+
+/// The rules of a fence, and those that the chain holds for its untouched ports.
+fn with_untouched(held: &Ruleset, chain: &ChainName, fence: &Fence) -> Vec<Rule> {
+    let now = held.chains.get(chain).into_iter().flatten();
+    let ours = now.filter_map(|rule| rule.rule.as_ref());
+    // A port that has become another VM's by now is not kept from it.
+    let stays = |rule: &&Rule| {
+        let to = held.ports.get(rule.port().as_str());
+        fence.untouched.contains(rule.port()) && to.and_then(Option::as_ref) == Some(chain)
+    };
+    let stay = ours.map(|(rule, _)| rule).filter(stays);
+    fence.rules.iter().chain(stay).cloned().collect()
 }
 
 /// The transaction that deletes from `held` all that refers to these ports.

@@ -1,0 +1,114 @@
+//! `macfence hook one-post` and `one-clean`: what OpenNebula's network drivers and state hooks
+//! call, with a VM template on standard input.
+
+use std::path::Path;
+use std::slice;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::apply::{self, Look};
+use super::{note, read, remove, warn_of_skipped};
+use crate::bridge;
+use crate::config::Config;
+use crate::fence;
+use crate::lock::{self, Lock};
+use crate::source::opennebula::{Hypervisor, Meant, TEXT_LIMIT, Template};
+use crate::source::{libvirt, xen};
+use crate::vm::{Vm, VmName};
+
+/// How long the port of a NIC that is being attached may take to come: a state hook is called when
+/// the attaching begins. (A driver's script is called afterwards.)
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Fences the VM, or the NIC that is being attached.
+pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> Result<()> {
+    let template = template()?;
+    let name = template.name(deploy_id)?;
+    if template.meant(driver) == Meant::None {
+        note(config, || nothing_meant(&name));
+        return Ok(());
+    }
+    let (vm, _asking) = meant_vm(config, &template, name, driver)?;
+    fence::check_distinct(slice::from_ref(&vm))?;
+    warn_of_skipped(&vm);
+    if template.meant(driver) == Meant::One {
+        wait_for_ports(&vm)?;
+    }
+    apply::fence_vms(config, &[vm], Look::Once).map(|_| ())
+}
+
+/// Takes the VM's fence away, or that of the NIC that was detached.
+pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
+    let template = template()?;
+    let name = template.name(None)?;
+    match template.meant(driver) {
+        Meant::None => {
+            note(config, || nothing_meant(&name));
+            Ok(())
+        }
+        // The VM has ended, and with it what other drivers' NICs had.
+        Meant::All => {
+            let mut vm = template.vm(name, None, None)?;
+            vm.untouched.clear();
+            remove::unfence(config, &[vm])
+        }
+        Meant::One => {
+            let (vm, _asking) = meant_vm(config, &template, name, driver)?;
+            remove::unfence(config, &[vm])
+        }
+    }
+}
+
+fn template() -> Result<Template> {
+    let base64 = read(Path::new("-"), TEXT_LIMIT).and_then(|text| {
+        ensure!(
+            text.len() <= TEXT_LIMIT,
+            "a VM template is no longer than {} MiB",
+            TEXT_LIMIT >> 20
+        );
+        Template::read(&text)
+    });
+    base64.context("standard input")
+}
+
+/// The VM, as far as it is meant, with the ports that the template does not name from the
+/// hypervisor; and what keeps others from asking before this has been enforced.
+fn meant_vm(
+    config: &Config,
+    template: &Template,
+    name: VmName,
+    driver: Option<&str>,
+) -> Result<(Vm, Option<Lock>)> {
+    if !template.lacks_ports() {
+        return Ok((template.vm(name, driver, None)?, None));
+    }
+    let asking = lock::asking()?;
+    let domain = match template.hypervisor {
+        Hypervisor::Xen => xen::domain(&name).map(Some),
+        Hypervisor::Libvirt | Hypervisor::Lxc => {
+            libvirt::domains(&config.connect, slice::from_ref(&name)).map(|mut vms| vms.pop())
+        }
+    };
+    let domain = domain.context("the VM template does not name all ports")?;
+    Ok((template.vm(name, driver, domain.as_ref())?, Some(asking)))
+}
+
+fn nothing_meant(name: &VmName) -> String {
+    format!(
+        "VM {:?}: what is attached or detached has no port to fence",
+        name.as_str()
+    )
+}
+
+fn wait_for_ports(vm: &Vm) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    for nic in &vm.nics {
+        while bridge::of(&nic.port)?.is_none() && Instant::now() < deadline {
+            thread::sleep(PAUSE);
+        }
+    }
+    Ok(())
+}

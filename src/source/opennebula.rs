@@ -1,0 +1,342 @@
+//! OpenNebula: the VM template that its network drivers and its state hooks hand over, as base64.
+//!
+//! Since 6.x a driver does not get the VM's own XML but an extract of it, in which every element
+//! has parents of its own: one `<TEMPLATE>` for each `<NIC>`, one `<HISTORY>` for each value
+//! (`get_vnm_drivers` in its `one_vmm_exec.rb`).
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use roxmltree::{Document, Node};
+
+use crate::mac::MacAddr;
+use crate::vm::{Nic, Vm, VmName};
+
+/// The most text that is read, in bytes. Templates carry what users have put into them, scripts
+/// and keys included.
+pub const TEXT_LIMIT: usize = 64 << 20;
+
+/// A VM as OpenNebula describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    id: u32,
+    deploy_id: Option<String>,
+    /// What the VM runs on.
+    pub hypervisor: Hypervisor,
+    nics: Vec<TemplateNic>,
+    /// Whether something that is no NIC of its own is being attached or detached: an alias, which
+    /// has its parent's port, or a PCI device, which has none.
+    portless_hotplug: bool,
+}
+
+/// Whom to ask for a port that the template does not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// libvirt
+    Libvirt,
+    /// LXC, whose ports have names that follow from the template.
+    Lxc,
+    /// Xen
+    Xen,
+}
+
+/// Which of a VM's NICs are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meant {
+    /// All of them.
+    All,
+    /// The one that is being attached or detached.
+    One,
+    /// None: what is being attached or detached has no port of its own, or is not the driver's.
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TemplateNic {
+    id: String,
+    driver: String,
+    mac: Option<MacAddr>,
+    bridge: Option<String>,
+    target: Option<String>,
+    isolated: bool,
+    in_hotplug: bool,
+}
+
+impl Template {
+    /// Reads what a driver's script or a hook has got on its standard input.
+    ///
+    /// # Errors
+    /// If it is not base64, no XML, or not a VM's; or if a MAC address cannot be.
+    pub fn read(base64: &str) -> Result<Self> {
+        // Some releases break the text into lines.
+        let text: Vec<u8> = base64
+            .bytes()
+            .filter(|b| !b.is_ascii_whitespace())
+            .collect();
+        ensure!(!text.is_empty(), "no VM template was given");
+        let xml = BASE64_STANDARD
+            .decode(text)
+            .context("the VM template is not base64")?;
+        let xml = String::from_utf8(xml).context("the VM template is not UTF-8")?;
+        let document = Document::parse(&xml).context("the VM template is not XML")?;
+        Self::of(document.root_element())
+    }
+
+    fn of(vm: Node<'_, '_>) -> Result<Self> {
+        ensure!(
+            vm.has_tag_name("VM"),
+            "not a VM template: its root is <{}>",
+            vm.tag_name().name()
+        );
+        let id = text(vm, "ID").context("the VM template has no ID")?;
+        let id = id
+            .parse()
+            .with_context(|| format!("the VM template's ID {id:?} is not a number"))?;
+        let mut nics = Vec::new();
+        let mut portless_hotplug = false;
+        for device in within(vm, "TEMPLATE").flat_map(|template| template.children()) {
+            match device.tag_name().name() {
+                "NIC" => nics.push(TemplateNic::of(device).with_context(|| format!("VM {id}"))?),
+                "NIC_ALIAS" | "PCI" => portless_hotplug |= in_hotplug(device),
+                _ => {}
+            }
+        }
+        let histories = within(vm, "HISTORY_RECORDS").flat_map(|all| within(all, "HISTORY"));
+        // The newest record comes last.
+        let driver = histories.filter_map(|record| text(record, "VM_MAD")).last();
+        Ok(Self {
+            id,
+            deploy_id: text(vm, "DEPLOY_ID").map(str::to_owned),
+            hypervisor: Hypervisor::of(driver.unwrap_or_default()),
+            nics,
+            portless_hotplug,
+        })
+    }
+
+    /// The VM's name, as its hypervisor knows it: `one-<ID>`, but for a VM that OpenNebula took
+    /// over from the hypervisor. Since 5.14 the deploy id of others is libvirt's UUID.
+    pub fn name(&self, deploy_id: Option<&str>) -> Result<VmName> {
+        let known = [deploy_id, self.deploy_id.as_deref()];
+        let name = known
+            .into_iter()
+            .flatten()
+            .find(|id| !id.is_empty() && *id != "-" && !is_uuid(id));
+        match name {
+            Some(name) => name.parse(),
+            None => format!("one-{}", self.id).parse(),
+        }
+    }
+
+    /// Which NICs this is about. With a driver's name, of its own (`VN_MAD`).
+    pub fn meant(&self, driver: Option<&str>) -> Meant {
+        let hotplugged = self.nics.iter().find(|nic| nic.in_hotplug);
+        match hotplugged {
+            Some(nic) if nic.is_of(driver) => Meant::One,
+            Some(_) => Meant::None,
+            None if self.portless_hotplug => Meant::None,
+            None => Meant::All,
+        }
+    }
+
+    /// Whether the template leaves a port unnamed, which only the hypervisor can tell then.
+    pub fn lacks_ports(&self) -> bool {
+        self.nics
+            .iter()
+            .any(|nic| nic.mac.is_some() && self.port_name(nic).is_none())
+    }
+
+    /// The VM with its NICs, as far as they are meant and the driver's: the others are untouched.
+    /// `domain` is what the hypervisor says, where the template [lacks](Self::lacks_ports) ports.
+    ///
+    /// # Errors
+    /// If a port has a name, or a NIC an address, that cannot be.
+    pub fn vm(&self, name: VmName, driver: Option<&str>, domain: Option<&Vm>) -> Result<Vm> {
+        let mut vm = Vm {
+            name,
+            nics: Vec::new(),
+            skipped: Vec::new(),
+            untouched: BTreeSet::new(),
+        };
+        let meant = self.meant(driver);
+        let only_one = meant == Meant::One;
+        let mut spoken_of = BTreeSet::new();
+        let mut unclaimed: Vec<_> = domain.into_iter().flat_map(|vm| &vm.nics).collect();
+        for nic in &self.nics {
+            let is_meant = match meant {
+                Meant::All => nic.is_of(driver),
+                Meant::One => nic.in_hotplug,
+                Meant::None => false,
+            };
+            if !is_meant {
+                // What is no name for a port is none of ours.
+                let port = self.port(nic, &mut unclaimed);
+                vm.untouched.extend(port.and_then(|port| port.parse().ok()));
+                continue;
+            }
+            let who = format!("NIC {}", nic.id);
+            let Some(mac) = nic.mac else {
+                vm.skipped.push(format!("{who} has no MAC address"));
+                continue;
+            };
+            spoken_of.insert(mac);
+            let Some(port) = self.port(nic, &mut unclaimed) else {
+                // A NIC that is gone has no port any more.
+                vm.skipped.push(format!("{who} ({mac}) has no port"));
+                continue;
+            };
+            let named = port
+                .parse()
+                .and_then(|port| Nic::new(port, mac, nic.bridge.clone()));
+            vm.nics.push(Nic {
+                isolated: nic.isolated,
+                ..named.with_context(|| format!("VM {:?}, {who}", vm.name.as_str()))?
+            });
+        }
+        if let Some(domain) = domain.filter(|_| only_one) {
+            // What the hypervisor knows of, and is not the one: stays.
+            let others = domain
+                .nics
+                .iter()
+                .filter(|nic| !spoken_of.contains(&nic.mac));
+            vm.untouched.extend(others.map(|nic| nic.port.clone()));
+        }
+        Ok(vm)
+    }
+
+    /// The port of a NIC: as the template names it, or that of the hypervisor's NIC with the same
+    /// address, each of which is one NIC's only.
+    fn port(&self, nic: &TemplateNic, unclaimed: &mut Vec<&Nic>) -> Option<String> {
+        self.port_name(nic).or_else(|| {
+            let same = unclaimed
+                .iter()
+                .position(|known| Some(known.mac) == nic.mac)?;
+            Some(unclaimed.remove(same).port.to_string())
+        })
+    }
+
+    fn port_name(&self, nic: &TemplateNic) -> Option<String> {
+        match (&nic.target, self.hypervisor) {
+            (Some(target), _) => Some(target.clone()),
+            (None, Hypervisor::Lxc) => Some(format!("one-{}-{}", self.id, nic.id)),
+            (None, _) => None,
+        }
+    }
+}
+
+impl TemplateNic {
+    fn of(nic: Node<'_, '_>) -> Result<Self> {
+        let owned = |name| text(nic, name).map(str::to_owned);
+        let id = owned("NIC_ID").unwrap_or_default();
+        let mac = text(nic, "MAC").map(str::parse).transpose();
+        Ok(Self {
+            mac: mac.with_context(|| format!("NIC {id}"))?,
+            id,
+            driver: owned("VN_MAD").unwrap_or_default(),
+            bridge: owned("BRIDGE"),
+            target: owned("TARGET"),
+            // As the removed driver looked for it.
+            isolated: text(nic, "FILTER_MAC_SPOOFING")
+                .is_some_and(|value| value.to_ascii_lowercase().contains("yes")),
+            in_hotplug: in_hotplug(nic),
+        })
+    }
+
+    fn is_of(&self, driver: Option<&str>) -> bool {
+        match driver {
+            Some(driver) => self.driver == driver,
+            // Open vSwitch's ports are on no Linux bridge, and nobody expects them to be.
+            None => !self.driver.starts_with("ovswitch"),
+        }
+    }
+}
+
+impl Hypervisor {
+    /// What the virtualization driver of this name drives: `kvm`, `qemu`, `lxc`, `xen3`, ...
+    fn of(driver: &str) -> Self {
+        match driver {
+            _ if driver.contains("xen") => Self::Xen,
+            _ if driver.contains("lxc") => Self::Lxc,
+            _ => Self::Libvirt,
+        }
+    }
+}
+
+/// The text of a child, if it has any; values are usually in CDATA.
+fn text<'a>(node: Node<'a, '_>, name: &'static str) -> Option<&'a str> {
+    let mut texts = within(node, name).filter_map(|child| child.text());
+    texts.next().map(str::trim).filter(|text| !text.is_empty())
+}
+
+fn within<'a, 'x>(node: Node<'a, 'x>, name: &'static str) -> impl Iterator<Item = Node<'a, 'x>> {
+    node.children()
+        .filter(move |child| child.has_tag_name(name))
+}
+
+fn in_hotplug(device: Node<'_, '_>) -> bool {
+    text(device, "ATTACH") == Some("YES")
+}
+
+fn is_uuid(text: &str) -> bool {
+    let groups: Vec<_> = text.split('-').map(str::len).collect();
+    groups == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const XML: &str = "<VM><ID>42</ID><TEMPLATE><NIC><NIC_ID><![CDATA[0]]></NIC_ID>\
+        <MAC>02:00:c0:a8:00:05</MAC><TARGET> <![CDATA[one-42-0]]> </TARGET><VN_MAD>fw</VN_MAD>\
+        <FILTER_MAC_SPOOFING>Yes</FILTER_MAC_SPOOFING></NIC></TEMPLATE></VM>";
+
+    fn read(xml: &str) -> Result<Template> {
+        Template::read(&BASE64_STANDARD.encode(xml))
+    }
+
+    #[test]
+    fn values_are_read_in_cdata_and_out_of_it() {
+        let template = read(XML).unwrap();
+        let vm = template
+            .vm(template.name(None).unwrap(), None, None)
+            .unwrap();
+        assert_eq!(vm.name.as_str(), "one-42");
+        let mac = "02:00:c0:a8:00:05".parse().unwrap();
+        let nic = Nic::new("one-42-0".parse().unwrap(), mac, None).unwrap();
+        assert_eq!(vm.nics, [nic]);
+    }
+
+    #[test]
+    fn the_newest_record_tells_the_hypervisor() {
+        for (drivers, hypervisor) in [
+            (&["kvm"][..], Hypervisor::Libvirt),
+            (&["lxc", "kvm"], Hypervisor::Libvirt),
+            (&["kvm", "lxc"], Hypervisor::Lxc),
+            (&["vmm_xen"], Hypervisor::Xen),
+            (&[], Hypervisor::Libvirt),
+        ] {
+            let record = |d: &&str| format!("<HISTORY><VM_MAD>{d}</VM_MAD></HISTORY>");
+            let records: String = drivers.iter().map(record).collect();
+            let records = format!("<HISTORY_RECORDS>{records}</HISTORY_RECORDS></VM>");
+            let template = read(&XML.replace("</VM>", &records)).unwrap();
+            assert_eq!(template.hypervisor, hypervisor, "{drivers:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_template_makes_the_parser_panic(
+            at in 0..XML.len(), len in 0..60usize, text in "\\PC{0,8}|[<>&'\"/!\\[\\]-]{0,8}",
+        ) {
+            let mut bytes = XML.as_bytes().to_vec();
+            bytes.splice(at..(at + len).min(XML.len()), text.bytes());
+            let xml = String::from_utf8_lossy(&bytes).into_owned();
+            if let Ok(template) = read(&xml) {
+                let _ = template.vm("x".parse().unwrap(), None, None);
+            }
+            let _ = Template::read(&xml);
+        }
+    }
+}

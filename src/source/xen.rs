@@ -1,0 +1,168 @@
+//! Xen: what `xl`, or `xm` where there is no `xl`, tells about a domain.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bridge;
+use crate::process;
+use crate::vm::{Nic, Port, Vm, VmName};
+
+/// The running domain of this name: two processes.
+///
+/// # Errors
+/// If Xen's tools fail, know no such domain, or print what they are not known to print.
+pub fn domain(name: &VmName) -> Result<Vm> {
+    ensure!(
+        !name.as_str().starts_with('-'),
+        "Xen's tools would take the name {:?} for a flag",
+        name.as_str()
+    );
+    let id = domid(name)?;
+    let listing = ask(&["network-list", &id.to_string()])?;
+    let interfaces = interfaces(&listing)?;
+    if interfaces.is_empty() {
+        // xl lists nothing, and does not fail, for a domain that has ended or was started anew.
+        ensure!(
+            domid(name).is_ok_and(|now| now == id),
+            "the domain {:?} ended while Xen was asked about it",
+            name.as_str()
+        );
+    }
+    let mut vm = Vm {
+        name: name.clone(),
+        nics: Vec::new(),
+        skipped: Vec::new(),
+        untouched: BTreeSet::new(),
+    };
+    for interface in interfaces {
+        let (index, mac) = match interface {
+            Ok(interface) => interface,
+            Err(why) => {
+                vm.skipped.push(why);
+                continue;
+            }
+        };
+        let port: Port = format!("vif{id}.{index}").parse()?;
+        // What an HVM guest sends through until it has loaded its drivers; others have none.
+        let emulated: Port = format!("{port}-emu").parse()?;
+        let emulated = bridge::of(&emulated)?.map(|_| emulated);
+        for port in [Some(port), emulated].into_iter().flatten() {
+            vm.nics.push(Nic::new(port, mac.parse()?, None)?);
+        }
+    }
+    Ok(vm)
+}
+
+fn domid(name: &VmName) -> Result<u32> {
+    let said = ask(&["domid", name.as_str()])?;
+    let said = said.trim();
+    said.parse().with_context(|| {
+        format!(
+            "Xen's number for the domain {:?} is {said:?}",
+            name.as_str()
+        )
+    })
+}
+
+/// Asks as root, as whom alone Xen answers.
+fn ask(words: &[&str]) -> Result<String> {
+    let tool = match process::find("xl") {
+        Ok(_) => "xl",
+        Err(_) => "xm",
+    };
+    process::run_as_root(tool, words, "")?.checked()
+}
+
+/// An interface's index and MAC address, or why it has no port here.
+type Interface<'a> = Result<(u32, &'a str), String>;
+
+/// What a `network-list` lists. The columns of interest are the first three of both tools:
+///
+/// ```text
+/// Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
+/// 0   0  02:00:c0:a8:00:05 0      4     14       768/769         /local/domain/0/backend/vif/1/0
+/// ```
+fn interfaces(listing: &str) -> Result<Vec<Interface<'_>>> {
+    let lines = listing.lines().filter(|line| !line.trim().is_empty());
+    lines
+        .filter(|line| !line.starts_with("Idx"))
+        .map(|line| interface(line).with_context(|| format!("Xen listed an interface as {line:?}")))
+        .collect()
+}
+
+fn interface(line: &str) -> Option<Interface<'_>> {
+    let mut words = line.split_whitespace();
+    let mut number = || words.next()?.parse::<u32>().ok();
+    let (index, backend) = (number()?, number()?);
+    Some(match (backend, words.next()?) {
+        // xm's word for an address that it does not know.
+        (0, "??") => Err(format!("interface {index} has no MAC address")),
+        (0, mac) => Ok((index, mac)),
+        (other, _) => Err(format!("interface {index} has its port in domain {other}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const XL: &str = "\
+Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
+0   0  02:00:c0:a8:00:05 0      4     14       768/769         /local/domain/0/backend/vif/7/0
+1   0  02:00:c0:a8:01:05 1      4     -1       -1/-1           /local/domain/0/backend/vif/7/1
+";
+
+    #[test]
+    fn the_tables_of_both_tools_are_read() {
+        let xm = "Idx BE     MAC Addr.     handle state evt-ch tx-/rx-ring-ref BE-path\n\
+                  0   0  2:0:c0:a8:0:5        0     1      -1    -1   /-1      /local/x\n\
+                  10  0  02:00:c0:a8:01:05    1     4      8     9/10 more  columns\n\n";
+        assert_eq!(
+            interfaces(XL).unwrap(),
+            [Ok((0, "02:00:c0:a8:00:05")), Ok((1, "02:00:c0:a8:01:05"))]
+        );
+        assert_eq!(
+            interfaces(xm).unwrap(),
+            [Ok((0, "2:0:c0:a8:0:5")), Ok((10, "02:00:c0:a8:01:05"))]
+        );
+        assert_eq!(interfaces("").unwrap(), []);
+    }
+
+    #[test]
+    fn an_interface_without_a_port_here_is_named() {
+        let listing = "0 0 ?? 0 1\n1 5 2:0:0:0:0:1 0 1\n";
+        assert_eq!(
+            interfaces(listing).unwrap(),
+            [
+                Err("interface 0 has no MAC address".to_owned()),
+                Err("interface 1 has its port in domain 5".to_owned()),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_table_is_refused_by_line() {
+        for listing in [
+            "Error: no such domain",
+            "0 0",
+            "x 0 2:0:0:0:0:1",
+            "0 y 2:0:0:0:0:1",
+        ] {
+            let error = interfaces(listing).unwrap_err().to_string();
+            assert!(error.contains(&format!("{listing:?}")), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_table_makes_the_parser_panic(
+            at in 0..XL.len(), len in 0..80usize, text in "\\PC{0,8}",
+        ) {
+            let mut bytes = XL.as_bytes().to_vec();
+            bytes.splice(at..(at + len).min(XL.len()), text.bytes());
+            let _ = interfaces(&String::from_utf8_lossy(&bytes));
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! OpenNebula's network drivers and state hooks, called as it calls them: by `oneadmin`, who may
+//! run nothing but what the shipped sudoers file allows.
+
+use std::process::Command;
+use std::slice;
+use std::thread;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use macfence::mac::MacAddr;
+use serde_json::Value;
+
+use crate::lab::frame::{Kind, frame};
+use crate::lab::oneadmin::Oneadmin;
+use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, path_with, script};
+
+const A: &str = "02:00:c0:a8:00:05";
+const B: &str = "02:00:c0:a8:01:05";
+
+/// A NIC of a template; `more` is further elements.
+fn nic(id: u32, mac: &str, driver: &str, more: &str) -> String {
+    format!(
+        "<NIC><BRIDGE><![CDATA[br0]]></BRIDGE><MAC><![CDATA[{mac}]]></MAC>\
+         <NIC_ID><![CDATA[{id}]]></NIC_ID><VN_MAD><![CDATA[{driver}]]></VN_MAD>{more}</NIC>"
+    )
+}
+
+/// A NIC of VM 42 with its port.
+fn with_port(id: u32, mac: &str, driver: &str, more: &str) -> String {
+    let target = format!("<TARGET><![CDATA[one-42-{id}]]></TARGET>{more}");
+    nic(id, mac, driver, &target)
+}
+
+const SPOOFING: &str = "<FILTER_MAC_SPOOFING><![CDATA[YES]]></FILTER_MAC_SPOOFING>";
+const ATTACH: &str = "<ATTACH><![CDATA[YES]]></ATTACH>";
+
+/// VM 42 as drivers get it since 6.x: every element with parents of its own.
+fn extract(devices: &[String]) -> String {
+    let wrapped: String = devices
+        .iter()
+        .map(|device| format!("<TEMPLATE>{device}</TEMPLATE>"))
+        .collect();
+    let xml = format!(
+        "<VM><ID>42</ID><DEPLOY_ID>57c5a1e6-6d2e-4a5e-9f53-0c5e6d0a7b11</DEPLOY_ID>\
+         <TEMPLATE><CONTEXT><NETWORK><![CDATA[YES]]></NETWORK></CONTEXT></TEMPLATE>\
+         <HISTORY_RECORDS><HISTORY><HOSTNAME>host1</HOSTNAME></HISTORY></HISTORY_RECORDS>\
+         <HISTORY_RECORDS><HISTORY><VM_MAD><![CDATA[kvm]]></VM_MAD></HISTORY></HISTORY_RECORDS>\
+         {wrapped}</VM>"
+    );
+    BASE64_STANDARD.encode(xml) + "\n"
+}
+
+/// VM 42 as state hooks and older releases tell it: one template, and all of its history.
+fn whole(deploy_id: &str, histories: &[&str], devices: &[String]) -> String {
+    let histories: String = histories
+        .iter()
+        .map(|driver| format!("<HISTORY><VM_MAD>{driver}</VM_MAD></HISTORY>"))
+        .collect();
+    let xml = format!(
+        "<?xml version='1.0'?>\n<VM>\n  <ID>42</ID>\n  <DEPLOY_ID>{deploy_id}</DEPLOY_ID>\n  \
+         <TEMPLATE>\n    {}\n  </TEMPLATE>\n  \
+         <HISTORY_RECORDS>{histories}</HISTORY_RECORDS>\n</VM>\n",
+        devices.concat()
+    );
+    // As Ruby's Base64.encode64 breaks it.
+    let lines = BASE64_STANDARD.encode(xml);
+    let lines: Vec<_> = lines.as_bytes().chunks(60).collect();
+    lines
+        .iter()
+        .map(|line| String::from_utf8_lossy(line) + "\n")
+        .collect()
+}
+
+/// A host with the ports of VM 42.
+fn host() -> Host {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["one-42-0", "one-42-1", "one-42-2"]);
+    host
+}
+
+/// The fenced ports of VM 42 and for each whether it hears only its own network.
+fn fenced(host: &Host) -> Vec<(String, bool)> {
+    let list = host.list();
+    let Some(vm) = list.get(0) else {
+        return Vec::new();
+    };
+    assert_eq!(
+        (list.as_array().unwrap().len(), &vm["vm"]),
+        (1, &Value::from("one-42"))
+    );
+    let nic = |nic: &Value| {
+        assert!(
+            nic["mac"].is_string() && nic["dropped"]["spoofed"] == 0,
+            "{nic}"
+        );
+        (
+            nic["port"].as_str().unwrap().to_owned(),
+            nic["prefix"].is_string(),
+        )
+    };
+    let mut nics: Vec<_> = vm["nics"].as_array().unwrap().iter().map(nic).collect();
+    nics.sort();
+    nics
+}
+
+fn is(ports: &[(&str, bool)]) -> Vec<(String, bool)> {
+    ports
+        .iter()
+        .map(|(port, isolated)| ((*port).to_owned(), *isolated))
+        .collect()
+}
+
+/// Ran well, and left nothing in OpenNebula's log.
+fn quiet(ran: Ran) {
+    assert_eq!(
+        (ran.status, &*ran.stdout, &*ran.stderr),
+        (0, "", ""),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn the_life_of_a_vm_as_its_driver_tells_it() {
+    let host = host();
+    let one = Oneadmin::of(&host);
+    let first = with_port(0, A, "bridge", SPOOFING);
+    let post = |template: &str| quiet(one.driver("bridge", "post one-42 host1", template));
+    let clean = |template: &str| quiet(one.driver("bridge", "clean host1", template));
+    post(&extract(slice::from_ref(&first)));
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
+    // Once more changes nothing.
+    let before = (host.generation(), host.ruleset());
+    post(&extract(slice::from_ref(&first)));
+    assert_eq!((host.generation(), host.ruleset()), before);
+    // A second NIC, while somebody has changed the first one's rules: they are not spoken of.
+    host.macfence_reading(
+        &domain("one-42", &[(A, "one-42-0", "br0")]),
+        ["apply", "--xml", "-", "--prefix-len", "32"],
+    )
+    .ok();
+    let wide = host.list()[0]["nics"][0]["prefix"].clone();
+    assert_eq!(wide, "02:00:c0:a8:00:00/32");
+    let attached = with_port(1, B, "bridge", &format!("{ATTACH}{SPOOFING}"));
+    let both = extract(&[first.clone(), attached]);
+    post(&both);
+    assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
+    assert_eq!(host.list()[0]["nics"][0]["prefix"], wide);
+    // Detached again: the port may be there still, or not.
+    clean(&both);
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
+    assert_eq!(host.list()[0]["nics"][0]["prefix"], wide);
+    let before = host.generation();
+    clean(&both);
+    assert_eq!(host.generation(), before);
+    // The VM ends.
+    clean(&extract(slice::from_ref(&first)));
+    assert!(fenced(&host).is_empty());
+    assert!(!host.ruleset().contains("one-42"));
+    // It was never here.
+    let before = host.generation();
+    clean(&extract(&[first]));
+    assert_eq!(host.generation(), before);
+}
+
+#[test]
+fn a_nic_is_isolated_where_its_template_asks_or_the_configuration_says_always() {
+    let host = host();
+    let nics = [
+        with_port(0, A, "bridge", SPOOFING),
+        with_port(
+            1,
+            B,
+            "bridge",
+            "<FILTER_MAC_SPOOFING>NO</FILTER_MAC_SPOOFING>",
+        ),
+        with_port(2, B, "bridge", ""),
+    ];
+    let post = |args: &[&str]| {
+        let args = [args, &["hook", "one-post", "one-42"]].concat();
+        quiet(host.macfence_reading(&extract(&nics), args));
+    };
+    post(&[]);
+    let asked = is(&[("one-42-0", true), ("one-42-1", false), ("one-42-2", false)]);
+    assert_eq!(fenced(&host), asked);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("macfence.toml");
+    std::fs::write(&file, "isolation = 'always'\n").unwrap();
+    post(&["--config", file.to_str().unwrap()]);
+    assert!(fenced(&host).iter().all(|(_, isolated)| *isolated));
+    post(&[]);
+    assert_eq!(fenced(&host), asked);
+}
+
+#[test]
+fn what_was_not_asked_for_is_heard_and_what_was_is_not() {
+    let host = Host::new();
+    host.bridge("br0");
+    let isolated = host.tap("br0", "one-42-0");
+    let open = host.tap("br0", "one-42-1");
+    let other = host.tap("br0", "other");
+    let nics = [
+        with_port(0, A, "bridge", SPOOFING),
+        with_port(1, "02:00:c0:a8:00:06", "bridge", ""),
+    ];
+    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post"]));
+    let everybody = MacAddr::new([0xff; 6]);
+    let foreign = frame(Kind::Arp, B.parse().unwrap(), everybody, 1);
+    other.send(&foreign);
+    assert_eq!((isolated.heard().len(), open.heard().len()), (0, 1));
+    // Neither may pretend to be another.
+    isolated.send(&foreign);
+    open.send(&foreign);
+    assert!(other.heard().is_empty());
+}
+
+#[test]
+fn each_driver_speaks_of_its_own_nics() {
+    let host = host();
+    let one = Oneadmin::of(&host);
+    let template = extract(&[
+        with_port(0, A, "bridge", SPOOFING),
+        with_port(1, B, "fw", SPOOFING),
+        with_port(2, B, "ovswitch", SPOOFING),
+    ]);
+    let zero = ("one-42-0", true);
+    let first = ("one-42-1", true);
+    quiet(one.driver("bridge", "post one-42 host1", &template));
+    assert_eq!(fenced(&host), is(&[zero]));
+    quiet(one.driver("fw", "post one-42 host1", &template));
+    assert_eq!(fenced(&host), is(&[zero, first]));
+    let before = host.generation();
+    quiet(one.driver("bridge", "post one-42 host1", &template));
+    assert_eq!(host.generation(), before);
+    // Another driver's NIC comes or goes.
+    let hotplug = extract(&[
+        with_port(0, A, "bridge", SPOOFING),
+        with_port(1, B, "fw", &format!("{SPOOFING}{ATTACH}")),
+    ]);
+    for words in ["post one-42 host1", "clean host1"] {
+        quiet(one.driver("bridge", words, &hotplug));
+        assert_eq!(host.generation(), before, "{words}");
+    }
+    quiet(one.driver("fw", "clean host1", &hotplug));
+    assert_eq!(fenced(&host), is(&[zero]));
+    // Called without a driver's name it is about all, but for Open vSwitch's.
+    quiet(host.macfence_reading(&template, ["hook", "one-post", "one-42"]));
+    assert_eq!(fenced(&host), is(&[zero, first]));
+}
+
+#[test]
+fn aliases_and_pci_devices_come_and_go_without_a_change() {
+    let host = host();
+    let one = Oneadmin::of(&host);
+    let first = with_port(0, A, "bridge", SPOOFING);
+    quiet(one.driver(
+        "bridge",
+        "post one-42 host1",
+        &extract(slice::from_ref(&first)),
+    ));
+    let before = (host.generation(), host.ruleset());
+    for kind in ["NIC_ALIAS", "PCI"] {
+        let device = with_port(0, B, "bridge", ATTACH).replace("NIC>", &format!("{kind}>"));
+        assert!(device.starts_with(&format!("<{kind}>")), "{device}");
+        let template = extract(&[first.clone(), device]);
+        quiet(one.driver("bridge", "post one-42 host1", &template));
+        quiet(one.driver("bridge", "clean host1", &template));
+        assert_eq!((host.generation(), host.ruleset()), before, "{kind}");
+    }
+    // Beside a NIC that is attached they are nobody's NICs either.
+    let alias = nic(1, B, "bridge", "<TARGET>one-42-1</TARGET>").replace("NIC>", "NIC_ALIAS>");
+    quiet(one.driver("bridge", "post one-42 host1", &extract(&[first, alias])));
+    assert_eq!((host.generation(), host.ruleset()), before);
+}
+
+/// What virsh says of VM 42.
+const THREE: [(&str, &str, &str); 3] = [
+    (A, "one-42-0", "br0"),
+    (B, "one-42-1", "br0"),
+    (A, "one-42-2", "br0"),
+];
+
+/// A host whose virsh knows VM 42 with ports that the template does not name.
+fn without_targets() -> (Host, tempfile::TempDir) {
+    let virsh = fake_virsh(&[("one-42", &domain("one-42", &THREE))]);
+    (host(), virsh)
+}
+
+fn call(host: &Host, virsh: &tempfile::TempDir, entry: &[&str], template: &str) -> Ran {
+    let mut command = Command::new(MACFENCE);
+    command
+        .arg("hook")
+        .args(entry)
+        .env("PATH", path_with(virsh));
+    host.exec(&mut command, template)
+}
+
+#[test]
+fn ports_that_the_template_does_not_name_are_the_hypervisors() {
+    let (host, virsh) = without_targets();
+    let nics = [
+        nic(0, A, "bridge", SPOOFING),
+        nic(1, B, "bridge", SPOOFING),
+        nic(2, A, "bridge", SPOOFING),
+    ];
+    let all = [("one-42-0", true), ("one-42-1", true), ("one-42-2", true)];
+    // The newest record of its history tells what it runs on.
+    let template = whole("one-42", &["xen3", "kvm"], &nics);
+    quiet(call(&host, &virsh, &["one-post", "one-42"], &template));
+    assert_eq!(fenced(&host), is(&all));
+    // One of them goes; libvirt knows it no more.
+    let gone = nics.clone().map(|nic| match nic.contains(B) {
+        true => nic.replace("</NIC>", &format!("{ATTACH}</NIC>")),
+        false => nic,
+    });
+    let left = domain("one-42", &[(A, "one-42-0", "br0"), (A, "one-42-2", "br0")]);
+    std::fs::write(virsh.path().join("one-42.xml"), left).unwrap();
+    let template = whole("one-42", &["kvm"], &gone);
+    quiet(call(&host, &virsh, &["one-clean"], &template));
+    assert_eq!(fenced(&host), is(&[all[0], all[2]]));
+    // And comes again.
+    std::fs::write(virsh.path().join("one-42.xml"), domain("one-42", &THREE)).unwrap();
+    quiet(call(&host, &virsh, &["one-post", "one-42"], &template));
+    assert_eq!(fenced(&host), is(&all));
+    // When it has ended nobody can be asked, and nobody need be.
+    script(&virsh, "virsh", "exit 1");
+    quiet(call(
+        &host,
+        &virsh,
+        &["one-clean"],
+        &whole("one-42", &["kvm"], &nics),
+    ));
+}
+
+#[test]
+fn a_template_that_names_its_ports_asks_nobody() {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    script(&dir, "virsh", "exit 1");
+    let template = extract(&[with_port(0, A, "bridge", SPOOFING)]);
+    quiet(call(&host, &dir, &["one-post", "one-42"], &template));
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
+}
+
+#[test]
+fn a_container_has_ports_of_the_same_names() {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    script(&dir, "virsh", "exit 1");
+    let nics = [
+        nic(0, A, "bridge", SPOOFING),
+        with_port(1, B, "bridge", SPOOFING),
+    ];
+    let template = whole("one-42", &["kvm", "lxc"], &nics);
+    quiet(call(&host, &dir, &["one-post", "one-42"], &template));
+    assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
+    quiet(call(&host, &dir, &["one-clean"], &template));
+    assert!(fenced(&host).is_empty());
+}
+
+#[test]
+fn the_vm_has_the_name_that_libvirt_knows() {
+    let host = host();
+    let nics = [with_port(0, A, "bridge", "")];
+    let uuid = "57c5a1e6-6d2e-4a5e-9f53-0c5e6d0a7b11";
+    for (argument, in_template, name) in [
+        (Some(uuid), "", "one-42"),
+        (Some("-"), uuid, "one-42"),
+        (None, "", "one-42"),
+        (None, "db1", "db1"),
+        (Some("db1"), "", "db1"),
+        (Some("one-42"), "one-42", "one-42"),
+    ] {
+        let template = whole(in_template, &["kvm"], &nics);
+        let post: Vec<_> = ["hook", "one-post"].into_iter().chain(argument).collect();
+        quiet(host.macfence_reading(&template, post));
+        assert_eq!(host.fenced(), [name], "{argument:?} {in_template:?}");
+        let template = whole(name, &["kvm"], &nics);
+        quiet(host.macfence_reading(&template, ["hook", "one-clean"]));
+        assert!(host.fenced().is_empty());
+    }
+}
+
+#[test]
+fn a_template_of_five_megabytes_is_read() {
+    let host = host();
+    let one = Oneadmin::of(&host);
+    let user = format!("<USER><![CDATA[{}]]></USER>", "x <&> y ".repeat(5 << 17));
+    let template = extract(&[user, with_port(0, A, "bridge", SPOOFING)]);
+    assert!(template.len() > 5 << 20);
+    quiet(one.driver("bridge", "post one-42 host1", &template));
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
+    quiet(one.driver("bridge", "clean host1", &template));
+    assert!(fenced(&host).is_empty());
+}
+
+#[test]
+fn what_is_no_template_changes_nothing_and_is_named() {
+    let host = host();
+    let one = Oneadmin::of(&host);
+    quiet(one.driver(
+        "bridge",
+        "post one-42 host1",
+        &extract(&[with_port(0, A, "bridge", "")]),
+    ));
+    let before = (host.generation(), host.ruleset());
+    let encode = |text: &str| BASE64_STANDARD.encode(text);
+    let with = |nic: &str| extract(&[nic.to_owned()]);
+    for (stdin, words) in [
+        (String::new(), "no VM template was given"),
+        ("not base64!".to_owned(), "not base64"),
+        ("<VM><ID>42</ID></VM>".to_owned(), "not base64"),
+        (encode("PING 127.0.0.1"), "not XML"),
+        (BASE64_STANDARD.encode([0xff, 0xfe, 0]), "not UTF-8"),
+        (encode("<IMAGE><ID>42</ID></IMAGE>"), "<IMAGE>"),
+        (encode("<VM/>"), "no ID"),
+        (encode("<VM><ID>4x2</ID></VM>"), "\"4x2\""),
+        (
+            encode("<!DOCTYPE v [<!ENTITY i '42'>]><VM><ID>&i;</ID></VM>"),
+            "not XML",
+        ),
+        (
+            with(&nic(0, "02:00", "bridge", "")),
+            "\"02:00\" is not a MAC address",
+        ),
+        (
+            with(&nic(0, A, "bridge", "<TARGET>vnet*</TARGET>")),
+            "\"vnet*\"",
+        ),
+        (
+            with(&nic(0, "01:00:5e:00:00:01", "bridge", "<TARGET>a</TARGET>")),
+            "multicast",
+        ),
+    ] {
+        for call in ["post one-42 host1", "clean host1"] {
+            let said = one.driver("bridge", call, &stdin).error();
+            assert!(said.contains(words), "{call}: {said}");
+            assert_eq!((host.generation(), host.ruleset()), before, "{words}");
+        }
+    }
+    let twice = extract(&[with_port(0, A, "bridge", ""), with_port(0, B, "bridge", "")]);
+    let said = one.driver("bridge", "post one-42 host1", &twice).error();
+    assert!(said.contains("claimed twice"), "{said}");
+    assert_eq!((host.generation(), host.ruleset()), before);
+}
+
+#[test]
+fn a_nic_without_a_port_is_named_and_the_others_are_fenced() {
+    let (host, virsh) = without_targets();
+    let nics = [
+        with_port(0, A, "bridge", SPOOFING),
+        nic(1, "02:00:c0:a8:09:09", "bridge", SPOOFING),
+        "<NIC><NIC_ID>2</NIC_ID></NIC>".to_owned(),
+    ];
+    let ran = call(
+        &host,
+        &virsh,
+        &["one-post", "one-42"],
+        &whole("", &["kvm"], &nics),
+    );
+    assert_eq!(
+        ran.stderr,
+        "macfence: warning: VM \"one-42\": NIC 1 (02:00:c0:a8:09:09) has no port; \
+         it is not fenced\n\
+         macfence: warning: VM \"one-42\": NIC 2 has no MAC address; it is not fenced\n"
+    );
+    ran.ok();
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
+}
+
+#[test]
+fn a_state_hook_fences_what_runs_and_waits_for_a_port_that_is_about_to_come() {
+    let host = host();
+    let one = Oneadmin::of(&host);
+    host.unplug("one-42-1");
+    let first = with_port(0, A, "bridge", SPOOFING);
+    let second = with_port(1, B, "bridge", SPOOFING);
+    let post = |devices: &[String]| {
+        let template = whole("one-42", &["kvm"], devices);
+        one.run("/var/tmp/one/hooks/macfence/post", template.trim_end())
+    };
+    quiet(post(slice::from_ref(&first)));
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
+    // HOTPLUG_NIC: the hook is called before the port exists.
+    let attaching = second.replace("</NIC>", &format!("{ATTACH}</NIC>"));
+    thread::scope(|scope| {
+        let hook = scope.spawn(|| post(&[first.clone(), attaching.clone()]));
+        thread::sleep(std::time::Duration::from_millis(300));
+        host.ports("br0", &["one-42-1"]);
+        quiet(hook.join().unwrap());
+    });
+    assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
+    // RUNNING again after it was detached.
+    host.unplug("one-42-1");
+    quiet(post(&[first]));
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
+    host.unplug("one-42-0");
+    quiet(one.run("/var/tmp/one/hooks/macfence/flush", ""));
+    assert!(fenced(&host).is_empty());
+}
+
+#[test]
+fn a_driver_whose_firewall_fails_is_told_so_in_one_line() {
+    let host = host();
+    let one = Oneadmin::of(&host);
+    host.run(|| std::fs::remove_file("/etc/sudoers.d/macfence").unwrap());
+    let template = extract(&[with_port(0, A, "bridge", SPOOFING)]);
+    let said = one.driver("bridge", "post one-42 host1", &template).error();
+    assert!(said.contains("sudo"), "{said}");
+}
+
+#[test]
+fn templates_work_on_a_host_without_nftables() {
+    let host = host();
+    host.hide("nft");
+    let nics = [
+        with_port(0, A, "bridge", SPOOFING),
+        with_port(1, B, "bridge", ""),
+    ];
+    let rules = || {
+        host.ok("ebtables", &["-L", "FORWARD"])
+            .matches("-j DROP")
+            .count()
+    };
+    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post", "one-42"]));
+    assert_eq!(rules(), 3);
+    let gone = nics
+        .clone()
+        .map(|nic| nic.replace("</NIC>", &format!("{ATTACH}</NIC>")));
+    let detached = extract(&[nics[0].clone(), gone[1].clone()]);
+    quiet(host.macfence_reading(&detached, ["hook", "one-clean"]));
+    assert_eq!(rules(), 2);
+    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-clean"]));
+    assert_eq!(rules(), 0);
+}

@@ -1,0 +1,170 @@
+//! Xen hosts: what stand-ins for its tools print is what the real ones do.
+
+use std::process::Command;
+
+use crate::lab::{Host, MACFENCE, Ran, path_with, script};
+
+const XL: &str = "\
+Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
+0   0  02:00:c0:a8:00:05 0      4     14       768/769         /local/domain/0/backend/vif/7/0
+1   0  02:00:c0:a8:01:05 1      4     -1       -1/-1           /local/domain/0/backend/vif/7/1
+";
+const XM: &str = "\
+Idx BE     MAC Addr.     handle state evt-ch tx-/rx-ring-ref BE-path
+0   0  02:00:c0:a8:00:05    0     1      -1    -1   /-1      /local/domain/0/backend/vif/7/0
+1   0  02:00:c0:a8:01:05    1     1      -1    -1   /-1      /local/domain/0/backend/vif/7/1
+";
+
+/// A host with the ports of domain 7.
+fn host() -> (Host, tempfile::TempDir) {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["vif7.0", "vif7.1", "vif8.0"]);
+    (host, tempfile::tempdir().unwrap())
+}
+
+/// A tool that knows `one-7` as domain 7 with this list of interfaces.
+fn tool(dir: &tempfile::TempDir, name: &str, list: &str) {
+    std::fs::write(dir.path().join("list"), list).unwrap();
+    let says = "case \"$*\" in 'domid one-7') echo 7;; 'network-list 7') cat ${0%/*}/list;; \
+                *) echo \"no such domain: $2\" >&2; exit 1;; esac";
+    script(dir, name, says);
+}
+
+fn ebtables_xen(host: &Host, dir: &tempfile::TempDir, vm: &str) -> Ran {
+    let mut command = Command::new(MACFENCE);
+    command.args(["hook", "ebtables-xen", "--", vm]);
+    host.exec(command.env("PATH", path_with(dir)), "")
+}
+
+fn ports(host: &Host) -> Vec<String> {
+    let list = host.list();
+    let nics = list[0]["nics"].as_array().cloned().unwrap_or_default();
+    nics.iter()
+        .map(|nic| {
+            format!(
+                "{} {}",
+                nic["port"].as_str().unwrap(),
+                nic["mac"].as_str().unwrap()
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn both_tools_tell_the_ports_and_xl_is_asked_first() {
+    for (tools, list) in [(&["xl"][..], XL), (&["xm"], XM), (&["xm", "xl"], XL)] {
+        let (host, dir) = host();
+        for name in tools {
+            tool(&dir, name, list);
+        }
+        if tools.len() == 2 {
+            script(&dir, "xm", "echo 'xend is not running' >&2; exit 1");
+        }
+        ebtables_xen(&host, &dir, "one-7").ok();
+        assert_eq!(
+            ports(&host),
+            ["vif7.0 02:00:c0:a8:00:05", "vif7.1 02:00:c0:a8:01:05"]
+        );
+        assert_eq!(host.fenced(), ["one-7"]);
+        let before = host.generation();
+        ebtables_xen(&host, &dir, "one-7").ok();
+        assert_eq!(host.generation(), before);
+    }
+}
+
+#[test]
+fn the_emulated_port_of_a_guest_without_drivers_is_fenced_as_well() {
+    let (host, dir) = host();
+    host.ports("br0", &["vif7.0-emu"]);
+    tool(&dir, "xl", XL);
+    ebtables_xen(&host, &dir, "one-7").ok();
+    assert_eq!(
+        ports(&host),
+        [
+            "vif7.0 02:00:c0:a8:00:05",
+            "vif7.0-emu 02:00:c0:a8:00:05",
+            "vif7.1 02:00:c0:a8:01:05"
+        ]
+    );
+    // Once the guest has its drivers the emulated one is gone, and nothing is said of it.
+    host.unplug("vif7.0-emu");
+    let ran = ebtables_xen(&host, &dir, "one-7");
+    assert_eq!(ran.stderr, "");
+    ran.ok();
+    assert_eq!(ports(&host).len(), 2);
+}
+
+#[test]
+fn a_domain_that_vanishes_between_the_two_calls_is_an_error() {
+    let header = XL.lines().next().unwrap();
+    for (list, words) in [
+        // xl lists nothing of a domain that is gone, and is content.
+        (format!("echo '{header}'"), "ended while Xen was asked"),
+        (
+            "echo \"Error: Domain '7' does not exist.\" >&2; exit 1".to_owned(),
+            "Domain '7' does not exist",
+        ),
+    ] {
+        let (host, dir) = host();
+        tool(&dir, "xl", XL);
+        ebtables_xen(&host, &dir, "one-7").ok();
+        let before = (host.generation(), host.ruleset());
+        let says = format!(
+            "d=${{0%/*}}; case $1 in domid) mkdir $d/asked 2>/dev/null || exit 1; echo 7;; \
+             *) {list};; esac"
+        );
+        script(&dir, "xl", &says);
+        let error = ebtables_xen(&host, &dir, "one-7").error();
+        assert!(error.contains(words), "{error}");
+        assert_eq!((host.generation(), host.ruleset()), before);
+    }
+}
+
+#[test]
+fn a_domain_without_interfaces_is_no_error() {
+    for list in ["", "Idx BE Mac Addr.         handle state\n"] {
+        let (host, dir) = host();
+        tool(&dir, "xl", list);
+        ebtables_xen(&host, &dir, "one-7").ok();
+        assert!(host.fenced().is_empty());
+    }
+}
+
+#[test]
+fn what_xens_tools_say_wrong_is_named_and_changes_nothing() {
+    let (host, dir) = host();
+    tool(&dir, "xl", "Error: xenstored has gone\n");
+    let before = host.generation();
+    for (vm, words) in [
+        ("one-7", "\"Error: xenstored has gone\""),
+        ("one-8", "no such domain: one-8"),
+        ("-h", "\"-h\" for a flag"),
+    ] {
+        let error = ebtables_xen(&host, &dir, vm).error();
+        assert!(error.contains(words), "{error}");
+    }
+    for (id, words) in [("", "is \"\""), ("0x7", "\"0x7\""), ("-1", "\"-1\"")] {
+        script(&dir, "xl", &format!("echo '{id}'"));
+        let error = ebtables_xen(&host, &dir, "one-7").error();
+        assert!(error.contains(words), "{error}");
+    }
+    tool(&dir, "xl", "0 0 00:00:00:00:00:00 0 4\n");
+    let error = ebtables_xen(&host, &dir, "one-7").error();
+    assert!(error.contains("all-zero"), "{error}");
+    assert_eq!(host.generation(), before);
+}
+
+#[test]
+fn an_interface_whose_port_is_elsewhere_is_named() {
+    let (host, dir) = host();
+    tool(&dir, "xl", &format!("{XL}2 3 02:00:c0:a8:02:05 2 4\n"));
+    let ran = ebtables_xen(&host, &dir, "one-7");
+    assert_eq!(
+        ran.stderr,
+        "macfence: warning: VM \"one-7\": interface 2 has its port in domain 3; \
+         it is not fenced\n"
+    );
+    ran.ok();
+    assert_eq!(ports(&host).len(), 2);
+}

@@ -1,0 +1,100 @@
+//! OpenNebula's user on a lab host: what it may do is what the shipped sudoers file says.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+
+use super::{Host, MACFENCE, Ran, need, script, tmpfs};
+
+/// Where OpenNebula keeps its drivers and hooks on a host.
+pub const REMOTES: &str = "/var/tmp/one";
+
+const ID: u32 = 9869;
+
+/// What OpenNebula's own `post` and `clean` do in the end: run what is executable beside them with
+/// their own arguments and standard input, and fail if that fails.
+const DRIVER: &str = r#"input=$(mktemp); cat >"$input"
+for hook in "$0.d"/*; do
+  [ -x "$hook" ] || continue
+  sh -c "$hook $*" <"$input" || { status=$?; rm "$input"; exit $status; }
+done
+rm "$input""#;
+
+/// The user `oneadmin` of a host on which macfence is installed.
+pub struct Oneadmin<'a> {
+    host: &'a Host,
+}
+
+impl<'a> Oneadmin<'a> {
+    /// Makes the user, and installs macfence and the files in share/ for it.
+    pub fn of(host: &'a Host) -> Self {
+        need("sudo");
+        let share = Path::new(env!("CARGO_MANIFEST_DIR")).join("share");
+        host.run(|| {
+            let passwd = std::fs::read_to_string("/etc/passwd").expect("passwd");
+            // No shadow entry is looked for where the password is no `x`.
+            let line = format!("oneadmin:*:{ID}:{ID}::/:/bin/sh\n");
+            std::fs::write("/run/passwd", passwd + &line).expect("passwd");
+            let none: Option<&str> = None;
+            let bind = mount(
+                Some("/run/passwd"),
+                "/etc/passwd",
+                none,
+                MsFlags::MS_BIND,
+                none,
+            );
+            bind.expect("a bind mount");
+            tmpfs("/etc/sudoers.d");
+            std::fs::copy(share.join("sudoers"), "/etc/sudoers.d/macfence").expect("sudoers");
+            tmpfs("/usr/local/sbin");
+            std::fs::copy(MACFENCE, "/usr/local/sbin/macfence").expect("macfence");
+            tmpfs("/var/tmp");
+            for driver in ["bridge", "fw"] {
+                let dir = Path::new(REMOTES).join("vnm").join(driver);
+                for action in ["post", "clean"] {
+                    let hooks = dir.join(format!("{action}.d"));
+                    std::fs::create_dir_all(&hooks).expect("a driver");
+                    script(&dir, action, DRIVER);
+                    let shipped = format!("opennebula/remotes/vnm/{action}.d/macfence");
+                    std::fs::copy(share.join(shipped), hooks.join("macfence")).expect("a hook");
+                }
+            }
+            let hooks = Path::new(REMOTES).join("hooks/macfence");
+            std::fs::create_dir_all(&hooks).expect("hooks");
+            for name in ["post", "flush"] {
+                let shipped = share.join("opennebula/remotes/hooks/macfence").join(name);
+                std::fs::copy(shipped, hooks.join(name)).expect("a hook");
+            }
+            std::fs::create_dir("/var/tmp/tmp").expect("a folder");
+            let everybody = Permissions::from_mode(0o1777);
+            std::fs::set_permissions("/var/tmp/tmp", everybody).expect("permissions");
+        });
+        Self { host }
+    }
+
+    /// Runs a command line as OpenNebula does through ssh: no terminal, no environment to speak
+    /// of, and a shell of its own.
+    pub fn run(&self, command_line: &str, stdin: &str) -> Ran {
+        self.with_programs("", command_line, stdin)
+    }
+
+    /// Likewise, with the programs of a directory before all others.
+    pub fn with_programs(&self, dir: &str, command_line: &str, stdin: &str) -> Ran {
+        let mut command = Command::new("/usr/bin/setsid");
+        command.args(["-w", "/bin/sh", "-c", command_line]);
+        command.env_clear().env("TMPDIR", "/var/tmp/tmp");
+        command.env("PATH", format!("{dir}:/usr/local/bin:/usr/bin:/bin"));
+        self.host
+            .exec(command.current_dir("/").uid(ID).gid(ID), stdin)
+    }
+
+    /// Calls a network driver's script, as OpenNebula does.
+    pub fn driver(&self, driver: &str, words: &str, template: &str) -> Ran {
+        let script: PathBuf = [REMOTES, "vnm", driver, words].iter().collect();
+        self.run(script.to_str().expect("a path"), template)
+    }
+}
