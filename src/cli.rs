@@ -65,8 +65,17 @@ pub enum Command {
     },
     /// Delete what refers to ports that no bridge has any more
     Flush,
+    /// Fence every running VM, and delete what refers to ports that are gone, in one transaction
+    Sync,
     /// Show what is fenced, and what was dropped
     List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compare what the kernel holds with what the running VMs should have: 0 all is well, 1 it is
+    /// not, 2 it could not be found out
+    Check {
         /// Print JSON
         #[arg(long)]
         json: bool,

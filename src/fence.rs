@@ -3,6 +3,7 @@
 //! Pure: knows neither a hypervisor nor a firewall, and starts no process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -20,6 +21,9 @@ pub enum Rule {
         port: Port,
         /// The only source address it may carry.
         mac: MacAddr,
+        /// Whether the port is meant to have no other rule: its NIC is not isolated. Otherwise a
+        /// port without the other rule has lost it.
+        alone: bool,
     },
     /// Drops a frame that would leave the bridge to `port` unless its source address is in the
     /// NIC's own network or trusted: the VM would hear another network.
@@ -38,6 +42,20 @@ impl Rule {
     pub fn port(&self) -> &Port {
         match self {
             Self::Spoofed { port, .. } | Self::Foreign { port, .. } => port,
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    /// What the rule lets pass: `only 02:00:c0:a8:00:05 in from "one-42-0"`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spoofed { port, mac, .. } => write!(f, "only {mac} in from \"{port}\""),
+            Self::Foreign { port, own, trusted } => {
+                write!(f, "only {own}")?;
+                trusted.iter().try_for_each(|who| write!(f, " or {who}"))?;
+                write!(f, " out to \"{port}\"")
+            }
         }
     }
 }
@@ -143,11 +161,13 @@ impl Policy {
 
     /// The rules in front of a NIC's port: two where it is isolated, else one.
     pub fn rules(&self, nic: &Nic) -> Vec<Rule> {
+        let alone = !nic.isolated && self.isolation != Isolation::Always;
         let mut rules = vec![Rule::Spoofed {
             port: nic.port.clone(),
             mac: nic.mac,
+            alone,
         }];
-        if !nic.isolated && self.isolation != Isolation::Always {
+        if alone {
             return rules;
         }
         let mut trusted = self.trusted.clone();
@@ -212,6 +232,7 @@ mod tests {
             Rule::Spoofed {
                 port: port.clone(),
                 mac: "02:00:c0:a8:00:05".parse().unwrap(),
+                alone: false,
             },
             Rule::Foreign {
                 port,

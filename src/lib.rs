@@ -14,6 +14,7 @@
 //! - [`vm`] and [`mac`] are the checked values in between; [`bridge`] tells which port is on which
 //!   bridge.
 //! - [`fence`] computes what to enforce. It is pure: no process, no file.
+//! - [`compare`] sets what should be beside what is; pure as well.
 //! - [`backend`] brings it into the kernel, and what the kernel holds back out. It knows no
 //!   hypervisor.
 //! - [`commands`] has one file for each subcommand; [`cli`] every flag; [`config`] what they mean
@@ -26,6 +27,7 @@ pub mod backend;
 pub mod bridge;
 pub mod cli;
 pub mod commands;
+pub mod compare;
 pub mod config;
 pub mod fence;
 pub mod lock;

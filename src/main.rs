@@ -11,13 +11,11 @@ use macfence::{commands, report};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(arguments());
-    match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            report::error(&e);
-            ExitCode::FAILURE
-        }
-    }
+    let failure = commands::failure(&cli.command);
+    commands::run(cli).unwrap_or_else(|e| {
+        report::error(&e);
+        failure
+    })
 }
 
 /// The command line; one that starts with the name of an entry point is that entry point's, and

@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, anyhow};
 use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
-/// How long a program may take before it is killed.
+/// How long a program may take before it is killed, unless it is given more.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// How much a program may print, in bytes. nft prints 3.6 MB for 4,000 VMs.
 const OUTPUT_LIMIT: usize = 256 << 20;
+
+/// How much of it is read at a time, in bytes.
+const CHUNK: usize = 64 << 10;
 
 /// How long a program may take to end when it is told to.
 const GRACE: Duration = Duration::from_secs(1);
@@ -68,8 +71,28 @@ impl Output {
 /// with another status than 0 is no error here: see [`Output::checked`].
 pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
     let path = find(program)?;
-    exec(program, Exec::cmd(path).args(args), stdin, false)
+    let patience = Patience::default();
+    exec(program, Exec::cmd(path).args(args), stdin, false, patience)
 }
+
+/// Like [`run`] with nothing to read, but with as much time, and with a reader that gets the output
+/// as it comes; what comes back has none.
+pub fn run_patiently(
+    program: &'static str,
+    args: &[&str],
+    limit: Duration,
+    reader: &mut Reader,
+) -> Result<Output> {
+    let path = find(program)?;
+    let patience = Patience {
+        limit,
+        reader: Some(reader),
+    };
+    exec(program, Exec::cmd(path).args(args), "", false, patience)
+}
+
+/// Takes the next part of what a program prints.
+pub type Reader<'a> = dyn FnMut(&[u8]) + 'a;
 
 /// Like [`run`], but as root: unless we are root already, through `sudo -n`.
 pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
@@ -79,7 +102,7 @@ pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<
     let sudo = find("sudo").context("root is needed: run as root, or install sudo")?;
     // sudo finds the program itself, in its secure_path: that is what sudoers rules name.
     let command = Exec::cmd(sudo).args(["-n", "--", program]).args(args);
-    exec(program, command, stdin, true)
+    exec(program, command, stdin, true, Patience::default())
 }
 
 /// Whether programs run with root's rights as they are.
@@ -104,8 +127,29 @@ pub fn find(program: &str) -> Result<PathBuf> {
         .with_context(|| format!("{program} was not found: is it installed?"))
 }
 
-fn exec(program: &'static str, command: Exec, stdin: &str, sudo: bool) -> Result<Output> {
-    let deadline = Instant::now() + TIME_LIMIT;
+/// How long a program may take, and who reads what it prints, if not we.
+struct Patience<'a> {
+    limit: Duration,
+    reader: Option<&'a mut Reader<'a>>,
+}
+
+impl Default for Patience<'_> {
+    fn default() -> Self {
+        Self {
+            limit: TIME_LIMIT,
+            reader: None,
+        }
+    }
+}
+
+fn exec(
+    program: &'static str,
+    command: Exec,
+    stdin: &str,
+    sudo: bool,
+    patience: Patience,
+) -> Result<Output> {
+    let limit = patience.limit;
     let mut job = command
         .env("LC_ALL", "C")
         .stdin(Redirection::Pipe)
@@ -124,14 +168,14 @@ fn exec(program: &'static str, command: Exec, stdin: &str, sudo: bool) -> Result
         // takes such an end for a time-out once the pipe is full, as of 1.2.3.)
         thread::spawn(move || pipe.write_all(input.as_bytes()));
     }
-    let (stdout, stderr, status) = talk(&mut job, deadline).map_err(|e| {
+    let (stdout, stderr, status) = talk(&mut job, patience).map_err(|e| {
         let end = match kill(&job, sudo) {
             true => "was killed",
             false => "cannot be killed: what it was doing may still take effect",
         };
         match e.kind() {
             ErrorKind::TimedOut => {
-                let limit = TIME_LIMIT.as_secs();
+                let limit = limit.as_secs();
                 anyhow!("{program} did not end within {limit} s and {end}")
             }
             ErrorKind::FileTooLarge => {
@@ -152,15 +196,27 @@ fn exec(program: &'static str, command: Exec, stdin: &str, sudo: bool) -> Result
 
 type Talk = (Vec<u8>, Vec<u8>, ExitStatus);
 
-fn talk(job: &mut Job, deadline: Instant) -> std::io::Result<Talk> {
+fn talk(job: &mut Job, mut patience: Patience) -> std::io::Result<Talk> {
+    let deadline = Instant::now() + patience.limit;
     let left = || deadline.saturating_duration_since(Instant::now());
-    let mut pipes = job
-        .communicate()?
-        .limit_time(left())
-        .limit_size(OUTPUT_LIMIT);
-    let (stdout, stderr) = pipes.read()?;
-    if stdout.len() + stderr.len() >= OUTPUT_LIMIT {
-        return Err(ErrorKind::FileTooLarge.into());
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut read = 0;
+    let mut pipes = job.communicate()?.limit_size(CHUNK);
+    loop {
+        pipes = pipes.limit_time(left());
+        let (out, err) = pipes.read()?;
+        if out.is_empty() && err.is_empty() {
+            break;
+        }
+        read += out.len() + err.len();
+        stderr.extend(err);
+        match &mut patience.reader {
+            Some(reader) => reader(&out),
+            None => stdout.extend(out),
+        }
+        if read >= OUTPUT_LIMIT {
+            return Err(ErrorKind::FileTooLarge.into());
+        }
     }
     let status = job.wait_timeout(left())?.ok_or(ErrorKind::TimedOut)?;
     Ok((stdout, stderr, status))

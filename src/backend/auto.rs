@@ -86,6 +86,10 @@ impl Backend for Auto {
         self.try_both(|backend| backend.mend(fences))
     }
 
+    fn settle(&self, fences: &[Fence]) -> Result<bool> {
+        self.try_both(|backend| backend.settle(fences))
+    }
+
     fn release(&self, ports: &[Port]) -> Result<bool> {
         let released = self.try_both(|backend| backend.release(ports))?;
         let left = self.left_behind().iter().any(|port| ports.contains(port));

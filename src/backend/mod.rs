@@ -38,6 +38,10 @@ pub trait Backend {
     /// before may do without. Returns whether anything changed.
     fn mend(&self, fences: &[Fence]) -> Result<bool>;
 
+    /// Like [`Backend::enforce`], but takes nothing for granted: looks at all that the kernel holds,
+    /// and sets right what all fences share as well.
+    fn settle(&self, fences: &[Fence]) -> Result<bool>;
+
     /// Deletes all that refers to these ports, in one step, and the fences that are left with no
     /// port. Returns whether anything changed.
     fn release(&self, ports: &[Port]) -> Result<bool>;
@@ -56,6 +60,8 @@ pub struct HeldFence {
     pub chain: String,
     /// Its rules, each with the number of packets it dropped; `None` where nobody counts.
     pub rules: Vec<(Rule, Option<u64>)>,
+    /// What keeps frames from passing just these rules, each in words.
+    pub defects: Vec<String>,
 }
 
 /// A firewall by name.

@@ -1,6 +1,7 @@
 //! The subcommands, one file each, and what they share.
 
 mod apply;
+mod check;
 mod export;
 mod flush;
 mod hook;
@@ -8,11 +9,14 @@ mod list;
 mod migrate;
 mod opennebula;
 mod remove;
+mod survey;
+mod sync;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
@@ -24,23 +28,34 @@ use crate::cli::{Cli, Command, Vms};
 use crate::config::Config;
 use crate::fence;
 use crate::report;
-use crate::source::libvirt;
+use crate::source::{self, libvirt, virsh};
 use crate::vm::{Nic, Port, Vm, VmName};
 
 /// Does what the command line says.
 ///
 /// # Errors
 /// If it could not be done; the kernel's rules are then what they were.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<ExitCode> {
     let config = Config::new(cli.global)?;
     match cli.command {
         Command::Apply(vms) => apply::run(&config, &vms),
         Command::Remove { vms } => remove::run(&config, vms),
         Command::Flush => flush::run(&config),
+        Command::Sync => sync::run(&config),
         Command::List { json } => list::run(&config, json),
+        Command::Check { json } => return check::run(&config, json),
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// How a command ends that could not be done.
+pub fn failure(command: &Command) -> ExitCode {
+    match command {
+        Command::Check { .. } => ExitCode::from(check::TROUBLE),
+        _ => ExitCode::FAILURE,
     }
 }
 
@@ -61,7 +76,7 @@ fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
     let mut names = asked.vms.clone();
     names.sort();
     names.dedup();
-    vms.extend(libvirt::domains(&config.connect, &names)?);
+    vms.extend(virsh::domains(&config.connect, &names)?);
     fence::check_distinct(&vms)?;
     vms.iter().for_each(warn_of_skipped);
     Ok(vms)
@@ -78,7 +93,7 @@ fn warn_of_skipped(vm: &Vm) {
 
 /// Which running VM has which port and with what NIC, for firewalls whose rules name no VM.
 fn owners(config: &Config) -> Result<BTreeMap<Port, (VmName, Nic)>> {
-    let vms = libvirt::running(&config.connect)?;
+    let vms = source::running(&config.connect)?;
     let owned = |vm: Vm| {
         vm.nics
             .into_iter()

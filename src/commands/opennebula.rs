@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::fence;
 use crate::lock::{self, Lock};
 use crate::source::opennebula::{Hypervisor, Meant, TEXT_LIMIT, Template};
-use crate::source::{libvirt, xen};
+use crate::source::{virsh, xen};
 use crate::vm::{Vm, VmName};
 
 /// How long the port of a NIC that is being attached may take to come: a state hook is called when
@@ -89,7 +89,7 @@ fn meant_vm(
     let domain = match template.hypervisor {
         Hypervisor::Xen => xen::domain(&name).map(Some),
         Hypervisor::Libvirt | Hypervisor::Lxc => {
-            libvirt::domains(&config.connect, slice::from_ref(&name)).map(|mut vms| vms.pop())
+            virsh::domains(&config.connect, slice::from_ref(&name)).map(|mut vms| vms.pop())
         }
     };
     let domain = domain.context("the VM template does not name all ports")?;

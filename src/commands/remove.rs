@@ -9,7 +9,7 @@ use crate::backend::{self, Backend};
 use crate::config::Config;
 use crate::fence::{Fence, Rule};
 use crate::lock;
-use crate::source::libvirt;
+use crate::source::virsh;
 use crate::vm::{Vm, VmName};
 
 /// Runs it.
@@ -20,7 +20,7 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
     let mut changed = enforce(&*backend, &fences)?;
     if !backend.names_vms() {
-        let vms = libvirt::domains(&config.connect, &names).context(
+        let vms = virsh::domains(&config.connect, &names).context(
             "ebtables rules name no VM, so libvirt has to tell its ports; \
              if the VM has ended, use flush",
         )?;

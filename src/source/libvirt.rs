@@ -1,20 +1,15 @@
-//! libvirt: domain XML, from `virsh dumpxml` or from a file.
+//! libvirt: its domain XML. [`super::virsh`] gets it from libvirt itself.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use roxmltree::{Document, Node};
 
-use crate::process;
-use crate::vm::{Nic, Vm, VmName};
+use crate::vm::{Nic, Vm};
 
 /// The most domain XML that is read, in bytes: libvirt passes no longer string
 /// (`VIR_NET_MESSAGE_STRING_MAX`).
 pub const XML_LIMIT: usize = 4 << 20;
-
-/// One argument of a program holds at most 128 KiB (`MAX_ARG_STRLEN`); a virsh call asks for as
-/// many domains as fit into half of that.
-const SCRIPT_LIMIT: usize = 64 << 10;
 
 /// The VM that a domain's XML describes.
 ///
@@ -31,71 +26,8 @@ pub fn domain(xml: &str) -> Result<Vm> {
     vm(document.root_element())
 }
 
-/// The VMs of these names, from the libvirt at `uri`: one virsh process for all.
-///
-/// # Errors
-/// If virsh fails or one of the VMs is unknown.
-pub fn domains(uri: &str, names: &[VmName]) -> Result<Vec<Vm>> {
-    let mut vms = Vec::with_capacity(names.len());
-    let mut left = names;
-    while !left.is_empty() {
-        let mut script = String::new();
-        let mut asked = 0;
-        while let Some(name) = left.get(asked)
-            && (asked == 0 || script.len() + name.as_str().len() < SCRIPT_LIMIT)
-        {
-            script += &format!("dumpxml --domain {}; ", quoted(name.as_str()));
-            asked += 1;
-        }
-        let (now, later) = left.split_at(asked);
-        vms.extend(ask(uri, &script, now)?);
-        left = later;
-    }
-    Ok(vms)
-}
-
-/// The VMs that run on the libvirt at `uri`: two virsh processes.
-///
-/// # Errors
-/// If virsh fails.
-pub fn running(uri: &str) -> Result<Vec<Vm>> {
-    let names = process::run("virsh", &["-q", "-c", uri, "list --name"], "")?.checked()?;
-    let names = names
-        .lines()
-        .filter(|name| !name.is_empty())
-        .map(str::parse);
-    domains(uri, &names.collect::<Result<Vec<_>>>()?)
-}
-
-fn ask(uri: &str, script: &str, names: &[VmName]) -> Result<Vec<Vm>> {
-    let output = process::run("virsh", &["-q", "-c", uri, script], "")?;
-    // No document that libvirt prints has a prolog, so that several read as one.
-    let xml = format!("<domains>{}</domains>", output.stdout);
-    let document = Document::parse(&xml).context("virsh printed what is not domain XML")?;
-    let domains = document.root_element().children().filter(Node::is_element);
-    let vms = domains.map(vm).collect::<Result<Vec<_>>>()?;
-    // virsh goes on after a domain that it does not know, and its status is that of the last.
-    if !output.success() || vms.len() != names.len() {
-        return Err(output.failure());
-    }
-    for (vm, name) in vms.iter().zip(names) {
-        // virsh takes a number for an id, and a UUID, before it takes them for a name.
-        ensure!(
-            vm.name == *name,
-            "{:?} is libvirt's number for the domain {:?}: give its name",
-            name.as_str(),
-            vm.name.as_str()
-        );
-    }
-    Ok(vms)
-}
-
-/// A word that virsh's own parser of command strings reads as this text, whatever is in it.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn vm(domain: Node<'_, '_>) -> Result<Vm> {
+/// The VM that a `<domain>` describes, like [`domain`].
+pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
     ensure!(
         domain.has_tag_name("domain"),
         "not domain XML: its root is <{}>",
@@ -202,12 +134,6 @@ mod tests {
             "<interface><mac address='2:0:0:0:0:1'/><target dev='vnet*'/></interface>",
         );
         assert!(format!("{:#}", domain(&bad_port).unwrap_err()).contains(r#""vnet*""#));
-    }
-
-    #[test]
-    fn a_name_is_one_word_to_virsh() {
-        assert_eq!(quoted("a b; drop"), "'a b; drop'");
-        assert_eq!(quoted("we'ird"), r"'we'\''ird'");
     }
 
     proptest! {

@@ -8,17 +8,39 @@ use crate::bridge;
 use crate::process;
 use crate::vm::{Nic, Port, Vm, VmName};
 
+/// Whether one of Xen's tools is on this host.
+pub fn is_there() -> bool {
+    ["xl", "xm"].iter().any(|tool| process::find(tool).is_ok())
+}
+
 /// The running domain of this name: two processes.
 ///
 /// # Errors
 /// If Xen's tools fail, know no such domain, or print what they are not known to print.
 pub fn domain(name: &VmName) -> Result<Vm> {
-    ensure!(
-        !name.as_str().starts_with('-'),
-        "Xen's tools would take the name {:?} for a flag",
-        name.as_str()
-    );
     let id = domid(name)?;
+    vm(name, id)
+}
+
+/// All running domains but the host's own: one process, and one for each.
+///
+/// # Errors
+/// As [`domain`].
+pub fn running() -> Result<Vec<Vm>> {
+    let listing = ask(&["list"])?;
+    let mut vms = Vec::new();
+    for (name, id) in domains(&listing)? {
+        match vm(&name, id) {
+            Ok(vm) => vms.push(vm),
+            // It has ended meanwhile.
+            Err(_) if domid(&name).ok() != Some(id) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(vms)
+}
+
+fn vm(name: &VmName, id: u32) -> Result<Vm> {
     let listing = ask(&["network-list", &id.to_string()])?;
     let interfaces = interfaces(&listing)?;
     if interfaces.is_empty() {
@@ -55,6 +77,11 @@ pub fn domain(name: &VmName) -> Result<Vm> {
 }
 
 fn domid(name: &VmName) -> Result<u32> {
+    ensure!(
+        !name.as_str().starts_with('-'),
+        "Xen's tools would take the name {:?} for a flag",
+        name.as_str()
+    );
     let said = ask(&["domid", name.as_str()])?;
     let said = said.trim();
     said.parse().with_context(|| {
@@ -72,6 +99,36 @@ fn ask(words: &[&str]) -> Result<String> {
         Err(_) => "xm",
     };
     process::run_as_root(tool, words, "")?.checked()
+}
+
+/// The domains of a `list`, but for the host's own. A name may hold anything, so that its columns
+/// are counted from the right:
+///
+/// ```text
+/// Name                                        ID   Mem VCPUs   State   Time(s)
+/// one-7                                        7   128     1     -b----      12.4
+/// ```
+fn domains(listing: &str) -> Result<Vec<(VmName, u32)>> {
+    let mut domains = Vec::new();
+    for line in listing.lines().filter(|line| !line.trim().is_empty()) {
+        let unknown = || format!("Xen listed a domain as {line:?}");
+        let mut rest = line.trim_end();
+        let mut last = "";
+        for _ in 0..5 {
+            let (before, word) = rest
+                .rsplit_once(char::is_whitespace)
+                .with_context(unknown)?;
+            (rest, last) = (before.trim_end(), word);
+        }
+        if last == "ID" {
+            continue;
+        }
+        let id = last.parse().with_context(unknown)?;
+        if id != 0 {
+            domains.push((rest.trim_start().parse().with_context(unknown)?, id));
+        }
+    }
+    Ok(domains)
 }
 
 /// An interface's index and MAC address, or why it has no port here.
@@ -131,6 +188,28 @@ Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
     }
 
     #[test]
+    fn the_domains_of_both_tools_are_read_but_for_the_hosts_own() {
+        let xl = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
+                  Domain-0                                     0  2048     2     r-----   12345.6\n\
+                  one-7                                        7   128     1     -b----      12.4\n\
+                  my db 2                                     12   128     1     ------       0.0\n";
+        let name = |text: &str| text.parse::<VmName>().unwrap();
+        let domains = |listing| domains(listing).map_err(|e| e.to_string());
+        assert_eq!(
+            domains(xl),
+            Ok(vec![(name("one-7"), 7), (name("my db 2"), 12)])
+        );
+        assert_eq!(domains("").unwrap(), []);
+        for listing in ["Error: no connection", "a b c d e f", "7 128 1 -b---- 12.4"] {
+            assert!(
+                domains(listing)
+                    .unwrap_err()
+                    .contains(&format!("{listing:?}"))
+            );
+        }
+    }
+
+    #[test]
     fn an_interface_without_a_port_here_is_named() {
         let listing = "0 0 ?? 0 1\n1 5 2:0:0:0:0:1 0 1\n";
         assert_eq!(
@@ -163,6 +242,7 @@ Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
             let mut bytes = XL.as_bytes().to_vec();
             bytes.splice(at..(at + len).min(XL.len()), text.bytes());
             let _ = interfaces(&String::from_utf8_lossy(&bytes));
+            let _ = domains(&String::from_utf8_lossy(&bytes));
         }
     }
 }

@@ -321,7 +321,7 @@ fn a_virsh_that_talks_nonsense() {
         ("echo '<domain><name>a</name>'", "not domain XML"),
         ("echo '<network><name>a</name></network>'", "<network>"),
         ("echo '<domain><name>b</name></domain>'", "give its name"),
-        ("printf '\\377'", "UTF-8"),
+        ("printf '\\377'", "not domain XML"),
     ] {
         refused(&host, &[words], |host| {
             with(host, &[("virsh", script)], &["apply", "a"], "")

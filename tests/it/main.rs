@@ -7,6 +7,7 @@ mod bad_input;
 mod changes;
 mod command_line;
 mod damage;
+mod drift;
 mod ebtables;
 mod export;
 mod hypervisor;

@@ -385,7 +385,7 @@ pub fn domain(name: &str, nics: &[(&str, &str, &str)]) -> String {
         })
         .collect();
     format!(
-        "<domain type='kvm'>\n  <name>{name}</name>\n  <devices>\n{nics}  </devices>\n</domain>\n"
+        "<domain type='kvm' id='1'>\n  <name>{name}</name>\n  <devices>\n{nics}  </devices>\n</domain>\n"
     )
 }
 

@@ -55,10 +55,17 @@ impl Backend for Ebtables {
                     .push((rule, held.packets));
             }
         }
-        let fence = |rules| HeldFence {
-            vm: None,
-            chain: "FORWARD".to_owned(),
-            rules,
+        let fence = |mut rules: Vec<_>| {
+            // Whether a single rule is meant to be alone nobody can tell: it is taken to be.
+            if let [(Rule::Spoofed { alone, .. }, _)] = rules.as_mut_slice() {
+                *alone = true;
+            }
+            HeldFence {
+                vm: None,
+                chain: "FORWARD".to_owned(),
+                rules,
+                defects: Vec::new(),
+            }
         };
         Ok(rules.into_values().map(fence).collect())
     }
@@ -85,6 +92,10 @@ impl Backend for Ebtables {
     fn mend(&self, _fences: &[Fence]) -> Result<bool> {
         // What other people's rules let pass before ours is theirs to say, as it was the seed's.
         Ok(false)
+    }
+
+    fn settle(&self, fences: &[Fence]) -> Result<bool> {
+        self.enforce(fences)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
@@ -117,10 +128,16 @@ fn release(ports: &[Port]) -> Result<Vec<Call>> {
 }
 
 fn wanted(fences: &[Fence]) -> Result<Vec<Rule>> {
-    let rules: Vec<_> = fences
+    let mut rules: Vec<_> = fences
         .iter()
         .flat_map(|fence| fence.rules.clone())
         .collect();
+    // What ebtables has no word for.
+    for rule in &mut rules {
+        if let Rule::Spoofed { alone, .. } = rule {
+            *alone = false;
+        }
+    }
     rules
         .iter()
         .try_for_each(|rule| rule::check_port(rule.port()))?;

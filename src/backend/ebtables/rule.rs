@@ -28,7 +28,7 @@ impl Shape {
     /// The shape of a rule.
     pub fn of(rule: &Rule) -> Self {
         match rule {
-            Rule::Spoofed { port, mac } => Self::From(port.clone(), *mac),
+            Rule::Spoofed { port, mac, .. } => Self::From(port.clone(), *mac),
             Rule::Foreign { port, own, .. } => Self::To(port.clone(), *own),
         }
     }

@@ -125,9 +125,11 @@ impl Ruleset {
         let shape = listed.shape()?;
         let rule =
             match (shape.clone(), self.chains.get(listed.target)) {
-                (Shape::From(port, mac), None) if listed.target == DROP => {
-                    Some(Rule::Spoofed { port, mac })
-                }
+                (Shape::From(port, mac), None) if listed.target == DROP => Some(Rule::Spoofed {
+                    port,
+                    mac,
+                    alone: false,
+                }),
                 (Shape::To(port, own), None) if listed.target == DROP => Some(Rule::Foreign {
                     port,
                     own,
@@ -225,7 +227,14 @@ mod tests {
                     }),
                     Some(3)
                 ),
-                (Some(Rule::Spoofed { port: a, mac }), Some(5)),
+                (
+                    Some(Rule::Spoofed {
+                        port: a,
+                        mac,
+                        alone: false
+                    }),
+                    Some(5)
+                ),
                 (None, Some(0)),
             ]
         );

@@ -83,12 +83,16 @@ impl Backend for Nft {
 
     fn fences(&self) -> Result<Vec<HeldFence>> {
         let held = list(Transaction::list_table)?;
+        let shared = held.base.as_ref().map(|base| base.defect()).transpose()?;
+        let defects = held.defects();
         let fence = |(chain, rules): (ChainName, Vec<ruleset::HeldRule>)| {
             let rules = rules.into_iter().filter_map(|rule| rule.rule);
+            let own = defects.get(&chain).into_iter().flatten().cloned();
             Some(HeldFence {
                 vm: Some(chain.decode()?),
                 chain: chain.to_string(),
                 rules: rules.map(|(rule, packets)| (rule, Some(packets))).collect(),
+                defects: shared.iter().flatten().cloned().chain(own).collect(),
             })
         };
         let mut fences: Vec<_> = held.chains.into_iter().filter_map(fence).collect();
@@ -107,11 +111,13 @@ impl Backend for Nft {
         let wanted = wanted(fences)?;
         match (wanted.first_key_value(), wanted.len()) {
             (Some((chain, _)), 1) => enforce_one(chain, &fences[0], &wanted),
-            _ => {
-                let held = list(Transaction::list_table)?;
-                commit(plan::enforce(&held, &wanted)?)
-            }
+            _ => self.settle(fences),
         }
+    }
+
+    fn settle(&self, fences: &[Fence]) -> Result<bool> {
+        let held = list(Transaction::list_table)?;
+        commit(plan::enforce(&held, &wanted(fences)?)?)
     }
 
     fn mend(&self, fences: &[Fence]) -> Result<bool> {
@@ -132,12 +138,11 @@ impl Backend for Nft {
         if output.success() {
             let mut held = Ruleset::default();
             held.read(&output.stdout)?;
-            if held.base.unwrap_or_default().is_whole()? {
+            if held.base.unwrap_or_default().defect()?.is_none() {
                 return Ok(false);
             }
         }
-        let held = list(Transaction::list_table)?;
-        commit(plan::enforce(&held, &wanted)?)
+        self.settle(fences)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {

@@ -50,7 +50,7 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
     }
     // Where nobody is to be fenced, nothing needs the base chain.
     let is_whole = match &held.base {
-        Some(base) if !claims.is_empty() => base.is_whole()?,
+        Some(base) if !claims.is_empty() => base.defect()?.is_none(),
         _ => true,
     };
     change.transaction(is_whole)

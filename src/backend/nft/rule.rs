@@ -10,10 +10,18 @@ use crate::fence::Rule;
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::vm::Port;
 
+/// What a rule says that is meant to have no other beside it.
+const ALONE: &str = "hears all networks";
+
+/// The comment on a rule, if it has one.
+pub fn comment(rule: &Rule) -> Option<Cow<'static, str>> {
+    matches!(rule, Rule::Spoofed { alone: true, .. }).then_some(Cow::Borrowed(ALONE))
+}
+
 /// The statements of a rule.
 pub fn statements(rule: &Rule) -> Vec<Statement<'static>> {
     let mut statements = match rule {
-        Rule::Spoofed { port, mac } => drop_spoofed(port, *mac),
+        Rule::Spoofed { port, mac, .. } => drop_spoofed(port, *mac),
         Rule::Foreign { port, own, trusted } => drop_foreign(port, *own, trusted),
     };
     statements.push(Statement::Counter(Counter::Anonymous(None)));
@@ -73,9 +81,9 @@ fn text(text: String) -> Expression<'static> {
     Expression::String(Cow::Owned(text))
 }
 
-/// The rule that these statements are, and the packets that it dropped; `None` if they are not
-/// one of the two rules.
-pub fn parse(statements: &[Statement]) -> Option<(Rule, u64)> {
+/// The rule that these statements and this comment are, and the packets that it dropped; `None` if
+/// they are not one of the two rules.
+pub fn parse(statements: &[Statement], comment: Option<&str>) -> Option<(Rule, u64)> {
     let [
         Statement::Match(device),
         senders @ ..,
@@ -94,6 +102,7 @@ pub fn parse(statements: &[Statement]) -> Option<(Rule, u64)> {
         (MetaKey::Iifname, [sender]) if sender.len() == PrefixLen::FULL => Rule::Spoofed {
             port,
             mac: sender.base(),
+            alone: comment == Some(ALONE),
         },
         (MetaKey::Oifname, [own, trusted @ ..]) => Rule::Foreign {
             port,

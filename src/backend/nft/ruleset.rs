@@ -1,6 +1,6 @@
 //! What nft lists of our table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use nftables::schema::{Chain, Rule as NftRule};
@@ -33,9 +33,9 @@ pub struct Base {
 }
 
 impl Base {
-    /// Whether it is as the skeleton makes it, so that every frame of a fenced port passes the
-    /// VM's chain.
-    pub fn is_whole(&self) -> Result<bool> {
+    /// What keeps frames of fenced ports from passing the VMs' chains; `None` if it is as the
+    /// skeleton makes it.
+    pub fn defect(&self) -> Result<Option<String>> {
         let skeleton = Transaction::on_skeleton()?;
         let chain = skeleton
             .added("chain")
@@ -46,7 +46,14 @@ impl Base {
             .all(|(key, value)| self.chain.get(key) == Some(value));
         let rules = skeleton.added("rule").map(|rule| rule.get("expr"));
         let same_rules = rules.eq(self.rules.iter().map(|rule| rule.get("expr")));
-        Ok(same_chain && same_rules && !self.dormant)
+        let defect = match (self.chain.is_null(), same_chain, same_rules, self.dormant) {
+            (true, ..) => format!("the table has no base chain {BASE}"),
+            (_, false, ..) => format!("the base chain {BASE} is not hooked in as it should be"),
+            (.., false, _) => format!("the base chain {BASE} has not just its two rules"),
+            (.., true) => "the table is dormant".to_owned(),
+            _ => return Ok(None),
+        };
+        Ok(Some(defect))
     }
 }
 
@@ -128,12 +135,50 @@ impl Ruleset {
             .and_then(|h| h.try_into().ok());
         if let (Some(chain), Some(handle)) = (text("chain").and_then(ChainName::parse), handle) {
             let rule = serde_json::from_value::<NftRule>(rule).ok();
-            let rule = rule.and_then(|rule| rule::parse(&rule.expr));
+            let rule = rule.and_then(|rule| rule::parse(&rule.expr, rule.comment.as_deref()));
             self.chains
                 .entry(chain)
                 .or_default()
                 .push(HeldRule { handle, rule });
         }
+    }
+
+    /// What is wrong about each chain besides our rules in it.
+    pub fn defects(&self) -> BTreeMap<ChainName, Vec<String>> {
+        let mut defects: BTreeMap<ChainName, Vec<String>> = BTreeMap::new();
+        for (chain, rules) in &self.chains {
+            let mut found = Vec::new();
+            let ours: Vec<_> = rules.iter().filter_map(|rule| rule.rule.as_ref()).collect();
+            match rules.len() - ours.len() {
+                0 => {}
+                1 => found.push("the chain has a rule that is not macfence's".to_owned()),
+                n => found.push(format!("the chain has {n} rules that are not macfence's")),
+            }
+            let fenced: BTreeSet<_> = ours.iter().map(|(rule, _)| rule.port().as_str()).collect();
+            for port in &fenced {
+                found.extend(match self.ports.get(*port) {
+                    None => Some(format!("the map has no entry for port \"{port}\"")),
+                    Some(to) if to.as_ref() != Some(chain) => Some(format!(
+                        "the map's entry for port \"{port}\" leads elsewhere"
+                    )),
+                    Some(_) => None,
+                });
+            }
+            if !found.is_empty() {
+                defects.insert(chain.clone(), found);
+            }
+        }
+        for (port, chain) in &self.ports {
+            // A key that is no port of ours has been written by somebody else.
+            let Some(chain) = chain else { continue };
+            let rules = self.chains.get(chain).into_iter().flatten();
+            let mut ours = rules.filter_map(|rule| rule.rule.as_ref());
+            if !ours.any(|(rule, _)| rule.port().as_str() == port) {
+                let text = format!("the chain has no rule for port {port:?}, which leads to it");
+                defects.entry(chain.clone()).or_default().push(text);
+            }
+        }
+        defects
     }
 
     /// The ports whose frames go to a chain.
@@ -232,6 +277,7 @@ mod tests {
             let spoofed = Rule::Spoofed {
                 port: port.clone(),
                 mac,
+                alone: false,
             };
             let foreign = Rule::Foreign {
                 port: port.clone(),
@@ -239,7 +285,7 @@ mod tests {
                 trusted: vec![],
             };
             assert_eq!(rules, [Some((spoofed, 0)), Some((foreign, 0))]);
-            assert!(ruleset.base.unwrap().is_whole().unwrap());
+            assert!(ruleset.base.unwrap().defect().unwrap().is_none());
         }
     }
 

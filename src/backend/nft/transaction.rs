@@ -103,6 +103,7 @@ impl Transaction {
     pub fn add_rule(&mut self, name: &ChainName, rule: &Rule) -> Result<()> {
         self.push(&NfCmd::Add(NfListObject::Rule(NftRule {
             expr: rule::statements(rule).into(),
+            comment: rule::comment(rule),
             ..nft_rule(name)
         })))
     }

@@ -1,0 +1,59 @@
+//! `macfence sync`: fence every running VM, and delete what refers to ports that are gone.
+
+use anyhow::{Result, bail};
+
+use super::survey::Survey;
+use super::{print, warn_of_unknown_bridges};
+use crate::backend;
+use crate::compare::{Finding, State};
+use crate::config::Config;
+use crate::lock;
+use crate::source;
+
+/// Runs it.
+pub fn run(config: &Config) -> Result<()> {
+    warn_of_unknown_bridges(config);
+    let done = sync(config)?;
+    print(&done.changed.join(""))?;
+    match done.failed.as_slice() {
+        [] => Ok(()),
+        failed => bail!("not fenced: {}", failed.join("; ")),
+    }
+}
+
+/// What a sync has come to.
+pub struct Done {
+    /// A line for each VM of which something changed.
+    pub changed: Vec<String>,
+    /// The VMs that cannot be fenced, and why.
+    pub failed: Vec<String>,
+}
+
+/// Sets right what is wrong.
+///
+/// # Errors
+/// If nothing could be set right.
+pub fn sync(config: &Config) -> Result<Done> {
+    let _asking = lock::asking()?;
+    let vms = source::running(&config.connect)?;
+    let backend = backend::choose(config.backend);
+    let _lock = lock::exclusive()?;
+    let survey = Survey::of(config, &*backend, vms)?;
+    if !survey.is_well() {
+        survey.set_right(&*backend)?;
+    }
+    Ok(Done {
+        changed: survey.findings.iter().filter_map(done).collect(),
+        failed: survey.failed.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn done(found: &Finding) -> Option<String> {
+    let verb = match found.state {
+        State::Ok => return None,
+        State::Missing => "fenced",
+        State::Differs => "mended",
+        State::Stale => "removed",
+    };
+    Some(format!("{verb} {found}\n"))
+}
