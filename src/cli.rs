@@ -67,6 +67,8 @@ pub enum Command {
     Flush,
     /// Fence every running VM, and delete what refers to ports that are gone, in one transaction
     Sync,
+    /// Keep every running VM fenced: sync now, and whenever a port or a rule has changed
+    Watch,
     /// Show what is fenced, and what was dropped
     List {
         /// Print JSON

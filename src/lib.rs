@@ -19,7 +19,8 @@
 //!   hypervisor.
 //! - [`commands`] has one file for each subcommand; [`cli`] every flag; [`config`] what they mean
 //!   together with the configuration file.
-//! - [`process`] and [`lock`] are where other programs and other processes are dealt with.
+//! - [`process`] and [`lock`] are where other programs and other processes are dealt with,
+//!   [`events`] where the kernel tells of changes.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod commands;
 pub mod compare;
 pub mod config;
+pub mod events;
 pub mod fence;
 pub mod lock;
 pub mod mac;

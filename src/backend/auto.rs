@@ -62,6 +62,10 @@ impl Backend for Auto {
         self.chosen().name()
     }
 
+    fn table(&self) -> &'static str {
+        self.chosen().table()
+    }
+
     fn names_vms(&self) -> bool {
         self.chosen().names_vms()
     }

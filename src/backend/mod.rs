@@ -19,6 +19,9 @@ pub trait Backend {
     /// Its name, as `--backend` takes it; of `auto`, that of the one that works, once it was used.
     fn name(&self) -> &'static str;
 
+    /// The table of the kernel's bridge family in which fences are.
+    fn table(&self) -> &'static str;
+
     /// Whether its rules tell whose they are. Where not, a VM's rules are found by its ports.
     fn names_vms(&self) -> bool;
 

@@ -11,6 +11,7 @@ mod opennebula;
 mod remove;
 mod survey;
 mod sync;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -42,6 +43,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Remove { vms } => remove::run(&config, vms),
         Command::Flush => flush::run(&config),
         Command::Sync => sync::run(&config),
+        Command::Watch => watch::run(&config),
         Command::List { json } => list::run(&config, json),
         Command::Check { json } => return check::run(&config, json),
         Command::Export(vms) => export::run(&config, &vms),

@@ -78,6 +78,14 @@ impl Survey {
         self.findings.iter().all(|found| found.state == State::Ok)
     }
 
+    /// The ports that should be fenced, or are and stay so.
+    pub fn ports(&self) -> BTreeSet<Port> {
+        let all = self.fences.iter();
+        all.flat_map(|fence| fence.ports().into_iter().chain(&fence.untouched))
+            .cloned()
+            .collect()
+    }
+
     /// Makes the kernel hold what it should: with nft, in one transaction.
     ///
     /// # Errors

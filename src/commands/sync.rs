@@ -1,5 +1,7 @@
 //! `macfence sync`: fence every running VM, and delete what refers to ports that are gone.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 
 use super::survey::Survey;
@@ -9,6 +11,7 @@ use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::lock;
 use crate::source;
+use crate::vm::Port;
 
 /// Runs it.
 pub fn run(config: &Config) -> Result<()> {
@@ -27,6 +30,10 @@ pub struct Done {
     pub changed: Vec<String>,
     /// The VMs that cannot be fenced, and why.
     pub failed: Vec<String>,
+    /// The ports that are fenced now.
+    pub ports: BTreeSet<Port>,
+    /// The table in which they are.
+    pub table: &'static str,
 }
 
 /// Sets right what is wrong.
@@ -45,6 +52,8 @@ pub fn sync(config: &Config) -> Result<Done> {
     Ok(Done {
         changed: survey.findings.iter().filter_map(done).collect(),
         failed: survey.failed.iter().map(ToString::to_string).collect(),
+        ports: survey.ports(),
+        table: backend.table(),
     })
 }
 

@@ -24,4 +24,5 @@ mod seed_hooks;
 mod semantics;
 mod storm;
 mod two_hosts;
+mod watch;
 mod xen;

@@ -41,6 +41,10 @@ impl Backend for Ebtables {
         "ebtables"
     }
 
+    fn table(&self) -> &'static str {
+        "filter"
+    }
+
     fn names_vms(&self) -> bool {
         false
     }

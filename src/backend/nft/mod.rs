@@ -77,6 +77,10 @@ impl Backend for Nft {
         "nft"
     }
 
+    fn table(&self) -> &'static str {
+        transaction::TABLE
+    }
+
     fn names_vms(&self) -> bool {
         true
     }

@@ -1,0 +1,297 @@
+//! `watch` keeps VMs fenced whoever changes what, and costs nothing while nobody does.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::libvirt::{Libvirt, until};
+use crate::lab::{Host, MACFENCE, domain, fake_virsh, path_with};
+
+const A: &str = "02:00:c0:a8:00:05";
+const B: &str = "02:00:c0:a8:01:05";
+
+/// A running `macfence watch`, started as systemd starts it.
+struct Watch<'a> {
+    host: &'a Host,
+    child: Child,
+    manager: UnixDatagram,
+    dir: tempfile::TempDir,
+}
+
+impl<'a> Watch<'a> {
+    /// Starts it, with a stand-in for virsh if there is one, and waits until it is ready.
+    fn start(host: &'a Host, virsh: Option<&tempfile::TempDir>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
+        let child = host.run(|| {
+            let mut command = Command::new(MACFENCE);
+            command
+                .arg("watch")
+                .env("NOTIFY_SOCKET", dir.path().join("notify"));
+            command
+                .stdin(Stdio::null())
+                .stdout(file("stdout"))
+                .stderr(file("stderr"));
+            if let Some(virsh) = virsh {
+                command.env("PATH", path_with(virsh));
+            }
+            command.spawn().unwrap()
+        });
+        let watch = Self {
+            host,
+            child,
+            manager,
+            dir,
+        };
+        assert_eq!(watch.told(), "READY=1\n", "{}", watch.said("stderr"));
+        watch
+    }
+
+    fn told(&self) -> String {
+        let mut buffer = [0; 100];
+        let len = self.manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    }
+
+    fn said(&self, stream: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(stream)).unwrap()
+    }
+
+    fn until_fenced(&self, vms: &[&str]) {
+        until("fenced", || self.host.fenced() == vms);
+    }
+
+    /// Ends it as systemd does.
+    fn end(mut self) -> String {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+        assert_eq!(self.told(), "STOPPING=1\n");
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+        self.said("stderr")
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    /// Resident memory in KiB, and open files.
+    fn size(&self) -> (u64, usize) {
+        let proc = format!("/proc/{}", self.child.id());
+        let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS"))
+            .unwrap();
+        let kib = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        (
+            kib,
+            std::fs::read_dir(format!("{proc}/fd")).unwrap().count(),
+        )
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A host with two VMs, and a virsh that writes down how often it is asked for a list.
+fn host() -> (Host, tempfile::TempDir) {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["vnet0", "vnet1"]);
+    let virsh = fake_virsh(&[
+        ("a", &domain("a", &[(A, "vnet0", "br0")])),
+        ("b", &domain("b", &[(B, "vnet1", "br0")])),
+    ]);
+    let path = virsh.path().join("virsh");
+    let counting = std::fs::read_to_string(&path).unwrap();
+    let counting = counting.replace(
+        "'list --name') exec",
+        "'list --name') echo >>$d/asked; [ -e $d/away ] && { echo 'error: no libvirtd' >&2; exit 1; }; exec",
+    );
+    std::fs::write(path, counting).unwrap();
+    (host, virsh)
+}
+
+fn asked(virsh: &tempfile::TempDir) -> usize {
+    std::fs::read(virsh.path().join("asked")).unwrap().len()
+}
+
+#[test]
+fn what_others_flush_is_back_and_what_leaves_is_gone() {
+    let (host, virsh) = host();
+    let watch = Watch::start(&host, Some(&virsh));
+    assert_eq!(host.fenced(), ["a", "b"]);
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    for damage in [
+        "flush ruleset",
+        "delete table bridge macfence",
+        "flush chain bridge macfence forward",
+        "delete element bridge macfence ports { \"vnet0\" }",
+        "insert rule bridge macfence vm-b accept",
+        "add table bridge macfence { flags dormant; }",
+    ] {
+        host.ok("nft", &[damage]);
+        until("it is back", || {
+            host.ok("nft", &["list", "ruleset"]) == whole
+        });
+    }
+    // A VM ends.
+    std::fs::write(virsh.path().join("names"), "a\n").unwrap();
+    host.unplug("vnet1");
+    watch.until_fenced(&["a"]);
+    // Another one starts: its port is there before the hypervisor tells of it.
+    host.ports("br0", &["vnet2"]);
+    std::fs::write(
+        virsh.path().join("c.xml"),
+        domain("c", &[(B, "vnet2", "br0")]),
+    )
+    .unwrap();
+    std::fs::write(virsh.path().join("names"), "a\nc\n").unwrap();
+    watch.until_fenced(&["a", "c"]);
+    let said = watch.said("stdout");
+    assert!(
+        said.starts_with("fenced a: port \"vnet0\"\nfenced b: port \"vnet1\"\n"),
+        "{said}"
+    );
+    assert!(
+        said.ends_with("removed b: port \"vnet1\"\nfenced c: port \"vnet2\"\n"),
+        "{said}"
+    );
+    assert_eq!(watch.end(), "");
+    assert_eq!(host.fenced(), ["a", "c"]);
+}
+
+#[test]
+fn a_nic_that_is_attached_to_a_running_domain_is_fenced() {
+    let host = Host::new();
+    host.bridge("br0");
+    let libvirt = Libvirt::start(&host);
+    let watch = Watch::start(&host, None);
+    let interface = |mac: &str| {
+        format!(
+            "<interface type='bridge'><mac address='{mac}'/><source bridge='br0'/>\
+             <rom enabled='no'/></interface>"
+        )
+    };
+    libvirt.create("one-1", &interface(A));
+    watch.until_fenced(&["one-1"]);
+    libvirt.attach("one-1", &interface(B));
+    until("the second NIC is fenced", || {
+        host.list()[0]["nics"].as_array().unwrap().len() == 2
+    });
+    libvirt.virsh(&["detach-interface", "one-1", "bridge", "--mac", B, "--live"]);
+    libvirt.virsh(&["destroy", "one-1"]);
+    watch.until_fenced(&[]);
+    assert_eq!(watch.end(), "");
+}
+
+#[test]
+fn a_burst_costs_few_looks_and_the_affairs_of_others_none() {
+    let (host, virsh) = host();
+    let watch = Watch::start(&host, Some(&virsh));
+    // What others do in their tables is no reason to look.
+    let before = asked(&virsh);
+    for n in 0..20 {
+        host.ok(
+            "nft",
+            &[&format!(
+                "add table bridge other{n}; add table inet other{n}"
+            )],
+        );
+        host.ip(&format!(
+            "tuntap add dummy{n} mode tap\nlink set dummy{n} up\n"
+        ));
+    }
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    // The sign that all of it has been heard by now; and many changes, in many transactions.
+    let mut script = String::new();
+    for _ in 0..60 {
+        script += "nft add rule bridge macfence vm-a accept; \
+                   nft delete element bridge macfence ports { vnet1 } 2>/dev/null;";
+    }
+    host.ok("sh", &["-c", &(script + "true")]);
+    until("it is back", || {
+        host.ok("nft", &["list", "ruleset"]) == whole
+    });
+    let looks = asked(&virsh) - before;
+    assert!((1..20).contains(&looks), "{looks} looks");
+    watch.end();
+}
+
+#[test]
+fn libvirt_being_away_is_said_once_and_takes_no_fence_away() {
+    let (host, virsh) = host();
+    let away = virsh.path().join("away");
+    let watch = Watch::start(&host, Some(&virsh));
+    std::fs::write(&away, "").unwrap();
+    let before = asked(&virsh);
+    host.ok("nft", &["insert rule bridge macfence vm-a accept"]);
+    until("libvirt is asked again and again", || {
+        asked(&virsh) > before + 2
+    });
+    assert_eq!(host.fenced(), ["a", "b"]);
+    std::fs::remove_file(&away).unwrap();
+    until("it is mended", || !host.ruleset().contains("accept #"));
+    assert_eq!(
+        watch.end(),
+        "macfence: warning: virsh: error: no libvirtd; the fences stay as they are\n\
+         macfence: note: all running VMs can be fenced again\n"
+    );
+    // Nor does it keep it from starting.
+    std::fs::write(&away, "").unwrap();
+    let watch = Watch::start(&host, Some(&virsh));
+    assert_eq!(host.fenced(), ["a", "b"]);
+    watch.end();
+}
+
+#[test]
+fn through_ten_thousand_events_it_stays_as_small_as_it_was() {
+    let (host, virsh) = host();
+    let watch = Watch::start(&host, Some(&virsh));
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    // 200 events: rules that come one by one, and a port that does.
+    let round = "add rule bridge macfence vm-a counter\n".repeat(199);
+    let (mut kib, files) = watch.size();
+    for n in 0..50 {
+        host.exec(Command::new("nft").args(["-f", "-"]), &round)
+            .ok();
+        host.ip(&format!(
+            "link set vnet0 type bridge_slave hairpin {}\n",
+            ["on", "off"][n % 2]
+        ));
+        until("it is mended", || {
+            host.ok("nft", &["list", "ruleset"]) == whole
+        });
+        if n == 5 {
+            kib = watch.size().0;
+        }
+    }
+    until("as few files are open as at first", || {
+        watch.size().1 == files
+    });
+    let kib_now = watch.size().0;
+    assert!(
+        kib_now <= kib + 1024,
+        "{kib} KiB at first, {kib_now} in the end"
+    );
+    assert_eq!(watch.end(), "");
+}
+
+#[test]
+fn who_may_not_listen_is_told_so() {
+    use std::os::unix::process::CommandExt;
+    let host = Host::new();
+    let program = host.for_everybody();
+    let mut command = Command::new(program.path().join("macfence"));
+    let error = host
+        .exec(command.arg("watch").uid(65534).gid(65534), "")
+        .error();
+    assert!(error.contains("root can"), "{error}");
+}
