@@ -82,6 +82,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print counters and findings in Prometheus' text format
+    Metrics {
+        /// File to write instead, as a whole, for node_exporter's textfile collector
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Print the JSON that apply would load, for nft -j -f -; touches nothing
     Export(Vms),
     /// Replace the rules of OpenNebula's ebtables scripts by fences in nft, without a gap
@@ -131,7 +137,7 @@ pub enum Entry {
         /// Only NICs of this network driver (VN_MAD)
         #[arg(long, value_name = "NAME")]
         driver: Option<String>,
-        /// What the hypervisor calls the VM, if it is not one-<ID>; - for nothing
+        /// What the hypervisor calls the VM, if not one- and its ID; - for nothing
         deploy_id: Option<String>,
         /// The host, which drivers add; of no account
         #[arg(value_name = "HOST", hide = true)]

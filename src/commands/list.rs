@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{owners, print, warn_of_the_other_kind};
-use crate::backend::{self, HeldFence};
+use crate::backend::{self, Backend, HeldFence};
 use crate::bridge;
 use crate::config::Config;
 use crate::fence::Rule;
@@ -43,10 +43,7 @@ struct Dropped {
 /// Runs it.
 pub fn run(config: &Config, json: bool) -> Result<()> {
     let backend = backend::choose(config.backend);
-    let mut fences = backend.fences()?;
-    if !backend.names_vms() && !fences.is_empty() {
-        fences = named(config, fences);
-    }
+    let fences = fences(config, &*backend)?;
     warn_of_the_other_kind(config, backend.name());
     if json {
         let rows = fences.into_iter().map(row).collect::<Result<Vec<_>>>()?;
@@ -88,6 +85,15 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
         table.trim_fmt(),
         backend.name()
     ))
+}
+
+/// What the kernel holds, each with the name of its VM if it can be told.
+pub fn fences(config: &Config, backend: &dyn Backend) -> Result<Vec<HeldFence>> {
+    let fences = backend.fences()?;
+    Ok(match backend.names_vms() || fences.is_empty() {
+        true => fences,
+        false => named(config, fences),
+    })
 }
 
 /// Puts the fences of single ports together to those of VMs, as libvirt tells whose they are.

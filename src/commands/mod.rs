@@ -6,6 +6,7 @@ mod export;
 mod flush;
 mod hook;
 mod list;
+mod metrics;
 mod migrate;
 mod opennebula;
 mod remove;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Watch => watch::run(&config),
         Command::List { json } => list::run(&config, json),
         Command::Check { json } => return check::run(&config, json),
+        Command::Metrics { output } => metrics::run(&config, output.as_ref()),
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),

@@ -13,6 +13,7 @@ mod export;
 mod hypervisor;
 mod legacy;
 mod libvirt_hook;
+mod metrics;
 mod migrate;
 mod names;
 mod nft_versions;

@@ -1,0 +1,153 @@
+//! `macfence metrics`: what is fenced, dropped and amiss, for Prometheus.
+
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use prometheus::core::Collector;
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::survey::Survey;
+use super::{list, print};
+use crate::backend::{self, HeldFence};
+use crate::compare::State;
+use crate::config::Config;
+use crate::fence::Rule;
+use crate::report;
+use crate::source;
+
+/// Runs it.
+pub fn run(config: &Config, output: Option<&PathBuf>) -> Result<()> {
+    let text = text(config)?;
+    match output {
+        None => print(&text),
+        Some(path) => {
+            write(path, &text).with_context(|| format!("cannot write {}", path.display()))
+        }
+    }
+}
+
+fn text(config: &Config) -> Result<String> {
+    let vms = source::running(&config.connect);
+    let backend = backend::choose(config.backend);
+    let held = list::fences(config, &*backend)?;
+    let metrics = Metrics::new()?;
+    metrics.count(&held)?;
+    // What can be said without the hypervisor is said without it.
+    match vms.and_then(|vms| Survey::of(config, &*backend, vms)) {
+        Ok(survey) => {
+            metrics.checked.set(1);
+            for state in [State::Missing, State::Differs, State::Stale] {
+                let found = survey.findings.iter().chain(&survey.failed);
+                let count = found.filter(|found| found.state == state).count();
+                metrics
+                    .differences
+                    .get_metric_with_label_values(&[&state.to_string()])?
+                    .set(count.try_into()?);
+            }
+        }
+        Err(e) => report::warning(&format!("the fences cannot be checked: {e:#}")),
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    metrics
+        .info
+        .get_metric_with_label_values(&[version, backend.name()])?
+        .set(1);
+    Ok(TextEncoder::new().encode_to_string(&metrics.registry.gather())?)
+}
+
+struct Metrics {
+    registry: Registry,
+    info: IntGaugeVec,
+    vms: IntGauge,
+    ports: IntGauge,
+    dropped: IntCounterVec,
+    checked: IntGauge,
+    differences: IntGaugeVec,
+}
+
+impl Metrics {
+    fn new() -> Result<Self> {
+        let registry = Registry::new();
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            add(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str| add(&registry, IntGauge::new(name, help));
+        let dropped = Opts::new(
+            "macfence_dropped_packets_total",
+            "Packets dropped in front of a VM's port, since its rule was loaded: from the VM under \
+             another's address, or to the VM out of another network.",
+        );
+        Ok(Self {
+            info: gauges(
+                "macfence_info",
+                "Version of macfence, and the firewall in use.",
+                &["version", "backend"],
+            )?,
+            vms: gauge("macfence_fenced_vms", "VMs that are fenced.")?,
+            ports: gauge("macfence_fenced_ports", "Ports that are fenced.")?,
+            dropped: add(
+                &registry,
+                IntCounterVec::new(dropped, &["vm", "port", "direction"]),
+            )?,
+            checked: gauge(
+                "macfence_checked",
+                "Whether the fences could be compared with the running VMs (1) or not (0).",
+            )?,
+            differences: gauges(
+                "macfence_differences",
+                "VMs whose fence is missing, differs from what it should be, or is stale.",
+                &["state"],
+            )?,
+            registry,
+        })
+    }
+
+    fn count(&self, held: &[HeldFence]) -> Result<()> {
+        let mut ports = BTreeSet::new();
+        for fence in held {
+            let vm = fence.vm.as_ref().map_or("", |vm| vm.as_str());
+            for (rule, packets) in &fence.rules {
+                ports.insert(rule.port());
+                let direction = match rule {
+                    Rule::Spoofed { .. } => "from",
+                    Rule::Foreign { .. } => "to",
+                };
+                let labels = [vm, rule.port().as_str(), direction];
+                if let Some(packets) = packets {
+                    self.dropped
+                        .get_metric_with_label_values(&labels)?
+                        .inc_by(*packets);
+                }
+            }
+        }
+        let vms: BTreeSet<_> = held.iter().filter_map(|fence| fence.vm.as_ref()).collect();
+        self.vms.set(vms.len().try_into()?);
+        self.ports.set(ports.len().try_into()?);
+        Ok(())
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> Result<C> {
+    let made = made?;
+    registry.register(Box::new(made.clone()))?;
+    Ok(made)
+}
+
+/// Puts the text in a file's place as a whole: who reads it, as node_exporter does, reads the old
+/// text or the new.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    file.as_file()
+        .set_permissions(Permissions::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
+}
