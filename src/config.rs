@@ -30,10 +30,10 @@ pub struct Config {
     pub verbose: bool,
 }
 
-/// The configuration file.
+/// The configuration file: what it sets.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct File {
+pub struct File {
     backend: Option<backend::Choice>,
     bridges: Option<Vec<String>>,
     prefix_len: Option<PrefixLen>,
@@ -96,7 +96,11 @@ impl File {
         }
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads the text of the file.
+    ///
+    /// # Errors
+    /// If it is no TOML, or says what cannot be; with the line.
+    pub fn parse(text: &str) -> Result<Self> {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             let start = e.span().map_or(0, |span| span.start);
             let line = text.get(..start).unwrap_or_default().matches('\n').count() + 1;

@@ -80,7 +80,15 @@ impl Template {
             .decode(text)
             .context("the VM template is not base64")?;
         let xml = String::from_utf8(xml).context("the VM template is not UTF-8")?;
-        let document = Document::parse(&xml).context("the VM template is not XML")?;
+        Self::parse(&xml)
+    }
+
+    /// Reads the XML of a VM.
+    ///
+    /// # Errors
+    /// If it is no XML, or not a VM's; or if a MAC address cannot be.
+    pub fn parse(xml: &str) -> Result<Self> {
+        let document = Document::parse(xml).context("the VM template is not XML")?;
         Self::of(document.root_element())
     }
 

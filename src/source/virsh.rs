@@ -136,8 +136,8 @@ fn ask_for(
 }
 
 /// Reads one domain after the other, so that no more than one's XML need be kept.
-#[derive(Default)]
-struct Domains {
+#[derive(Debug, Default)]
+pub struct Domains {
     text: Vec<u8>,
     /// Up to where the text has been looked through.
     seen: usize,
@@ -146,7 +146,7 @@ struct Domains {
 
 impl Domains {
     /// Takes more text; returns how many domains have come to their end in it.
-    fn read(&mut self, text: &[u8]) -> u64 {
+    pub fn read(&mut self, text: &[u8]) -> u64 {
         const END: &[u8] = b"</domain>";
         self.text.extend(text);
         let before = self.vms.len();
@@ -171,7 +171,11 @@ impl Domains {
         (self.vms.len() - before) as u64
     }
 
-    fn end(self) -> Result<Vec<(bool, Vm)>> {
+    /// All of them, each with whether it is running.
+    ///
+    /// # Errors
+    /// If one could not be read, or what is left is no domain's XML.
+    pub fn end(self) -> Result<Vec<(bool, Vm)>> {
         let text = String::from_utf8_lossy(&self.text);
         let rest: String = text.trim().chars().take(60).collect();
         ensure!(

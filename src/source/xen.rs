@@ -108,7 +108,10 @@ fn ask(words: &[&str]) -> Result<String> {
 /// Name                                        ID   Mem VCPUs   State   Time(s)
 /// one-7                                        7   128     1     -b----      12.4
 /// ```
-fn domains(listing: &str) -> Result<Vec<(VmName, u32)>> {
+///
+/// # Errors
+/// If a line is none of such a table.
+pub fn domains(listing: &str) -> Result<Vec<(VmName, u32)>> {
     let mut domains = Vec::new();
     for line in listing.lines().filter(|line| !line.trim().is_empty()) {
         let unknown = || format!("Xen listed a domain as {line:?}");
@@ -132,7 +135,7 @@ fn domains(listing: &str) -> Result<Vec<(VmName, u32)>> {
 }
 
 /// An interface's index and MAC address, or why it has no port here.
-type Interface<'a> = Result<(u32, &'a str), String>;
+pub type Interface<'a> = Result<(u32, &'a str), String>;
 
 /// What a `network-list` lists. The columns of interest are the first three of both tools:
 ///
@@ -140,7 +143,10 @@ type Interface<'a> = Result<(u32, &'a str), String>;
 /// Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
 /// 0   0  02:00:c0:a8:00:05 0      4     14       768/769         /local/domain/0/backend/vif/1/0
 /// ```
-fn interfaces(listing: &str) -> Result<Vec<Interface<'_>>> {
+///
+/// # Errors
+/// If a line is none of such a table.
+pub fn interfaces(listing: &str) -> Result<Vec<Interface<'_>>> {
     let lines = listing.lines().filter(|line| !line.trim().is_empty());
     lines
         .filter(|line| !line.starts_with("Idx"))

@@ -10,6 +10,7 @@ mod damage;
 mod drift;
 mod ebtables;
 mod export;
+mod fuzzed;
 mod hypervisor;
 mod legacy;
 mod libvirt_hook;

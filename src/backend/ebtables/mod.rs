@@ -15,7 +15,7 @@
 
 mod plan;
 mod rule;
-mod ruleset;
+pub mod ruleset;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -19,7 +19,7 @@
 pub mod name;
 mod plan;
 mod rule;
-mod ruleset;
+pub mod ruleset;
 mod transaction;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,107 @@
+//! What is done with foreign text, one function for each kind. None may panic, whatever the text;
+//! what is taken must be such as the rest of the program relies on.
+
+use macfence::backend::{ebtables, nft};
+use macfence::config::File;
+use macfence::fence::Policy;
+use macfence::source::opennebula::Template;
+use macfence::source::{libvirt, virsh, xen};
+use macfence::vm::{Port, Vm};
+
+/// Domain XML, from a file or from libvirt's hook.
+pub fn domain(text: &str) {
+    if let Ok(vm) = libvirt::domain(text) {
+        fence(&vm);
+    }
+}
+
+/// What virsh prints, in two parts.
+pub fn virsh(text: &str) {
+    let (first, second) = text.as_bytes().split_at(text.len() / 2);
+    let mut domains = virsh::Domains::default();
+    domains.read(first);
+    domains.read(second);
+    for (_, vm) in domains.end().into_iter().flatten() {
+        fence(&vm);
+    }
+}
+
+/// OpenNebula's VM template, and the same in base64.
+pub fn template(text: &str) {
+    let _ = Template::read(text);
+    let Ok(template) = Template::parse(text) else {
+        return;
+    };
+    let name = template.name(None).expect("a VM with an ID has a name");
+    for driver in [None, Some("bridge")] {
+        let meant = template.vm(name.clone(), driver, None);
+        let Ok(vm) = meant else { continue };
+        fence(&vm);
+        let again = template.vm(name.clone(), driver, Some(&vm));
+        assert!(again.is_ok());
+    }
+}
+
+/// The tables of Xen's tools.
+pub fn xen(text: &str) {
+    for (name, id) in xen::domains(text).into_iter().flatten() {
+        assert!(id != 0 && !name.as_str().is_empty());
+    }
+    let _ = xen::interfaces(text);
+}
+
+/// Both kinds of ebtables' listings.
+pub fn ebtables(text: &str) {
+    let Ok(held) = ebtables::ruleset::Ruleset::read(text) else {
+        return;
+    };
+    for rule in held.rules {
+        literal(rule.port());
+        assert!(
+            rule.words()
+                .iter()
+                .all(|word| !word.contains(char::is_whitespace))
+        );
+    }
+}
+
+/// nft's listings.
+pub fn nft(text: &str) {
+    let mut held = nft::ruleset::Ruleset::default();
+    if held.read(text).is_ok() {
+        let _ = held.defects();
+        let _ = held
+            .base
+            .map(|base| base.defect().expect("our own skeleton can be read"));
+        for (rule, _) in held
+            .chains
+            .values()
+            .flatten()
+            .filter_map(|held| held.rule.as_ref())
+        {
+            literal(rule.port());
+        }
+    }
+}
+
+/// The configuration file.
+pub fn config(text: &str) {
+    if let Err(e) = File::parse(text) {
+        assert!(format!("{e:#}").starts_with("line "));
+    }
+}
+
+/// What every VM goes through, whoever told of it.
+fn fence(vm: &Vm) {
+    let everywhere = |_: &_| Ok(Some("br0".to_owned()));
+    let (fence, _) = Policy::default().fence(vm, everywhere).expect("a fence");
+    for rule in &fence.rules {
+        literal(rule.port());
+    }
+}
+
+/// A port's name stands in a ruleset as it is.
+fn literal(port: &Port) {
+    let name = port.as_str();
+    assert!(name.len() <= Port::MAX_LEN && !name.contains(['*', '"', '\\', '/', '\n', ' ']));
+}
