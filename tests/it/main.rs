@@ -6,6 +6,7 @@ mod lab;
 mod bad_input;
 mod changes;
 mod command_line;
+mod crash;
 mod damage;
 mod drift;
 mod ebtables;
