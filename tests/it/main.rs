@@ -4,6 +4,7 @@
 mod lab;
 
 mod bad_input;
+mod busy_host;
 mod changes;
 mod command_line;
 mod crash;
@@ -11,6 +12,7 @@ mod damage;
 mod drift;
 mod ebtables;
 mod export;
+mod faults;
 mod fuzzed;
 mod hypervisor;
 mod legacy;
