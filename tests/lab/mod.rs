@@ -239,6 +239,30 @@ pub fn tmpfs(dir: &str) {
     mount(tmpfs, dir, tmpfs, flags, Some("mode=755")).expect(dir);
 }
 
+/// Mounts one directory over another, in the mount namespace of the caller.
+pub fn bind(dir: &str, over: &str) {
+    for dir in [dir, over] {
+        std::fs::create_dir_all(dir).expect(dir);
+    }
+    let none: Option<&str> = None;
+    mount(Some(dir), over, none, MsFlags::MS_BIND, none).expect(over);
+}
+
+/// Mounts a file with this content over another, in the mount namespace of the caller.
+pub fn replace(file: &str, content: &str) {
+    let new = tempfile::NamedTempFile::new_in("/run").expect("a file");
+    std::fs::write(new.path(), content).expect(file);
+    std::fs::set_permissions(new.path(), Permissions::from_mode(0o644)).expect(file);
+    let none: Option<&str> = None;
+    mount(Some(new.path()), file, none, MsFlags::MS_BIND, none).expect(file);
+}
+
+/// Installs macfence, in the mount namespace of the caller.
+pub fn install() {
+    tmpfs("/usr/local/sbin");
+    std::fs::copy(MACFENCE, "/usr/local/sbin/macfence").expect("macfence");
+}
+
 /// Fails with the name of what is missing.
 pub fn need(program: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -6,9 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::mount::{MsFlags, mount};
-
-use super::{Host, MACFENCE, Ran, need, script, tmpfs};
+use super::{Host, Ran, install, need, replace, script, tmpfs};
 
 /// Where OpenNebula keeps its drivers and hooks on a host.
 pub const REMOTES: &str = "/var/tmp/one";
@@ -38,20 +36,10 @@ impl<'a> Oneadmin<'a> {
             let passwd = std::fs::read_to_string("/etc/passwd").expect("passwd");
             // No shadow entry is looked for where the password is no `x`.
             let line = format!("oneadmin:*:{ID}:{ID}::/:/bin/sh\n");
-            std::fs::write("/run/passwd", passwd + &line).expect("passwd");
-            let none: Option<&str> = None;
-            let bind = mount(
-                Some("/run/passwd"),
-                "/etc/passwd",
-                none,
-                MsFlags::MS_BIND,
-                none,
-            );
-            bind.expect("a bind mount");
+            replace("/etc/passwd", &(passwd + &line));
             tmpfs("/etc/sudoers.d");
             std::fs::copy(share.join("sudoers"), "/etc/sudoers.d/macfence").expect("sudoers");
-            tmpfs("/usr/local/sbin");
-            std::fs::copy(MACFENCE, "/usr/local/sbin/macfence").expect("macfence");
+            install();
             tmpfs("/var/tmp");
             for driver in ["bridge", "fw"] {
                 let dir = Path::new(REMOTES).join("vnm").join(driver);
