@@ -14,6 +14,7 @@ mod ebtables;
 mod export;
 mod faults;
 mod fuzzed;
+mod guest;
 mod hypervisor;
 mod legacy;
 mod libvirt_hook;

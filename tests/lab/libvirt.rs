@@ -1,25 +1,33 @@
 //! A real libvirtd and QEMU on a lab host.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Host, bind, need, replace, script, tmpfs};
+use super::{Host, Ran, bind, need, replace, script, tmpfs};
 
 /// A libvirtd, its helpers and its domains, in a process namespace of their own: they all end
 /// with it, and with us.
 pub struct Libvirt<'a> {
     host: &'a Host,
     daemons: Child,
-    _leash: ChildStdin,
+    /// A shell among them: what we write it runs, and it ends with us.
+    leash: ChildStdin,
+    stdout: ChildStdout,
 }
 
 impl<'a> Libvirt<'a> {
     /// Starts libvirtd on a host.
     pub fn start(host: &'a Host) -> Self {
         Self::start_with_hook(host, "")
+    }
+
+    /// Starts libvirtd on a host where macfence is installed as its hook.
+    pub fn start_fenced(host: &'a Host) -> Self {
+        host.run(super::install);
+        Self::start_with_hook(host, include_str!("../../share/libvirt/macfence"))
     }
 
     /// Starts libvirtd on a host, with this shell script as a hook for its domains.
@@ -55,55 +63,74 @@ impl<'a> Libvirt<'a> {
                 script(dir, "macfence", hook);
             }
             std::fs::create_dir("/run/libvirt").expect("/run/libvirt");
-            // The shell is process 1 there: while it waits for cat, it reaps what daemons leave.
-            let script = "virtlogd -d && libvirtd -d && echo up && cat; exit";
+            // The first shell is process 1 there: it reaps what daemons leave.
             Command::new("unshare")
-                .args([
-                    "-p",
-                    "--fork",
-                    "--kill-child",
-                    "--mount-proc",
-                    "sh",
-                    "-c",
-                    script,
-                ])
+                .args(["-p", "--fork", "--kill-child", "--mount-proc"])
+                .args(["sh", "-c", "sh; exit"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
                 .expect("unshare")
         });
-        let leash = daemons.stdin.take().expect("a pipe");
-        let mut up = [0; 3];
-        let mut stdout = daemons.stdout.take().expect("a pipe");
-        stdout.read_exact(&mut up).expect("libvirtd did not start");
-        let libvirt = Self {
+        let mut libvirt = Self {
             host,
+            leash: daemons.stdin.take().expect("a pipe"),
+            stdout: daemons.stdout.take().expect("a pipe"),
             daemons,
-            _leash: leash,
         };
-        until("libvirtd answers", || {
-            host.exec(Command::new("virsh").args(["-c", URI, "list"]), "")
-                .status
-                == 0
-        });
+        assert!(libvirt.shell("virtlogd -d"), "virtlogd");
+        libvirt.start_daemon();
         libvirt
+    }
+
+    /// Starts libvirtd again after [`Self::stop_daemon`].
+    pub fn start_daemon(&mut self) {
+        assert!(self.shell("libvirtd -d"), "libvirtd");
+        until("libvirtd answers", || self.try_virsh(&["list"]).status == 0);
+    }
+
+    /// Ends libvirtd; its domains run on.
+    pub fn stop_daemon(&mut self) {
+        let ended = self.shell(
+            "pid=$(cat /run/libvirtd.pid); kill $pid; while [ -e /proc/$pid ]; do sleep 0.02; done",
+        );
+        assert!(ended, "libvirtd");
+    }
+
+    /// Runs a command among the daemons, where processes have numbers of their own; tells whether
+    /// it succeeded.
+    fn shell(&mut self, command: &str) -> bool {
+        let line = format!("{command} && echo 0 || echo 1\n");
+        self.leash.write_all(line.as_bytes()).expect("the shell");
+        let mut status = [0; 2];
+        self.stdout.read_exact(&mut status).expect("an answer");
+        status == *b"0\n"
     }
 
     /// Runs virsh, which must succeed.
     pub fn virsh(&self, args: &[&str]) -> String {
+        self.try_virsh(args).ok()
+    }
+
+    /// Runs virsh.
+    pub fn try_virsh(&self, args: &[&str]) -> Ran {
         self.host
             .exec(Command::new("virsh").args(["-q", "-c", URI]).args(args), "")
-            .ok()
     }
 
     /// Creates a diskless domain.
     pub fn create(&self, name: &str, interfaces: &str) {
-        let xml = format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>\
-             <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>\
-             <devices>{interfaces}</devices></domain>"
-        );
-        self.with_xml(&xml, |file| self.virsh(&["create", file]));
+        self.try_create(&diskless(name, "", interfaces)).ok();
+    }
+
+    /// Creates a domain, if it can be.
+    pub fn try_create(&self, xml: &str) -> Ran {
+        self.with_xml(xml, |file| self.try_virsh(&["create", file]))
+    }
+
+    /// Defines a domain, which outlives its QEMU.
+    pub fn define(&self, xml: &str) {
+        self.with_xml(xml, |file| self.virsh(&["define", file]));
     }
 
     /// Attaches an interface to a running domain.
@@ -125,6 +152,15 @@ impl Drop for Libvirt<'_> {
         let _ = self.daemons.kill();
         let _ = self.daemons.wait();
     }
+}
+
+/// The XML of a domain without disks; `boot` is further elements of its `<os>`.
+pub fn diskless(name: &str, boot: &str, interfaces: &str) -> String {
+    format!(
+        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>\
+         <os><type arch='x86_64' machine='pc'>hvm</type>{boot}</os><features><acpi/></features>\
+         <devices>{interfaces}</devices></domain>"
+    )
 }
 
 /// Where the lab's libvirt listens.

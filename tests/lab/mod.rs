@@ -3,6 +3,7 @@
 //! process.
 
 pub mod frame;
+pub mod guest;
 pub mod libvirt;
 pub mod oneadmin;
 

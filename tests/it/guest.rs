@@ -1,0 +1,222 @@
+//! A guest that sends spoofed frames from its first instruction on, on a real libvirt with the hook
+//! as it is shipped: others hear what it sends as itself, and nothing else, whatever is done to it.
+
+use std::collections::BTreeMap;
+
+use macfence::mac::MacAddr;
+use serde_json::Value;
+
+use crate::lab::frame::{Kind, frame};
+use crate::lab::libvirt::{Libvirt, until};
+use crate::lab::{Host, MACFENCE, Tap, domain, guest};
+
+const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
+
+/// The guest's own address.
+const OWN: MacAddr = MacAddr::new([2, 0, 192, 168, 0, 5]);
+
+/// Those that it pretends to be: its neighbour, one of its network who is not here, one of the
+/// other network, and a router.
+const SPOOFED: [MacAddr; 4] = [
+    NEIGHBOUR,
+    MacAddr::new([2, 0, 192, 168, 0, 99]),
+    MacAddr::new([2, 0, 192, 168, 1, 5]),
+    MacAddr::new([0x52, 0x54, 0, 0, 0, 1]),
+];
+
+const NEIGHBOUR: MacAddr = MacAddr::new([2, 0, 192, 168, 0, 6]);
+const FOREIGNER: MacAddr = MacAddr::new([2, 0, 192, 168, 1, 6]);
+
+/// Those who listen on the guest's bridge from before it exists: at an uplink that nobody fences, at
+/// the port of a VM of its network, and at the port of a VM of another.
+struct Bridge<'a> {
+    host: &'a Host,
+    ports: [(&'static str, Tap); 3],
+    heard: [BTreeMap<MacAddr, u64>; 3],
+}
+
+impl<'a> Bridge<'a> {
+    fn of(host: &'a Host) -> Self {
+        host.bridge("br0");
+        let listen = |port| {
+            let tap = host.tap("br0", port);
+            // All that comes while nobody reads is kept.
+            host.ip(&format!("link set {port} txqueuelen 20000\n"));
+            (port, tap)
+        };
+        let ports = ["eth0", "one-8-0", "one-9-0"].map(listen);
+        for (vm, mac) in [("one-8", NEIGHBOUR), ("one-9", FOREIGNER)] {
+            let nic = (&*mac.to_string(), &*format!("{vm}-0"), "br0");
+            host.apply(&domain(vm, &[nic])).ok();
+        }
+        let sources = SPOOFED.into_iter().chain([OWN]);
+        let kinds = [Kind::Arp, Kind::Unknown, Kind::Dhcp, Kind::Vlan, Kind::Ipv4];
+        let frames: Vec<_> = sources
+            .zip(kinds)
+            .map(|(mac, kind)| frame(kind, mac, BROADCAST, 0))
+            .collect();
+        guest::will_send(host, &frames);
+        Self {
+            host,
+            ports,
+            heard: Default::default(),
+        }
+    }
+
+    /// Whom each of the three has heard by now.
+    fn heard(&mut self) -> [Vec<MacAddr>; 3] {
+        for ((port, tap), heard) in self.ports.iter().zip(&mut self.heard) {
+            for frame in tap.heard() {
+                let source = MacAddr::new(frame[6..12].try_into().unwrap());
+                *heard.entry(source).or_default() += 1;
+            }
+            let lost = format!("/sys/class/net/{port}/statistics/tx_dropped");
+            let lost = self.host.run(|| std::fs::read_to_string(lost).unwrap());
+            assert_eq!(lost, "0\n", "not all that {port} could hear was kept");
+        }
+        self.heard
+            .each_ref()
+            .map(|heard| heard.keys().copied().collect())
+    }
+
+    /// Begins anew.
+    fn forget(&mut self) {
+        self.heard();
+        self.heard = Default::default();
+    }
+
+    /// Waits until the guest's own frames have been heard for a while.
+    fn listen(&mut self) -> [Vec<MacAddr>; 3] {
+        let own = |bridge: &Self| bridge.heard[1].get(&OWN).copied().unwrap_or_default();
+        self.heard();
+        let before = own(self);
+        until("the guest is heard", || {
+            self.heard();
+            own(self) >= before + 100
+        });
+        self.heard()
+    }
+}
+
+/// A fenced VM, as listed.
+fn listed(host: &Host, vm: &str) -> Value {
+    let list = host.list();
+    let vms = list.as_array().unwrap();
+    vms.iter().find(|v| v["vm"] == vm).expect(vm).clone()
+}
+
+fn dropped(host: &Host, vm: &str, why: &str) -> u64 {
+    listed(host, vm)["nics"][0]["dropped"][why]
+        .as_u64()
+        .unwrap()
+}
+
+/// The guest's frames are heard as its own, in its network and beyond it at the uplink.
+fn only_its_own() -> [Vec<MacAddr>; 3] {
+    [vec![OWN], vec![OWN], vec![]]
+}
+
+fn xml() -> String {
+    guest::domain("one-1", &OWN.to_string(), "br0")
+}
+
+#[test]
+fn a_guest_that_spoofs_from_its_first_instruction_on_is_heard_by_nobody() {
+    let host = Host::new();
+    let mut bridge = Bridge::of(&host);
+    let libvirt = Libvirt::start_fenced(&host);
+    libvirt.try_create(&xml()).ok();
+    assert_eq!(bridge.listen(), only_its_own());
+    // Once it stands still they can be counted, on the way to each of the three: none that it ever
+    // sent came through.
+    libvirt.virsh(&["suspend", "one-1"]);
+    bridge.heard();
+    let own = bridge.heard[1][&OWN];
+    let each = (SPOOFED.len() * bridge.ports.len()) as u64;
+    let spoofed = dropped(&host, "one-1", "spoofed");
+    assert!(
+        (own * each..=(own + 1) * each).contains(&spoofed),
+        "{spoofed} beside {own}"
+    );
+    assert_eq!(dropped(&host, "one-9", "foreign"), own);
+    assert_eq!(dropped(&host, "one-8", "foreign"), 0);
+}
+
+#[test]
+fn without_the_hook_or_with_one_that_comes_late_the_same_guest_is_heard() {
+    let late = format!("[ \"$2\" != started ] || {MACFENCE} hook libvirt -- \"$1\" start begin -");
+    for hook in ["", &late] {
+        let host = Host::new();
+        let mut bridge = Bridge::of(&host);
+        let libvirt = Libvirt::start_with_hook(&host, hook);
+        libvirt.try_create(&xml()).ok();
+        let [uplink, ..] = bridge.listen();
+        let mut all = [&SPOOFED[..], &[OWN]].concat();
+        all.sort();
+        assert_eq!(uplink, all, "{hook}");
+        assert_eq!(
+            host.fenced().contains(&"one-1".to_owned()),
+            !hook.is_empty()
+        );
+    }
+}
+
+#[test]
+fn a_guest_that_sleeps_and_wakes_stays_behind_the_same_fence() {
+    let host = Host::new();
+    let mut bridge = Bridge::of(&host);
+    let libvirt = Libvirt::start_fenced(&host);
+    libvirt.try_create(&xml()).ok();
+    bridge.listen();
+    let generation = host.generation();
+    libvirt.virsh(&["suspend", "one-1"]);
+    let asleep = dropped(&host, "one-1", "spoofed");
+    libvirt.virsh(&["resume", "one-1"]);
+    assert_eq!(bridge.listen(), only_its_own());
+    assert!(dropped(&host, "one-1", "spoofed") > asleep);
+    assert_eq!(host.generation(), generation);
+}
+
+#[test]
+fn a_guest_that_is_saved_and_goes_on_is_fenced_before_it_does() {
+    let host = Host::new();
+    let mut bridge = Bridge::of(&host);
+    let libvirt = Libvirt::start_fenced(&host);
+    libvirt.define(&xml());
+    libvirt.virsh(&["start", "one-1"]);
+    bridge.listen();
+    libvirt.virsh(&["managedsave", "one-1"]);
+    assert!(!host.ruleset().contains("one-1"));
+    let saved = libvirt.virsh(&["list", "--all", "--managed-save"]);
+    assert!(saved.contains("saved"), "{saved}");
+    libvirt.virsh(&["start", "one-1"]);
+    assert_eq!(bridge.listen(), only_its_own());
+}
+
+#[test]
+fn a_fence_outlives_libvirtd_and_is_put_back_when_libvirtd_is() {
+    let host = Host::new();
+    let mut bridge = Bridge::of(&host);
+    let mut libvirt = Libvirt::start_fenced(&host);
+    libvirt.try_create(&xml()).ok();
+    libvirt.stop_daemon();
+    let generation = host.generation();
+    assert_eq!(bridge.listen(), only_its_own());
+    libvirt.start_daemon();
+    assert_eq!(bridge.listen(), only_its_own());
+    assert_eq!(host.generation(), generation, "nothing was amiss");
+
+    libvirt.stop_daemon();
+    host.ok("nft", &["delete", "table", "bridge", "macfence"]);
+    let [uplink, ..] = bridge.listen();
+    assert_eq!(
+        uplink.len(),
+        1 + SPOOFED.len(),
+        "the fence was what held it"
+    );
+    libvirt.start_daemon();
+    until("the fence is back", || host.fenced() == ["one-1"]);
+    bridge.forget();
+    let [uplink, ..] = bridge.listen();
+    assert_eq!(uplink, [OWN]);
+}

@@ -1,0 +1,51 @@
+//! A guest that sends whatever a test wants it to, from its first instruction on: no operating
+//! system has to boot that a fence could come before.
+
+use std::process::Command;
+
+use super::{Host, need};
+
+const ROM: &str = "/run/guest.rom";
+
+/// Has the guests of this host's libvirt send these frames, again and again.
+pub fn will_send(host: &Host, frames: &[Vec<u8>]) {
+    let mut rom = program();
+    let mut at = 0;
+    for frame in frames {
+        let length = (frame.len() as u32).to_le_bytes();
+        for bytes in [&length[..], frame] {
+            rom[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        }
+    }
+    host.run(|| std::fs::write(ROM, rom)).expect(ROM);
+}
+
+/// The 64 KiB that guest.s stands for: room for frames, then the program.
+fn program() -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = |program: &str, args: &[&str]| {
+        need(program);
+        let mut command = Command::new(program);
+        let status = command.args(args).current_dir(dir.path()).status();
+        assert!(status.expect(program).success(), "{program} {args:?}");
+    };
+    std::fs::write(dir.path().join("guest.s"), include_str!("guest.s")).expect("the source");
+    run("cc", &["-c", "guest.s"]);
+    run(
+        "objcopy",
+        &["-O", "binary", "-j", ".text", "guest.o", "guest"],
+    );
+    std::fs::read(dir.path().join("guest")).expect("the program")
+}
+
+/// The XML of a domain with such a guest, whose NIC has this address and is on this bridge.
+pub fn domain(name: &str, mac: &str, bridge: &str) -> String {
+    let nic = format!(
+        "<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/>\
+         <model type='rtl8139'/><rom enabled='no'/>\
+         <address type='pci' domain='0' bus='0' slot='5' function='0'/></interface>"
+    );
+    let loader = format!("<loader readonly='yes' type='rom'>{ROM}</loader>");
+    super::libvirt::diskless(name, &loader, &nic)
+}
