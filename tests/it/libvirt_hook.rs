@@ -1,8 +1,6 @@
 //! libvirt's own hook: a domain is fenced before its guest runs, and not started if it cannot be.
 
-use std::process::Command;
-
-use crate::lab::libvirt::{Libvirt, URI};
+use crate::lab::libvirt::{Libvirt, diskless};
 use crate::lab::{Host, MACFENCE, Ran, domain};
 
 const A: &str = "02:00:c0:a8:00:05";
@@ -67,20 +65,12 @@ fn a_domain_is_fenced_before_qemu_exists_and_until_it_has_ended() {
 #[test]
 fn a_domain_that_cannot_be_fenced_does_not_start() {
     let host = Host::new();
-    let (libvirt, dir) = hooked(&host);
+    let (mut libvirt, dir) = hooked(&host);
     libvirt.create("one-1", &interface(A));
     crate::lab::script(dir.path(), "nft", "echo 'Error: no more rules' >&2; exit 1");
     crate::lab::script(dir.path(), "ebtables", "echo 'nor here' >&2; exit 1");
     std::fs::write(dir.path().join("broken"), "").unwrap();
-    let file = dir.path().join("two.xml");
-    let xml = format!(
-        "<domain type='qemu'><name>one-2</name><memory unit='MiB'>16</memory>\
-         <os><type arch='x86_64' machine='pc'>hvm</type></os><devices>{}</devices></domain>",
-        interface("02:00:c0:a8:01:05")
-    );
-    std::fs::write(&file, xml).unwrap();
-    let create = ["-q", "-c", URI, "create", file.to_str().unwrap()];
-    let refused = host.exec(Command::new("virsh").args(create), "");
+    let refused = libvirt.try_create(&diskless("one-2", "", &interface("02:00:c0:a8:01:05")));
     assert_eq!(refused.status, 1);
     assert!(
         refused.stderr.contains("macfence: error: "),
@@ -93,8 +83,12 @@ fn a_domain_that_cannot_be_fenced_does_not_start() {
         refused.stderr
     );
     std::fs::remove_file(dir.path().join("broken")).unwrap();
+    // Nothing of it is left, and the other goes on.
     assert_eq!(libvirt.virsh(&["list", "--name"]).trim(), "one-1");
+    assert!(libvirt.has_qemu("one-1") && !libvirt.has_qemu("one-2"));
+    assert_eq!(host.ports_of("br0").len(), 1);
     assert_eq!(host.fenced(), ["one-1"]);
+    assert!(!host.ruleset().contains("one-2"));
 }
 
 #[test]

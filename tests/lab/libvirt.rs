@@ -97,6 +97,11 @@ impl<'a> Libvirt<'a> {
         assert!(ended, "libvirtd");
     }
 
+    /// Whether there is a QEMU for this domain.
+    pub fn has_qemu(&mut self, name: &str) -> bool {
+        self.shell(&format!("grep -qs 'guest[=]{name},' /proc/[0-9]*/cmdline"))
+    }
+
     /// Runs a command among the daemons, where processes have numbers of their own; tells whether
     /// it succeeded.
     fn shell(&mut self, command: &str) -> bool {

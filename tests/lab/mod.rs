@@ -153,6 +153,19 @@ impl Host {
         }
     }
 
+    /// The ports of a bridge.
+    pub fn ports_of(&self, bridge: &str) -> Vec<String> {
+        let dir = format!("/sys/class/net/{bridge}/brif");
+        let entries = self.run(|| std::fs::read_dir(&dir).expect(&dir));
+        let name = |entry: std::io::Result<std::fs::DirEntry>| {
+            let name = entry.expect("a port").file_name();
+            name.into_string().expect("UTF-8")
+        };
+        let mut ports: Vec<_> = entries.map(name).collect();
+        ports.sort();
+        ports
+    }
+
     /// Puts a device on a bridge.
     pub fn plug(&self, bridge: &str, port: &str) {
         self.ip(&format!(
