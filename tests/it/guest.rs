@@ -220,3 +220,36 @@ fn a_fence_outlives_libvirtd_and_is_put_back_when_libvirtd_is() {
     let [uplink, ..] = bridge.listen();
     assert_eq!(uplink, [OWN]);
 }
+
+#[test]
+fn a_guest_that_migrates_is_fenced_where_it_arrives_before_it_runs_there() {
+    let hosts = [Host::new(), Host::new()];
+    let [mut here, mut there] = hosts.each_ref().map(Bridge::of);
+    let [from, to] = hosts.each_ref().map(Libvirt::start_fenced);
+    from.try_create(&xml()).ok();
+    here.listen();
+    from.try_migrate("one-1", &to).ok();
+    assert_eq!(there.listen(), only_its_own());
+    assert_eq!(here.heard(), only_its_own());
+    assert!(!hosts[0].ruleset().contains("one-1"));
+    assert!(dropped(&hosts[1], "one-1", "spoofed") > 0);
+}
+
+#[test]
+fn a_guest_that_cannot_be_fenced_where_it_should_migrate_to_stays() {
+    let hosts = [Host::new(), Host::new()];
+    let [mut here, mut there] = hosts.each_ref().map(Bridge::of);
+    hosts[1].hide("nft");
+    hosts[1].hide("ebtables");
+    let [from, mut to] = hosts.each_ref().map(Libvirt::start_fenced);
+    from.try_create(&xml()).ok();
+    let generation = hosts[0].generation();
+    let refused = from.try_migrate("one-1", &to);
+    assert_eq!(refused.status, 1);
+    assert!(refused.stderr.contains("macfence: error: "), "{refused:?}");
+    assert_eq!(here.listen(), only_its_own());
+    assert_eq!(hosts[0].generation(), generation);
+    assert_eq!(there.heard(), [const { Vec::new() }; 3]);
+    assert!(!to.has_qemu("one-1"));
+    assert_eq!(hosts[1].ports_of("br0"), ["eth0", "one-8-0", "one-9-0"]);
+}

@@ -54,6 +54,15 @@ impl<'a> Libvirt<'a> {
             // As root, QEMU may use what libvirt thinks it may: else it is asked again and again.
             let config = "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n";
             replace("/etc/libvirt/qemu.conf", config);
+            // libvirt moves no domain to where it is already: each host has a number of its own.
+            let config = "/etc/libvirt/libvirtd.conf";
+            let defaults = std::fs::read_to_string(config).expect(config);
+            let number = "/proc/sys/kernel/random/uuid";
+            let number = std::fs::read_to_string(number).expect(number);
+            replace(
+                config,
+                &format!("{defaults}\nhost_uuid = \"{}\"\n", number.trim()),
+            );
             tmpfs("/etc/libvirt/qemu");
             std::fs::create_dir_all("/etc/libvirt/hooks").expect("/etc/libvirt/hooks");
             tmpfs("/etc/libvirt/hooks");
@@ -143,6 +152,16 @@ impl<'a> Libvirt<'a> {
         self.with_xml(interface, |file| {
             self.virsh(&["attach-device", name, file, "--live"])
         });
+    }
+
+    /// Moves a running domain to the libvirt of another host of the lab, if that can be.
+    pub fn try_migrate(&self, name: &str, to: &Self) -> Ran {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = format!("/proc/{}/root/run/libvirt/libvirt-sock", to.daemons.id());
+        let daemon = format!("qemu+unix:///system?socket={socket}");
+        // The hosts share no network, but they do share this.
+        let qemu = format!("unix://{}/qemu", dir.path().display());
+        self.try_virsh(&["migrate", "--live", name, &daemon, "--migrateuri", &qemu])
     }
 
     fn with_xml<R>(&self, xml: &str, work: impl FnOnce(&str) -> R) -> R {
