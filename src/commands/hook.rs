@@ -9,6 +9,7 @@ use super::{flush, opennebula, read, remove, warn_of_skipped};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
 use crate::lock;
+use crate::report;
 use crate::source::{libvirt, xen};
 use crate::vm::{Vm, VmName};
 
@@ -47,15 +48,25 @@ fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
     match operation {
         // The ports exist and are on their bridges, and no guest instruction has been run: also
         // where a domain is restored or comes in by migration.
-        "start" | "reconnect" => {
-            let vm = described(name, &xml)?;
-            warn_of_skipped(&vm);
-            apply::fence_vms(config, &[vm], Look::Through).map(|_| ())
+        "start" => fence(config, name, &xml),
+        // libvirtd has been restarted, and ends a domain whose hook fails. It has been running all
+        // the while, with the fence that it had.
+        "reconnect" => {
+            if let Err(e) = fence(config, name, &xml) {
+                report::warning(&format!("{e:#}; the fences stay as they are"));
+            }
+            Ok(())
         }
         // QEMU has ended, and nobody is left who could send.
         "stopped" | "release" => remove::unfence(config, &[described(name, &xml)?]),
         _ => Ok(()),
     }
+}
+
+fn fence(config: &Config, name: &VmName, xml: &str) -> Result<()> {
+    let vm = described(name, xml)?;
+    warn_of_skipped(&vm);
+    apply::fence_vms(config, &[vm], Look::Through).map(|_| ())
 }
 
 fn described(name: &VmName, xml: &str) -> Result<Vm> {

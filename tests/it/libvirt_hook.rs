@@ -1,5 +1,7 @@
 //! libvirt's own hook: a domain is fenced before its guest runs, and not started if it cannot be.
 
+use std::process::Command;
+
 use crate::lab::libvirt::{Libvirt, diskless};
 use crate::lab::{Host, MACFENCE, Ran, domain};
 
@@ -152,5 +154,25 @@ fn operations_do_what_they_are_for_and_print_nothing() {
             "{error}"
         );
     }
+    assert_eq!((host.generation(), host.ruleset()), before);
+}
+
+#[test]
+fn a_running_domain_is_not_ended_because_its_fence_could_not_be_looked_at() {
+    let host = Host::new();
+    let (libvirt, dir) = hooked(&host);
+    libvirt.create("one-1", &interface(A));
+    let before = (host.generation(), host.ruleset());
+    crate::lab::script(dir.path(), "nft", "echo 'Error: no more rules' >&2; exit 1");
+    crate::lab::script(dir.path(), "ebtables", "echo 'nor here' >&2; exit 1");
+    let mut command = Command::new(MACFENCE);
+    command.args(["hook", "libvirt", "--", "one-1", "reconnect", "begin", "-"]);
+    let xml = libvirt.virsh(&["dumpxml", "one-1"]);
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let said = host.exec(command.env("PATH", path), &xml);
+    assert!(
+        said.stderr.starts_with("macfence: warning: ") && said.stderr.contains("no more rules")
+    );
+    assert_eq!((said.status, &*said.stdout), (0, ""));
     assert_eq!((host.generation(), host.ruleset()), before);
 }
