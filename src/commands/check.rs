@@ -29,7 +29,8 @@ struct Row<'a> {
 pub fn run(config: &Config, json: bool) -> Result<ExitCode> {
     // First the VMs, then the kernel: one that ends or starts meanwhile has been dealt with.
     let vms = source::running(&config.connect)?;
-    let survey = Survey::of(config, &*backend::choose(config.backend), vms)?;
+    let backend = backend::choose(config.backend);
+    let survey = Survey::of(config, &*backend, vms, &backend.fences()?)?;
     let found = survey.findings.iter().chain(&survey.failed);
     match json {
         true => {

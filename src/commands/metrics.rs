@@ -37,7 +37,7 @@ fn text(config: &Config) -> Result<String> {
     let metrics = Metrics::new()?;
     metrics.count(&held)?;
     // What can be said without the hypervisor is said without it.
-    match vms.and_then(|vms| Survey::of(config, &*backend, vms)) {
+    match vms.and_then(|vms| Survey::of(config, &*backend, vms, &held)) {
         Ok(survey) => {
             metrics.checked.set(1);
             for state in [State::Missing, State::Differs, State::Stale] {

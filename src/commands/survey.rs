@@ -30,13 +30,17 @@ impl Survey {
     /// Compares what these running VMs should have with what the kernel holds.
     ///
     /// # Errors
-    /// If the kernel or sysfs do not tell.
-    pub fn of(config: &Config, backend: &dyn Backend, mut vms: Vec<Vm>) -> Result<Self> {
-        let held = backend.fences()?;
+    /// If sysfs does not tell where ports are.
+    pub fn of(
+        config: &Config,
+        backend: &dyn Backend,
+        mut vms: Vec<Vm>,
+        held: &[HeldFence],
+    ) -> Result<Self> {
         let mut known = Vec::new();
         let mut fences = Vec::new();
         let mut failed = Vec::new();
-        as_held(config, &mut vms, &held);
+        as_held(config, &mut vms, held);
         for vm in &vms {
             let (fence, unfenced) = config.policy.fence(vm, |nic| bridge::of(&nic.port))?;
             known.push((&vm.name, remarks(vm, &unfenced)));
@@ -50,8 +54,8 @@ impl Survey {
                 }),
             }
         }
-        let gone = leave_what_is_there(config, &mut fences, &held)?;
-        let mut findings = compare(&fences, &held);
+        let gone = leave_what_is_there(config, &mut fences, held)?;
+        let mut findings = compare(&fences, held);
         let remarks: BTreeMap<_, _> = known.into_iter().collect();
         for finding in &mut findings {
             match finding.vm.as_ref().and_then(|vm| remarks.get(vm)) {

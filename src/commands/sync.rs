@@ -45,7 +45,7 @@ pub fn sync(config: &Config) -> Result<Done> {
     let vms = source::running(&config.connect)?;
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
-    let survey = Survey::of(config, &*backend, vms)?;
+    let survey = Survey::of(config, &*backend, vms, &backend.fences()?)?;
     if !survey.is_well() {
         survey.set_right(&*backend)?;
     }

@@ -16,6 +16,7 @@
 //! }
 //! ```
 
+mod listing;
 pub mod name;
 mod plan;
 mod rule;
@@ -53,7 +54,7 @@ impl Nft {
         if let Err(missing) = process::find("nft") {
             return Some(missing);
         }
-        let output = dry_run(&Transaction::probe()).ok()?;
+        let output = dry_run(&Transaction::probe().ok()?).ok()?;
         let failure = output.failure();
         let says = |words: &str| failure.to_string().contains(words);
         // Anything else, as no rights or no memory, is trouble and not incapacity: fences that
@@ -137,7 +138,7 @@ impl Backend for Nft {
                 look.add_port(port, chain)?;
             }
         }
-        look.list_base();
+        look.list_base()?;
         let output = dry_run(&look)?;
         if output.success() {
             let mut held = Ruleset::default();
@@ -251,9 +252,9 @@ fn look_at(chain: &ChainName, fence: &Fence) -> Result<Look> {
     })
 }
 
-fn list(what: impl FnOnce(&mut Transaction)) -> Result<Ruleset> {
+fn list(what: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<Ruleset> {
     let mut transaction = Transaction::on_containers()?;
-    what(&mut transaction);
+    what(&mut transaction)?;
     read(&transaction)
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use nftables::schema::{Chain, Rule as NftRule};
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::listing::{Listing, VerdictMap};
 use super::name::ChainName;
 use super::rule;
 use super::transaction::{BASE, PORTS, TABLE, Transaction};
@@ -37,14 +37,11 @@ impl Base {
     /// skeleton makes it.
     pub fn defect(&self) -> Result<Option<String>> {
         let skeleton = Transaction::on_skeleton()?;
-        let chain = skeleton
-            .added("chain")
-            .filter_map(Value::as_object)
-            .flatten();
-        let same_chain = chain
-            .into_iter()
-            .all(|(key, value)| self.chain.get(key) == Some(value));
-        let rules = skeleton.added("rule").map(|rule| rule.get("expr"));
+        let chains = skeleton.added("chain")?;
+        let mut chain = chains.iter().filter_map(Value::as_object).flatten();
+        let same_chain = chain.all(|(key, value)| self.chain.get(key) == Some(value));
+        let rules = skeleton.added("rule")?;
+        let rules = rules.iter().map(|rule| rule.get("expr"));
         let same_rules = rules.eq(self.rules.iter().map(|rule| rule.get("expr")));
         let defect = match (self.chain.is_null(), same_chain, same_rules, self.dormant) {
             (true, ..) => format!("the table has no base chain {BASE}"),
@@ -72,25 +69,24 @@ impl Ruleset {
     /// # Errors
     /// If it is no such listing, with what was wrong.
     pub fn read(&mut self, listing: &str) -> Result<()> {
-        for document in serde_json::Deserializer::from_str(listing).into_iter() {
-            let Listing { nftables } = document.context("nft printed an unknown listing")?;
-            for mut object in nftables {
-                // Object by object: the crate cannot parse a map of verdicts, and newer kinds of
-                // objects are no reason to fail.
-                if let Some(table) = object.remove("table") {
-                    // The only flag that another's table can have been given later. The value is
-                    // not looked at: nft before 1.1 prints something else.
-                    let base = self.base.get_or_insert_default();
-                    base.dormant = table.get("flags").is_some();
-                } else if let Some(map) = object.remove("map") {
-                    self.read_map(map).context("nft listed an unknown map")?;
-                } else if let Some(chain) = object.remove("chain") {
-                    self.read_chain(chain)
-                        .context("nft listed an unknown chain")?;
-                } else if let Some(rule) = object.remove("rule") {
-                    self.read_rule(rule);
-                }
-            }
+        let mut read = |object| self.read_object(object);
+        Listing(&mut read)
+            .read(listing)
+            .context("nft printed an unknown listing")
+    }
+
+    fn read_object(&mut self, mut object: BTreeMap<String, Value>) -> Result<()> {
+        if let Some(table) = object.remove("table") {
+            // The only flag that another's table can have been given later. The value is not
+            // looked at: nft before 1.1 prints something else.
+            let base = self.base.get_or_insert_default();
+            base.dormant = table.get("flags").is_some();
+        } else if let Some(map) = object.remove("map") {
+            self.read_map(map).context("an unknown map")?;
+        } else if let Some(chain) = object.remove("chain") {
+            self.read_chain(chain).context("an unknown chain")?;
+        } else if let Some(rule) = object.remove("rule") {
+            self.read_rule(rule);
         }
         Ok(())
     }
@@ -188,67 +184,6 @@ impl Ruleset {
             .iter()
             .filter(target)
             .map(|(port, _)| port.as_str())
-    }
-}
-
-#[derive(Deserialize)]
-struct Listing {
-    nftables: Vec<BTreeMap<String, Value>>,
-}
-
-/// A map of verdicts, which the crate's own type cannot hold (its issue 237).
-#[derive(Deserialize)]
-struct VerdictMap {
-    table: String,
-    name: String,
-    #[serde(default)]
-    elem: Vec<(Key, Target)>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Key {
-    Plain(String),
-    /// With a comment, a timeout or the like, which nobody but an operator adds.
-    Detailed {
-        elem: DetailedKey,
-    },
-}
-
-#[derive(Deserialize)]
-struct DetailedKey {
-    val: String,
-}
-
-impl Key {
-    fn port(self) -> String {
-        match self {
-            Self::Plain(port)
-            | Self::Detailed {
-                elem: DetailedKey { val: port },
-            } => port,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Target {
-    Jump { jump: JumpTo },
-    Other(#[expect(dead_code, reason = "any verdict but a jump")] Value),
-}
-
-#[derive(Deserialize)]
-struct JumpTo {
-    target: String,
-}
-
-impl Target {
-    fn chain(self) -> Option<ChainName> {
-        match self {
-            Self::Jump { jump } => ChainName::parse(&jump.target),
-            Self::Other(_) => None,
-        }
     }
 }
 

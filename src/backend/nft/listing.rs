@@ -1,0 +1,152 @@
+//! The JSON that nft prints, as far as the crate's types cannot read it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::Result;
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::name::ChainName;
+
+/// Reads documents one object after the other: a listing of 4,000 VMs is never in memory as a whole.
+/// And object by object, because the crate cannot parse a map of verdicts, and newer kinds of objects
+/// are no reason to fail.
+pub struct Listing<'a>(pub &'a mut Reader<'a>);
+
+/// Takes the next object.
+type Reader<'a> = dyn FnMut(BTreeMap<String, Value>) -> Result<()> + 'a;
+
+/// The list of objects in a document.
+struct Objects<'l, 'a>(&'l mut Listing<'a>);
+
+impl Listing<'_> {
+    /// Reads one document for each list command.
+    ///
+    /// # Errors
+    /// If it is no such text, or an object is refused.
+    pub fn read(&mut self, text: &str) -> Result<(), serde_json::Error> {
+        let mut documents = serde_json::Deserializer::from_str(text);
+        while documents.end().is_err() {
+            self.deserialize(&mut documents)?;
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Listing<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, document: D) -> Result<(), D::Error> {
+        document.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Listing<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a list named nftables")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut document: A) -> Result<(), A::Error> {
+        let mut is_listing = false;
+        while let Some(key) = document.next_key::<String>()? {
+            match key.as_str() {
+                "nftables" => {
+                    document.next_value_seed(Objects(&mut *self))?;
+                    is_listing = true;
+                }
+                _ => drop(document.next_value::<IgnoredAny>()?),
+            }
+        }
+        match is_listing {
+            true => Ok(()),
+            false => Err(A::Error::missing_field("nftables")),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Objects<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, objects: D) -> Result<(), D::Error> {
+        objects.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Objects<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut objects: A) -> Result<(), A::Error> {
+        while let Some(object) = objects.next_element()? {
+            let read = (self.0.0)(object);
+            read.map_err(|e| A::Error::custom(format!("{e:#}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// A map of verdicts, which the crate's own type cannot hold (its issue 237).
+#[derive(Deserialize)]
+pub struct VerdictMap {
+    /// The table that it is in.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// Its elements.
+    #[serde(default)]
+    pub elem: Vec<(Key, Target)>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Key {
+    Plain(String),
+    /// With a comment, a timeout or the like, which nobody but an operator adds.
+    Detailed {
+        elem: DetailedKey,
+    },
+}
+
+#[derive(Deserialize)]
+pub struct DetailedKey {
+    val: String,
+}
+
+impl Key {
+    pub fn port(self) -> String {
+        match self {
+            Self::Plain(port)
+            | Self::Detailed {
+                elem: DetailedKey { val: port },
+            } => port,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Target {
+    Jump { jump: JumpTo },
+    Other(#[expect(dead_code, reason = "any verdict but a jump")] Value),
+}
+
+#[derive(Deserialize)]
+pub struct JumpTo {
+    target: String,
+}
+
+impl Target {
+    pub fn chain(self) -> Option<ChainName> {
+        match self {
+            Self::Jump { jump } => ChainName::parse(&jump.target),
+            Self::Other(_) => None,
+        }
+    }
+}
