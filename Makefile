@@ -1,3 +1,4 @@
+# make: the program, its man pages and its shell completions
 # make demo: the main job, shown on a throwaway host
 # make test: every check and test there is
 
@@ -5,8 +6,18 @@ export RUST_BACKTRACE ?= 0
 
 .PHONY: build demo test
 
-build:
-	cargo build --release
+sources := Cargo.toml Cargo.lock $(shell find src share/generate.rs share/man -type f)
+
+build: target/release/macfence target/share
+
+target/release/macfence: $(sources)
+	cargo build --release --locked --target-dir target
+	@touch $@
+
+target/share: $(sources)
+	rm -rf $@
+	cargo run --release --locked --target-dir target --example generate -- $@
+	@touch $@
 
 demo:
 	@tests/setup demo
