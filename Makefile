@@ -1,15 +1,23 @@
 # make: the program, its man pages and its shell completions
+# make install: puts them on this host, below PREFIX and in /etc; make uninstall takes them away
+# make deb, make rpm: the same as a package, in target/deb and target/rpm
 # make demo: the main job, shown on a throwaway host
 # make test: every check and test there is
 
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PREFIX ?= /usr/local
 export RUST_BACKTRACE ?= 0
+# The tools for packages are where tests/setup puts them, if not elsewhere.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-.PHONY: build demo test
+.PHONY: build install uninstall deb rpm demo test
 
 sources := Cargo.toml Cargo.lock $(shell find src share/generate.rs share/man -type f)
 
 build: target/release/macfence target/share
 
+# What is newer than its sources is left alone: so `sudo make install` needs no cargo after `make`.
 target/release/macfence: $(sources)
 	cargo build --release --locked --target-dir target
 	@touch $@
@@ -18,6 +26,56 @@ target/share: $(sources)
 	rm -rf $@
 	cargo run --release --locked --target-dir target --example generate -- $@
 	@touch $@
+
+# $(call copy,FROM,TO): every file below a directory, with its places filled in.
+copy = cd $(1) && find . -type f | while read -r file; do mode=644; [ ! -x "$$file" ] || mode=755; \
+	sed 's|@sbindir@|$(PREFIX)/sbin|; s|@datadir@|$(PREFIX)/share|' "$$file" | \
+	install -D -m $$mode /dev/stdin "$(abspath $(DESTDIR))$(2)/$$file"; done
+
+# $(call keep,MODE,FROM,TO): a file that the operator may have changed: then it stays.
+keep = if [ -e "$(DESTDIR)$(3)" ] && ! cmp -s $(2) "$(DESTDIR)$(3)"; \
+	then echo "kept $(3): it is not the one that comes with macfence"; \
+	else install -D -m $(1) $(2) "$(DESTDIR)$(3)"; fi
+
+# Enables nothing: what calls macfence is put where it is called by the operator.
+install: build
+	@install -D -m 755 -t "$(DESTDIR)$(PREFIX)/sbin" target/release/macfence
+	@install -d "$(DESTDIR)$(PREFIX)/share/macfence/hooks"
+	@for hook in ebtables-kvm ebtables-xen ebtables-flush; do \
+	  ln -sf ../../../sbin/macfence "$(DESTDIR)$(PREFIX)/share/macfence/hooks/$$hook"; done
+	@$(call copy,share/libvirt,$(PREFIX)/share/macfence/libvirt)
+	@$(call copy,share/opennebula,$(PREFIX)/share/macfence/opennebula)
+	@$(call copy,share/systemd,$(PREFIX)/lib/systemd/system)
+	@$(call copy,target/share,$(PREFIX)/share)
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/man/man5" share/man/macfence.toml.5
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/doc/macfence" README.md $(wildcard docs/*.md)
+	@$(call keep,644,share/macfence.toml,/etc/macfence.toml)
+	@$(call keep,440,share/sudoers,/etc/sudoers.d/macfence)
+
+# Deletes what `install` puts elsewhere, so that there is one list of files.
+uninstall: build
+	@tree=$$(mktemp -d); trap 'rm -rf "$$tree"' EXIT; $(MAKE) -s -o build install DESTDIR="$$tree"; \
+	for file in /etc/macfence.toml /etc/sudoers.d/macfence; do \
+	  [ ! -e "$(DESTDIR)$$file" ] || cmp -s "$$tree$$file" "$(DESTDIR)$$file" || \
+	    { echo "left $$file: it is not the one that comes with macfence"; rm "$$tree$$file"; }; done; \
+	(cd "$$tree"; find . ! -type d -print0) | (cd "$(DESTDIR)/"; xargs -0 rm -f); \
+	(cd "$$tree"; find . -depth -type d -path '*/macfence*' -print0) | \
+	  (cd "$(DESTDIR)/"; xargs -0 rmdir 2>/dev/null || true)
+
+deb: build
+	rm -rf target/deb
+	$(MAKE) -s install DESTDIR=target/deb/root PREFIX=/usr
+	@# Where Debian's zsh looks.
+	mv target/deb/root/usr/share/zsh/{site-functions,vendor-completions}
+	cargo deb --locked --no-build --no-strip --output target/deb/
+
+rpm: build
+	rm -rf target/rpm
+	$(MAKE) -s install DESTDIR=target/rpm/root PREFIX=/usr
+	@# cargo-generate-rpm knows no links.
+	for hook in target/rpm/root/usr/share/macfence/hooks/*; do rm $$hook; \
+	  printf '#!/bin/sh\nexec /usr/sbin/macfence hook %s -- "$$@"\n' $${hook##*/} >$$hook; done
+	cargo generate-rpm --auto-req builtin --output target/rpm/
 
 demo:
 	@tests/setup demo
@@ -29,5 +87,6 @@ test:
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+	$(MAKE) deb rpm
 	cargo test --locked
 	cargo test --locked --quiet --test demo
