@@ -48,7 +48,8 @@ install: build
 	@$(call copy,share/systemd,$(PREFIX)/lib/systemd/system)
 	@$(call copy,target/share,$(PREFIX)/share)
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/man/man5" share/man/macfence.toml.5
-	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/doc/macfence" README.md $(wildcard docs/*.md)
+	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/doc/macfence" README.md
+	@$(call copy,docs,$(PREFIX)/share/doc/macfence/docs)
 	@$(call keep,644,share/macfence.toml,/etc/macfence.toml)
 	@$(call keep,440,share/sudoers,/etc/sudoers.d/macfence)
 

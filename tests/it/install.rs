@@ -17,6 +17,12 @@ const FILES: &str = "\
 755 sbin/macfence
 644 share/bash-completion/completions/macfence
 644 share/doc/macfence/README.md
+644 share/doc/macfence/docs/libvirt.md
+644 share/doc/macfence/docs/migrating.md
+644 share/doc/macfence/docs/oned-conf.md
+644 share/doc/macfence/docs/opennebula-drivers.md
+644 share/doc/macfence/docs/opennebula-state-hooks.md
+644 share/doc/macfence/docs/service.md
 644 share/fish/vendor_completions.d/macfence.fish
 777 share/macfence/hooks/ebtables-flush
 777 share/macfence/hooks/ebtables-kvm
