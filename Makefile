@@ -60,7 +60,7 @@ uninstall: build
 	  [ ! -e "$(DESTDIR)$$file" ] || cmp -s "$$tree$$file" "$(DESTDIR)$$file" || \
 	    { echo "left $$file: it is not the one that comes with macfence"; rm "$$tree$$file"; }; done; \
 	(cd "$$tree"; find . ! -type d -print0) | (cd "$(DESTDIR)/"; xargs -0 rm -f); \
-	(cd "$$tree"; find . -depth -type d -path '*/macfence*' -print0) | \
+	(cd "$$tree"; find . -depth -type d \( -path '*/macfence*' -o -name nftables.service.d \) -print0) | \
 	  (cd "$(DESTDIR)/"; xargs -0 rmdir 2>/dev/null || true)
 
 deb: build

@@ -22,9 +22,28 @@ pub fn of(port: &Port) -> Result<Option<String>> {
         Ok(target) => Ok(target
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())),
-        Err(e) if e.kind() == ErrorKind::NotFound && Path::new(DEVICES).is_dir() => Ok(None),
+        // Not every name there is a device's: bonding has a file of its own.
+        Err(e)
+            if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+                && Path::new(DEVICES).is_dir() =>
+        {
+            Ok(None)
+        }
         Err(e) => Err(e).with_context(|| format!("cannot read {}", link.display())),
     }
+}
+
+/// Whether `port` is on a bridge, or nobody can tell.
+pub fn is_on_one(port: &Port) -> bool {
+    of(port).map_or(true, |bridge| bridge.is_some())
+}
+
+/// Whether `port` is on a bridge with somebody at its other end: a tap that a program has open, a
+/// container's interface.
+pub fn is_in_use(port: &Port) -> bool {
+    let carrier = Path::new(DEVICES).join(port.as_str()).join("carrier");
+    // It cannot be read of a device that is down.
+    is_on_one(port) && std::fs::read_to_string(carrier).is_ok_and(|text| text.trim() == "1")
 }
 
 /// Whether a bridge of this name is on this host.

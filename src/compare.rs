@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::backend::HeldFence;
-use crate::fence::{Fence, Rule};
+use crate::fence::{Fence, Keep, Rule};
 use crate::vm::{Port, VmName};
 
 /// How a VM's fence is.
@@ -61,7 +61,7 @@ impl fmt::Display for Finding {
 
 /// Compares what should be, a fence for each VM, with what is. Held fences that name no VM, as
 /// those of ebtables, are those of the VM whose ports they are for.
-pub fn compare(desired: &[Fence], held: &[HeldFence]) -> Vec<Finding> {
+pub fn compare(desired: &[Fence], held: &[HeldFence], keep: &Keep) -> Vec<Finding> {
     let mut by_vm: BTreeMap<&VmName, &HeldFence> = BTreeMap::new();
     let mut by_port: BTreeMap<&Port, &HeldFence> = BTreeMap::new();
     for fence in held {
@@ -78,22 +78,21 @@ pub fn compare(desired: &[Fence], held: &[HeldFence]) -> Vec<Finding> {
         .map(|fence| {
             let mut held: Vec<_> = by_vm.get(&fence.vm).copied().into_iter().collect();
             held.extend(fence.ports().iter().filter_map(|port| by_port.get(*port)));
-            finding(fence, &held)
+            finding(fence, &held, keep)
         })
         .collect()
 }
 
-fn finding(desired: &Fence, held: &[&HeldFence]) -> Finding {
+fn finding(desired: &Fence, held: &[&HeldFence], keep: &Keep) -> Finding {
     let finding = |state, detail| Finding {
         vm: Some(desired.vm.clone()),
         state,
         detail,
     };
     let rules = held.iter().flat_map(|fence| &fence.rules);
-    let rules = rules.map(|(rule, _)| rule);
-    let is_untouched = |rule: &&Rule| desired.untouched.contains(rule.port());
-    let (untouched, mut surplus): (Vec<_>, Vec<_>) = rules.partition(is_untouched);
-    let mut missing: Vec<_> = desired.rules.iter().collect();
+    let mut surplus: Vec<_> = rules.map(|(rule, _)| rule).collect();
+    let should = desired.over(surplus.iter().copied(), keep);
+    let mut missing: Vec<_> = should.iter().collect();
     missing.retain(|rule| match surplus.iter().position(|held| held == rule) {
         Some(index) => {
             surplus.swap_remove(index);
@@ -101,14 +100,11 @@ fn finding(desired: &Fence, held: &[&HeldFence]) -> Finding {
         }
         None => true,
     });
-    if held.is_empty() {
-        return match desired.rules.is_empty() {
-            true => finding(State::Ok, Vec::new()),
-            false => finding(State::Missing, ports_of(&missing)),
-        };
-    }
-    if desired.rules.is_empty() && untouched.is_empty() {
-        return finding(State::Stale, ports_of(&surplus));
+    match (held.is_empty(), should.is_empty()) {
+        (true, true) => return finding(State::Ok, Vec::new()),
+        (true, false) => return finding(State::Missing, ports_of(&missing)),
+        (false, true) => return finding(State::Stale, ports_of(&surplus)),
+        (false, false) => {}
     }
     let mut detail: Vec<_> = held.iter().flat_map(|held| held.defects.clone()).collect();
     detail.extend(

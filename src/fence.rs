@@ -67,8 +67,23 @@ pub struct Fence {
     pub vm: VmName,
     /// Its rules, in the order of its NICs.
     pub rules: Vec<Rule>,
-    /// Ports of the VM whose rules stay as the kernel holds them, if it holds any.
-    pub untouched: BTreeSet<Port>,
+}
+
+/// What of a VM's former fence stays although its new one says otherwise, or nothing.
+#[derive(Clone, Copy)]
+pub struct Keep<'a> {
+    /// Whether what is in front of a port stays that the new fence does not speak of.
+    pub ports: &'a dyn Fn(&Port) -> bool,
+    /// Whether a NIC that is not isolated stays so. A hypervisor does not know which are not to be.
+    pub not_isolated: bool,
+}
+
+impl Keep<'_> {
+    /// Only what the new fence says is to be.
+    pub const NOTHING: Self = Keep {
+        ports: &|_| false,
+        not_isolated: false,
+    };
 }
 
 impl Fence {
@@ -77,13 +92,48 @@ impl Fence {
         Self {
             vm,
             rules: Vec::new(),
-            untouched: BTreeSet::new(),
         }
     }
 
     /// Its ports.
     pub fn ports(&self) -> BTreeSet<&Port> {
         ports(&self.rules)
+    }
+
+    /// The rules that the VM should have, given those that it has.
+    pub fn over<'a>(&self, held: impl Iterator<Item = &'a Rule> + Clone, keep: &Keep) -> Vec<Rule> {
+        let not_isolated: BTreeSet<_> = held
+            .clone()
+            .filter(|_| keep.not_isolated)
+            .filter_map(|rule| match rule {
+                Rule::Spoofed {
+                    port,
+                    mac,
+                    alone: true,
+                } => Some((port, *mac)),
+                _ => None,
+            })
+            .collect();
+        let mut rules = Vec::new();
+        let mut open = BTreeSet::new();
+        for rule in &self.rules {
+            match rule {
+                Rule::Spoofed { port, mac, .. } if not_isolated.contains(&(port, *mac)) => {
+                    open.insert(port);
+                    rules.push(Rule::Spoofed {
+                        port: port.clone(),
+                        mac: *mac,
+                        alone: true,
+                    });
+                }
+                Rule::Foreign { port, .. } if open.contains(port) => {}
+                rule => rules.push(rule.clone()),
+            }
+        }
+        let ports = self.ports();
+        let stays = |rule: &&Rule| !ports.contains(rule.port()) && (keep.ports)(rule.port());
+        rules.extend(held.filter(stays).cloned());
+        rules
     }
 }
 
@@ -137,10 +187,7 @@ impl Policy {
         vm: &Vm,
         bridge_of: impl Fn(&Nic) -> Result<Option<String>>,
     ) -> Result<(Fence, Vec<Unfenced>)> {
-        let mut fence = Fence {
-            untouched: vm.untouched.clone(),
-            ..Fence::none(vm.name.clone())
-        };
+        let mut fence = Fence::none(vm.name.clone());
         let mut unfenced = Vec::new();
         for nic in &vm.nics {
             match bridge_of(nic)? {
@@ -217,7 +264,6 @@ mod tests {
             name: name.parse().unwrap(),
             nics: nics.iter().map(nic).collect(),
             skipped: Vec::new(),
-            untouched: BTreeSet::new(),
         }
     }
 

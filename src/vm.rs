@@ -1,7 +1,6 @@
 //! What a source tells about a virtual machine, checked once: values of these types are safe to
 //! put into a ruleset.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -143,8 +142,6 @@ pub struct Vm {
     pub nics: Vec<Nic>,
     /// Interfaces that have no port or no address and so cannot be fenced, each in words.
     pub skipped: Vec<String>,
-    /// The ports of further NICs, which are not spoken of: what is in front of them stays.
-    pub untouched: BTreeSet<Port>,
 }
 
 #[cfg(test)]

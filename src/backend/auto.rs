@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 use super::ebtables::Ebtables;
 use super::nft::Nft;
 use super::{Backend, HeldFence};
-use crate::fence::Fence;
+use crate::fence::{Fence, Keep};
 use crate::process;
 use crate::vm::Port;
 
@@ -82,16 +82,16 @@ impl Backend for Auto {
         Ok(ports)
     }
 
-    fn enforce(&self, fences: &[Fence]) -> Result<bool> {
-        self.try_both(|backend| backend.enforce(fences))
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+        self.try_both(|backend| backend.enforce(fences, keep))
     }
 
-    fn mend(&self, fences: &[Fence]) -> Result<bool> {
-        self.try_both(|backend| backend.mend(fences))
+    fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+        self.try_both(|backend| backend.mend(fences, keep))
     }
 
-    fn settle(&self, fences: &[Fence]) -> Result<bool> {
-        self.try_both(|backend| backend.settle(fences))
+    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+        self.try_both(|backend| backend.settle(fences, keep))
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::fence::{Fence, Rule};
+use crate::fence::{Fence, Keep, Rule};
 use crate::vm::{Port, VmName};
 
 /// A firewall that holds fences. It knows VMs, ports and rules, and no hypervisor.
@@ -33,17 +33,18 @@ pub trait Backend {
 
     /// Makes the kernel hold exactly these fences for their VMs, all in one step; a fence without
     /// rules takes the VM's away. A port that was another VM's is taken from it. What is there
-    /// already stays untouched, with its counters. Returns whether anything changed.
-    fn enforce(&self, fences: &[Fence]) -> Result<bool>;
+    /// already and is right is left alone, with its counters, and so is what is to be kept. Returns
+    /// whether anything changed.
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
 
     /// Makes sure that these fences, which [`Backend::enforce`] has found in place, are really
     /// passed by frames: that what all fences share is whole. Whoever only repeats what was said
     /// before may do without. Returns whether anything changed.
-    fn mend(&self, fences: &[Fence]) -> Result<bool>;
+    fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
 
     /// Like [`Backend::enforce`], but takes nothing for granted: looks at all that the kernel holds,
     /// and sets right what all fences share as well.
-    fn settle(&self, fences: &[Fence]) -> Result<bool>;
+    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
 
     /// Deletes all that refers to these ports, in one step, and the fences that are left with no
     /// port. Returns whether anything changed.

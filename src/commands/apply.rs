@@ -7,7 +7,7 @@ use crate::backend;
 use crate::bridge;
 use crate::cli::Vms;
 use crate::config::Config;
-use crate::fence::{Fence, Unfenced};
+use crate::fence::{Fence, Isolation, Keep, Unfenced};
 use crate::lock;
 use crate::report;
 use crate::vm::Vm;
@@ -15,11 +15,25 @@ use crate::vm::Vm;
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let _asking = (!vms.vms.is_empty()).then(lock::asking).transpose()?;
-    let (used, changed) = fence_vms(config, &described(config, vms)?, Look::Through)?;
+    let (used, changed) = fence_vms(
+        config,
+        &described(config, vms)?,
+        Look::Through,
+        &as_told(config),
+    )?;
     if changed {
         warn_of_the_other_kind(config, used);
     }
     Ok(())
+}
+
+/// What stays where a hypervisor told of a VM that runs: that a NIC is not isolated, of which only
+/// OpenNebula's template knows.
+pub fn as_told(config: &Config) -> Keep<'static> {
+    Keep {
+        not_isolated: config.policy.isolation == Isolation::Template,
+        ..Keep::NOTHING
+    }
 }
 
 /// How closely fences are looked at that the kernel holds already.
@@ -32,7 +46,12 @@ pub enum Look {
 }
 
 /// Fences these VMs; returns with what firewall, and whether anything changed.
-pub fn fence_vms(config: &Config, vms: &[Vm], look: Look) -> Result<(&'static str, bool)> {
+pub fn fence_vms(
+    config: &Config,
+    vms: &[Vm],
+    look: Look,
+    keep: &Keep,
+) -> Result<(&'static str, bool)> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
@@ -40,7 +59,8 @@ pub fn fence_vms(config: &Config, vms: &[Vm], look: Look) -> Result<(&'static st
         .iter()
         .map(|vm| fence(config, vm))
         .collect::<Result<Vec<_>>>()?;
-    let changed = backend.enforce(&fences)? || (look == Look::Through && backend.mend(&fences)?);
+    let changed = backend.enforce(&fences, keep)?
+        || (look == Look::Through && backend.mend(&fences, keep)?);
     note(config, || match changed {
         true => format!("the fences are now in the kernel ({})", backend.name()),
         false => format!("the kernel held these fences already ({})", backend.name()),

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::apply::{self, Look};
+use super::apply::{self, Look, as_told};
 use super::{flush, opennebula, read, remove, warn_of_skipped};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
+use crate::fence::Keep;
 use crate::lock;
 use crate::report;
 use crate::source::{libvirt, xen};
@@ -37,7 +38,7 @@ fn on_xen(config: &Config, name: &VmName) -> Result<()> {
     let _asking = lock::asking()?;
     let vm = xen::domain(name)?;
     warn_of_skipped(&vm);
-    apply::fence_vms(config, &[vm], Look::Through).map(|_| ())
+    apply::fence_vms(config, &[vm], Look::Through, &as_told(config)).map(|_| ())
 }
 
 /// What libvirt tells a domain's hook. It must not be asked anything back: it waits for us, with
@@ -48,25 +49,25 @@ fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
     match operation {
         // The ports exist and are on their bridges, and no guest instruction has been run: also
         // where a domain is restored or comes in by migration.
-        "start" => fence(config, name, &xml),
+        "start" => fence(config, name, &xml, &Keep::NOTHING),
         // libvirtd has been restarted, and ends a domain whose hook fails. It has been running all
         // the while, with the fence that it had.
         "reconnect" => {
-            if let Err(e) = fence(config, name, &xml) {
+            if let Err(e) = fence(config, name, &xml, &as_told(config)) {
                 report::warning(&format!("{e:#}; the fences stay as they are"));
             }
             Ok(())
         }
         // QEMU has ended, and nobody is left who could send.
-        "stopped" | "release" => remove::unfence(config, &[described(name, &xml)?]),
+        "stopped" | "release" => remove::unfence(config, &[described(name, &xml)?], &Keep::NOTHING),
         _ => Ok(()),
     }
 }
 
-fn fence(config: &Config, name: &VmName, xml: &str) -> Result<()> {
+fn fence(config: &Config, name: &VmName, xml: &str, keep: &Keep) -> Result<()> {
     let vm = described(name, xml)?;
     warn_of_skipped(&vm);
-    apply::fence_vms(config, &[vm], Look::Through).map(|_| ())
+    apply::fence_vms(config, &[vm], Look::Through, keep).map(|_| ())
 }
 
 fn described(name: &VmName, xml: &str) -> Result<Vm> {

@@ -87,8 +87,8 @@ impl Metrics {
                 "Version of macfence, and the firewall in use.",
                 &["version", "backend"],
             )?,
-            vms: gauge("macfence_fenced_vms", "VMs that are fenced.")?,
-            ports: gauge("macfence_fenced_ports", "Ports that are fenced.")?,
+            vms: gauge("macfence_fenced_vms", "VMs that have a fence.")?,
+            ports: gauge("macfence_fenced_ports", "Ports that have a fence.")?,
             dropped: add(
                 &registry,
                 IntCounterVec::new(dropped, &["vm", "port", "direction"]),

@@ -12,7 +12,7 @@ use crate::backend::ebtables::Ebtables;
 use crate::backend::nft::Nft;
 use crate::bridge;
 use crate::config::Config;
-use crate::fence::{Fence, Policy, Rule};
+use crate::fence::{Fence, Keep, Policy, Rule};
 use crate::lock;
 use crate::report;
 use crate::vm::{Nic, Port, VmName};
@@ -36,8 +36,8 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
         return print(&(load + &Ebtables.export_release(&ports)?));
     }
     if !fences.is_empty() {
-        Nft.enforce(&fences)?;
-        Nft.mend(&fences)?;
+        Nft.enforce(&fences, &Keep::NOTHING)?;
+        Nft.mend(&fences, &Keep::NOTHING)?;
     }
     Ebtables.release(&ports)?;
     let line = |fence: &Fence| {

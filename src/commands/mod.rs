@@ -97,7 +97,7 @@ fn warn_of_skipped(vm: &Vm) {
 
 /// Which running VM has which port and with what NIC, for firewalls whose rules name no VM.
 fn owners(config: &Config) -> Result<BTreeMap<Port, (VmName, Nic)>> {
-    let vms = source::running(&config.connect)?;
+    let vms = source::running(&config.connect)?.vms;
     let owned = |vm: Vm| {
         vm.nics
             .into_iter()

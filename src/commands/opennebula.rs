@@ -1,6 +1,7 @@
 //! `macfence hook one-post` and `one-clean`: what OpenNebula's network drivers and state hooks
 //! call, with a VM template on standard input.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::slice;
 use std::thread;
@@ -12,15 +13,18 @@ use super::apply::{self, Look};
 use super::{note, read, remove, warn_of_skipped};
 use crate::bridge;
 use crate::config::Config;
-use crate::fence;
+use crate::fence::{self, Keep};
 use crate::lock::{self, Lock};
+use crate::report;
 use crate::source::opennebula::{Hypervisor, Meant, TEXT_LIMIT, Template};
 use crate::source::{virsh, xen};
-use crate::vm::{Vm, VmName};
+use crate::vm::{Nic, Vm, VmName};
 
 /// How long the port of a NIC that is being attached may take to come: a state hook is called when
 /// the attaching begins. (A driver's script is called afterwards.)
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a port may take to leave its bridge after its VM has ended.
+const PATIENCE_FOR_THE_END: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Fences the VM, or the NIC that is being attached.
@@ -37,7 +41,12 @@ pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> R
     if template.meant(driver) == Meant::One {
         wait_for_ports(&vm)?;
     }
-    apply::fence_vms(config, &[vm], Look::Once).map(|_| ())
+    // Other drivers' NICs, and what is in no template, are not spoken of.
+    let keep = Keep {
+        ports: &bridge::is_on_one,
+        ..Keep::NOTHING
+    };
+    apply::fence_vms(config, &[vm], Look::Once, &keep).map(|_| ())
 }
 
 /// Takes the VM's fence away, or that of the NIC that was detached.
@@ -51,15 +60,46 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
         }
         // The VM has ended, and with it what other drivers' NICs had.
         Meant::All => {
-            let mut vm = template.vm(name, None, None)?;
-            vm.untouched.clear();
-            remove::unfence(config, &[vm])
+            let vm = ended(template.vm(name, None, None)?);
+            let keep = Keep {
+                ports: &bridge::is_in_use,
+                ..Keep::NOTHING
+            };
+            remove::unfence(config, &[vm], &keep)
         }
         Meant::One => {
-            let (vm, _asking) = meant_vm(config, &template, name, driver)?;
-            remove::unfence(config, &[vm])
+            let vm = ended(template.vm(name, driver, None)?);
+            let goes: BTreeSet<_> = vm.nics.iter().map(|nic| nic.port.clone()).collect();
+            let keep = Keep {
+                ports: &|port| !goes.contains(port) && bridge::is_on_one(port),
+                ..Keep::NOTHING
+            };
+            remove::unfence(config, &[vm], &keep)
         }
     }
+}
+
+/// Waits a moment for the VM's ports to go. OpenNebula cleans also where it could not end a VM, or a
+/// guest would not let go of a NIC: what is still in use keeps its fence, and the VM is left without
+/// that NIC here.
+fn ended(mut vm: Vm) -> Vm {
+    let deadline = Instant::now() + PATIENCE_FOR_THE_END;
+    let in_use = |nic: &Nic| bridge::is_in_use(&nic.port);
+    while vm.nics.iter().any(in_use) && Instant::now() < deadline {
+        thread::sleep(PAUSE);
+    }
+    vm.nics.retain(|nic| {
+        let stays = in_use(nic);
+        if stays {
+            report::warning(&format!(
+                "VM {:?}: port \"{}\" is still in use; it stays fenced",
+                vm.name.as_str(),
+                nic.port
+            ));
+        }
+        !stays
+    });
+    vm
 }
 
 fn template() -> Result<Template> {
@@ -82,7 +122,7 @@ fn meant_vm(
     name: VmName,
     driver: Option<&str>,
 ) -> Result<(Vm, Option<Lock>)> {
-    if !template.lacks_ports() {
+    if !template.lacks_ports(driver) {
         return Ok((template.vm(name, driver, None)?, None));
     }
     let asking = lock::asking()?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::note;
 use crate::backend::{self, Backend};
 use crate::config::Config;
-use crate::fence::{Fence, Rule};
+use crate::fence::{Fence, Keep, Rule};
 use crate::lock;
 use crate::source::virsh;
 use crate::vm::{Vm, VmName};
@@ -18,7 +18,7 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     names.dedup();
     let backend = backend::choose(config.backend);
     let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
-    let mut changed = enforce(&*backend, &fences)?;
+    let mut changed = enforce(&*backend, &fences, &Keep::NOTHING)?;
     if !backend.names_vms() {
         let vms = virsh::domains(&config.connect, &names).context(
             "ebtables rules name no VM, so libvirt has to tell its ports; \
@@ -41,24 +41,20 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the fences of these VMs away, but for their untouched ports'.
-pub fn unfence(config: &Config, vms: &[Vm]) -> Result<()> {
+/// Takes the fences of these VMs away, but for what is to be kept.
+pub fn unfence(config: &Config, vms: &[Vm], keep: &Keep) -> Result<()> {
     let backend = backend::choose(config.backend);
-    let without = |vm: &Vm| Fence {
-        untouched: vm.untouched.clone(),
-        ..Fence::none(vm.name.clone())
-    };
-    let fences: Vec<_> = vms.iter().map(without).collect();
-    enforce(&*backend, &fences)?;
+    let fences: Vec<_> = vms.iter().map(|vm| Fence::none(vm.name.clone())).collect();
+    enforce(&*backend, &fences, keep)?;
     if !backend.names_vms() {
         by_port(&*backend, vms)?;
     }
     Ok(())
 }
 
-fn enforce(backend: &dyn Backend, fences: &[Fence]) -> Result<bool> {
+fn enforce(backend: &dyn Backend, fences: &[Fence], keep: &Keep) -> Result<bool> {
     let _lock = lock::exclusive()?;
-    backend.enforce(fences)
+    backend.enforce(fences, keep)
 }
 
 /// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the

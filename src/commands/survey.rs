@@ -10,7 +10,8 @@ use crate::backend::{Backend, HeldFence};
 use crate::bridge;
 use crate::compare::{Finding, State, compare};
 use crate::config::Config;
-use crate::fence::{Fence, Isolation, Rule, Unfenced};
+use crate::fence::{Fence, Isolation, Keep, Unfenced};
+use crate::source::Running;
 use crate::vm::{Port, Vm, VmName};
 
 /// Said of a fence whose VM the hypervisor does not know, with ports that are there.
@@ -22,59 +23,71 @@ pub struct Survey {
     pub findings: Vec<Finding>,
     /// The running VMs that cannot be fenced, and why.
     pub failed: Vec<Finding>,
+    /// The ports that running VMs should have a fence at.
+    pub ports: BTreeSet<Port>,
     fences: Vec<Fence>,
+    /// Ports that are gone from their bridges, where rules name no VM.
     gone: Vec<Port>,
+    not_isolated: bool,
 }
 
 impl Survey {
-    /// Compares what these running VMs should have with what the kernel holds.
+    /// Compares what running VMs should have with what the kernel holds.
     ///
     /// # Errors
     /// If sysfs does not tell where ports are.
     pub fn of(
         config: &Config,
         backend: &dyn Backend,
-        mut vms: Vec<Vm>,
+        running: Running,
         held: &[HeldFence],
     ) -> Result<Self> {
-        let mut known = Vec::new();
-        let mut fences = Vec::new();
-        let mut failed = Vec::new();
-        as_held(config, &mut vms, held);
-        for vm in &vms {
+        let mut survey = Self {
+            findings: Vec::new(),
+            failed: Vec::new(),
+            ports: BTreeSet::new(),
+            fences: Vec::new(),
+            gone: Vec::new(),
+            not_isolated: config.policy.isolation == Isolation::Template,
+        };
+        for (vm, why) in running.failed {
+            survey.fail(vm, format!("{why:#}"));
+        }
+        let claimed_twice = claimed_twice(&running.vms);
+        let mut remarks = BTreeMap::new();
+        for vm in &running.vms {
             let (fence, unfenced) = config.policy.fence(vm, |nic| bridge::of(&nic.port))?;
-            known.push((&vm.name, remarks(vm, &unfenced)));
-            // A name that no chain can have is no reason to leave the others open.
-            match backend.export(slice::from_ref(&fence)) {
-                Ok(_) => fences.push(fence),
-                Err(e) => failed.push(Finding {
-                    vm: Some(vm.name.clone()),
-                    state: State::Missing,
-                    detail: vec![format!("{e:#}")],
-                }),
+            remarks.insert(vm.name.clone(), said_of(vm, &unfenced));
+            // That one VM cannot be fenced is no reason to leave the others open.
+            if let Some(port) = fence
+                .ports()
+                .into_iter()
+                .find(|p| claimed_twice.contains(p))
+            {
+                survey.fail(vm.name.clone(), format!("port \"{port}\" is claimed twice"));
+            } else if let Err(e) = backend.export(slice::from_ref(&fence)) {
+                survey.fail(vm.name.clone(), format!("{e:#}"));
+            } else {
+                survey.ports.extend(fence.ports().into_iter().cloned());
+                survey.fences.push(fence);
             }
         }
-        let gone = leave_what_is_there(config, &mut fences, held)?;
-        let mut findings = compare(&fences, held);
-        let remarks: BTreeMap<_, _> = known.into_iter().collect();
-        for finding in &mut findings {
+        survey.add_the_rest(held)?;
+        survey.findings = survey.with_keep(|keep| compare(&survey.fences, held, keep));
+        for finding in &mut survey.findings {
             match finding.vm.as_ref().and_then(|vm| remarks.get(vm)) {
                 Some(remarks) => finding.detail.extend(remarks.iter().cloned()),
                 None if finding.state == State::Ok => finding.detail.push(UNKNOWN.to_owned()),
                 None => {}
             }
         }
-        findings.extend(gone.iter().map(|port| Finding {
+        let gone = survey.gone.iter().map(|port| Finding {
             vm: None,
             state: State::Stale,
             detail: vec![format!("port \"{port}\"")],
-        }));
-        Ok(Self {
-            findings,
-            failed,
-            fences,
-            gone,
-        })
+        });
+        survey.findings.extend(gone);
+        Ok(survey)
     }
 
     /// Whether there is nothing to set right.
@@ -82,84 +95,63 @@ impl Survey {
         self.findings.iter().all(|found| found.state == State::Ok)
     }
 
-    /// The ports that should be fenced, or are and stay so.
-    pub fn ports(&self) -> BTreeSet<Port> {
-        let all = self.fences.iter();
-        all.flat_map(|fence| fence.ports().into_iter().chain(&fence.untouched))
-            .cloned()
-            .collect()
-    }
-
     /// Makes the kernel hold what it should: with nft, in one transaction.
     ///
     /// # Errors
     /// If the backend cannot; the kernel's rules are then what they were.
     pub fn set_right(&self, backend: &dyn Backend) -> Result<()> {
-        backend.settle(&self.fences)?;
+        self.with_keep(|keep| backend.settle(&self.fences, keep))?;
         backend.release(&self.gone)?;
         Ok(())
     }
-}
 
-/// A hypervisor does not know which NICs of OpenNebula's are not to be isolated; the kernel does.
-fn as_held(config: &Config, vms: &mut [Vm], held: &[HeldFence]) {
-    if config.policy.isolation == Isolation::Always {
-        return;
+    fn fail(&mut self, vm: VmName, why: String) {
+        self.failed.push(Finding {
+            vm: Some(vm),
+            state: State::Missing,
+            detail: vec![why],
+        });
     }
-    let rules = held.iter().flat_map(|fence| &fence.rules);
-    let alone: BTreeSet<_> = rules
-        .filter_map(|(rule, _)| match rule {
-            Rule::Spoofed {
-                port,
-                mac,
-                alone: true,
-            } => Some((port, *mac)),
-            _ => None,
-        })
-        .collect();
-    for nic in vms.iter_mut().flat_map(|vm| &mut vm.nics) {
-        nic.isolated &= !alone.contains(&(&nic.port, nic.mac));
-    }
-}
 
-/// Adds what is held and belongs to no running VM: whatever is gone from its bridge is to go, but
-/// nothing is taken away in front of a port that is there. Whose it is may be known to somebody
-/// else: a VM that has started since the hypervisor was asked, a container. Returns the ports that
-/// are gone where rules name no VM.
-fn leave_what_is_there(
-    config: &Config,
-    fences: &mut Vec<Fence>,
-    held: &[HeldFence],
-) -> Result<Vec<Port>> {
-    let claimed: BTreeSet<Port> = fences.iter().flat_map(Fence::ports).cloned().collect();
-    let mut index: BTreeMap<VmName, usize> = BTreeMap::new();
-    for (number, fence) in fences.iter().enumerate() {
-        index.insert(fence.vm.clone(), number);
-    }
-    let mut gone = Vec::new();
-    for held in held {
-        let ports: BTreeSet<_> = held.rules.iter().map(|(rule, _)| rule.port()).collect();
-        let mut there = BTreeSet::new();
-        for port in ports.into_iter().filter(|port| !claimed.contains(*port)) {
-            match bridge::of(port)?.filter(|bridge| config.policy.acts_on(bridge)) {
-                Some(_) => drop(there.insert(port.clone())),
-                None if held.vm.is_none() => gone.push(port.clone()),
-                None => {}
+    /// Adds whatever else is held. What is gone from its bridge is to go.
+    fn add_the_rest(&mut self, held: &[HeldFence]) -> Result<()> {
+        let known: BTreeSet<_> = self.fences.iter().map(|fence| fence.vm.clone()).collect();
+        for held in held {
+            match &held.vm {
+                Some(vm) if known.contains(vm) => {}
+                Some(vm) => self.fences.push(Fence::none(vm.clone())),
+                None => {
+                    let ports: BTreeSet<_> = held.rules.iter().map(|(r, _)| r.port()).collect();
+                    for port in ports {
+                        if !self.ports.contains(port) && bridge::of(port)?.is_none() {
+                            self.gone.push(port.clone());
+                        }
+                    }
+                }
             }
         }
-        let Some(vm) = &held.vm else { continue };
-        match index.get(vm).and_then(|number| fences.get_mut(*number)) {
-            Some(fence) => fence.untouched = there,
-            None => fences.push(Fence {
-                untouched: there,
-                ..Fence::none(vm.clone())
-            }),
-        }
+        Ok(())
     }
-    Ok(gone)
+
+    /// Nothing is taken away in front of a port that is there and that no running VM is known to
+    /// have. Whose it is may be known to somebody else: a VM that has started since the hypervisor
+    /// was asked, or that it could not describe; a container.
+    fn with_keep<R>(&self, act: impl FnOnce(&Keep) -> R) -> R {
+        act(&Keep {
+            ports: &|port| !self.ports.contains(port) && bridge::is_on_one(port),
+            not_isolated: self.not_isolated,
+        })
+    }
 }
 
-fn remarks(vm: &Vm, unfenced: &[Unfenced]) -> Vec<String> {
+/// The ports that more than one VM says it has.
+fn claimed_twice(vms: &[Vm]) -> BTreeSet<&Port> {
+    let mut seen = BTreeSet::new();
+    let ports = vms.iter().flat_map(|vm| &vm.nics).map(|nic| &nic.port);
+    ports.filter(|port| !seen.insert(*port)).collect()
+}
+
+fn said_of(vm: &Vm, unfenced: &[Unfenced]) -> Vec<String> {
     let unfenced = unfenced.iter().filter_map(|nic| match nic {
         Unfenced::NoBridge(port) => Some(format!("port \"{port}\" is on no Linux bridge")),
         Unfenced::OtherBridge(..) => None,

@@ -52,7 +52,7 @@ pub fn sync(config: &Config) -> Result<Done> {
     Ok(Done {
         changed: survey.findings.iter().filter_map(done).collect(),
         failed: survey.failed.iter().map(ToString::to_string).collect(),
-        ports: survey.ports(),
+        ports: survey.ports,
         table: backend.table(),
     })
 }

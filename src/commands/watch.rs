@@ -30,7 +30,8 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LAST_LOOK: Duration = Duration::from_secs(10);
 
-/// After a failure, likewise: libvirt's return is told by nobody.
+/// How soon it is tried again after a failure, each time after twice as long, up to the last:
+/// libvirt's return is told by nobody.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
@@ -91,22 +92,32 @@ struct Watch {
     changes: Option<(Instant, Instant)>,
     /// The table whose changes count; before it is known, all do.
     table: Option<&'static str>,
-    /// Ports that have come and are not fenced: when they came.
-    newcomers: BTreeMap<String, Instant>,
-    /// When to look again although nothing may happen, and how long that was waited for.
-    again: Option<(Instant, Duration)>,
+    /// Ports that have come and are no running VM's yet.
+    newcomers: BTreeMap<String, Newcomer>,
+    /// When to try again after a failure, and how long that was waited for.
+    retry: Option<(Instant, Duration)>,
     /// Until when to rest after a look.
     rest: Option<Instant>,
     /// What the last look could not do: said once.
     trouble: Vec<String>,
 }
 
+/// A port that has come.
+#[derive(Debug)]
+struct Newcomer {
+    came: Instant,
+    /// How long after that it is looked for next.
+    next: Duration,
+}
+
 impl Watch {
     /// When to look; `None`: not until something happens.
     fn due(&self) -> Option<Instant> {
         let settled = |(first, last): (Instant, Instant)| (last + QUIET).min(first + BURST);
-        let again = self.again.map(|(when, _)| when);
-        let due = self.changes.map(settled).into_iter().chain(again).min()?;
+        let retry = self.retry.map(|(when, _)| when);
+        let newcomers = self.newcomers.values().map(|port| port.came + port.next);
+        let due = self.changes.map(settled).into_iter().chain(retry);
+        let due = due.chain(newcomers).min()?;
         Some(self.rest.map_or(due, |rest| due.max(rest)))
     }
 
@@ -115,7 +126,13 @@ impl Watch {
         let now = Instant::now();
         for event in events {
             match event {
-                Event::Port(port) => drop(self.newcomers.entry(port).or_insert(now)),
+                Event::Port(port) => {
+                    let newcomer = Newcomer {
+                        came: now,
+                        next: FIRST_LOOK,
+                    };
+                    self.newcomers.insert(port, newcomer);
+                }
                 Event::Table(table) if self.table.is_some_and(|ours| ours != table) => continue,
                 Event::PortGone | Event::Table(_) | Event::Lost => {}
             }
@@ -128,36 +145,33 @@ impl Watch {
     fn look(&mut self, config: &Config) -> Result<()> {
         let start = Instant::now();
         self.changes = None;
-        let waited = self
-            .again
-            .take()
-            .map_or(Duration::ZERO, |(_, waited)| waited);
         let done = sync(config);
         let end = Instant::now();
         self.rest = Some(end + (end - start).min(LONGEST_REST));
-        let trouble = match &done {
-            Ok(done) => done.failed.clone(),
-            Err(e) => vec![format!("{e:#}; the fences stay as they are")],
-        };
-        self.complain(trouble);
+        self.newcomers.retain(|_, port| {
+            while port.came + port.next <= end {
+                port.next *= 2;
+            }
+            port.next < LAST_LOOK
+        });
         match done {
             Ok(done) => {
-                print(&done.changed.join(""))?;
+                self.retry = None;
+                self.complain(done.failed);
                 self.table = Some(done.table);
-                self.newcomers.retain(|port, came| {
-                    !done.ports.iter().any(|p| p.as_str() == port) && came.elapsed() < LAST_LOOK
-                });
-                if !self.newcomers.is_empty() {
-                    self.look_again((waited * 2).max(FIRST_LOOK));
+                for port in done.ports {
+                    self.newcomers.remove(port.as_str());
                 }
+                print(&done.changed.join(""))
             }
-            Err(_) => self.look_again((waited * 2).clamp(FIRST_RETRY, LAST_RETRY)),
+            Err(e) => {
+                let waited = self.retry.map_or(Duration::ZERO, |(_, waited)| waited);
+                let wait = (waited * 2).clamp(FIRST_RETRY, LAST_RETRY);
+                self.retry = Some((end + wait, wait));
+                self.complain(vec![format!("{e:#}; the fences stay as they are")]);
+                Ok(())
+            }
         }
-        Ok(())
-    }
-
-    fn look_again(&mut self, wait: Duration) {
-        self.again = Some((Instant::now() + wait, wait));
     }
 
     /// Says what cannot be done, unless it has just been said.

@@ -1,7 +1,5 @@
 //! libvirt: its domain XML. [`super::virsh`] gets it from libvirt itself.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, ensure};
 use roxmltree::{Document, Node};
 
@@ -41,7 +39,6 @@ pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
         name: name.parse()?,
         nics: Vec::new(),
         skipped: Vec::new(),
-        untouched: BTreeSet::new(),
     };
     let devices = child(domain, "devices")
         .into_iter()

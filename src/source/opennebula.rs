@@ -4,13 +4,12 @@
 //! has parents of its own: one `<TEMPLATE>` for each `<NIC>`, one `<HISTORY>` for each value
 //! (`get_vnm_drivers` in its `one_vmm_exec.rb`).
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use roxmltree::{Document, Node};
 
+use super::xen;
 use crate::mac::MacAddr;
 use crate::vm::{Nic, Vm, VmName};
 
@@ -148,15 +147,15 @@ impl Template {
         }
     }
 
-    /// Whether the template leaves a port unnamed, which only the hypervisor can tell then.
-    pub fn lacks_ports(&self) -> bool {
-        self.nics
-            .iter()
+    /// Whether the template leaves a port unnamed, of a NIC that is meant: only the hypervisor can
+    /// tell it then.
+    pub fn lacks_ports(&self, driver: Option<&str>) -> bool {
+        self.meant_nics(driver)
             .any(|nic| nic.mac.is_some() && self.port_name(nic).is_none())
     }
 
-    /// The VM with its NICs, as far as they are meant and the driver's: the others are untouched.
-    /// `domain` is what the hypervisor says, where the template [lacks](Self::lacks_ports) ports.
+    /// The VM with the NICs that are meant. `domain` is what the hypervisor says, where the template
+    /// [lacks](Self::lacks_ports) ports.
     ///
     /// # Errors
     /// If a port has a name, or a NIC an address, that cannot be.
@@ -165,63 +164,57 @@ impl Template {
             name,
             nics: Vec::new(),
             skipped: Vec::new(),
-            untouched: BTreeSet::new(),
         };
-        let meant = self.meant(driver);
-        let only_one = meant == Meant::One;
-        let mut spoken_of = BTreeSet::new();
         let mut unclaimed: Vec<_> = domain.into_iter().flat_map(|vm| &vm.nics).collect();
-        for nic in &self.nics {
-            let is_meant = match meant {
-                Meant::All => nic.is_of(driver),
-                Meant::One => nic.in_hotplug,
-                Meant::None => false,
-            };
-            if !is_meant {
-                // What is no name for a port is none of ours.
-                let port = self.port(nic, &mut unclaimed);
-                vm.untouched.extend(port.and_then(|port| port.parse().ok()));
-                continue;
-            }
+        for nic in self.meant_nics(driver) {
             let who = format!("NIC {}", nic.id);
             let Some(mac) = nic.mac else {
                 vm.skipped.push(format!("{who} has no MAC address"));
                 continue;
             };
-            spoken_of.insert(mac);
-            let Some(port) = self.port(nic, &mut unclaimed) else {
-                // A NIC that is gone has no port any more.
+            let ports = self.ports(nic, &mut unclaimed);
+            if ports.is_empty() {
                 vm.skipped.push(format!("{who} ({mac}) has no port"));
-                continue;
-            };
-            let named = port
-                .parse()
-                .and_then(|port| Nic::new(port, mac, nic.bridge.clone()));
-            vm.nics.push(Nic {
-                isolated: nic.isolated,
-                ..named.with_context(|| format!("VM {:?}, {who}", vm.name.as_str()))?
-            });
-        }
-        if let Some(domain) = domain.filter(|_| only_one) {
-            // What the hypervisor knows of, and is not the one: stays.
-            let others = domain
-                .nics
-                .iter()
-                .filter(|nic| !spoken_of.contains(&nic.mac));
-            vm.untouched.extend(others.map(|nic| nic.port.clone()));
+            }
+            for port in ports {
+                let named = port
+                    .parse()
+                    .and_then(|port| Nic::new(port, mac, nic.bridge.clone()));
+                vm.nics.push(Nic {
+                    isolated: nic.isolated,
+                    ..named.with_context(|| format!("VM {:?}, {who}", vm.name.as_str()))?
+                });
+            }
         }
         Ok(vm)
     }
 
-    /// The port of a NIC: as the template names it, or that of the hypervisor's NIC with the same
-    /// address, each of which is one NIC's only.
-    fn port(&self, nic: &TemplateNic, unclaimed: &mut Vec<&Nic>) -> Option<String> {
-        self.port_name(nic).or_else(|| {
-            let same = unclaimed
-                .iter()
-                .position(|known| Some(known.mac) == nic.mac)?;
-            Some(unclaimed.remove(same).port.to_string())
+    fn meant_nics(&self, driver: Option<&str>) -> impl Iterator<Item = &TemplateNic> {
+        let meant = self.meant(driver);
+        self.nics.iter().filter(move |nic| match meant {
+            Meant::All => nic.is_of(driver),
+            Meant::One => nic.in_hotplug,
+            Meant::None => false,
         })
+    }
+
+    /// The ports of a NIC: the one that the template names, or that of the hypervisor's NIC with the
+    /// same address, which is one NIC's only; on Xen also the emulated one beside it.
+    fn ports(&self, nic: &TemplateNic, unclaimed: &mut Vec<&Nic>) -> Vec<String> {
+        if let Some(name) = self.port_name(nic) {
+            return vec![name];
+        }
+        let same = |known: &&Nic| Some(known.mac) == nic.mac;
+        let Some(first) = unclaimed.iter().position(same) else {
+            return Vec::new();
+        };
+        let port = unclaimed.remove(first).port.to_string();
+        let emulated = xen::emulated(&port);
+        let beside = unclaimed
+            .iter()
+            .position(|known| known.port.as_str() == emulated);
+        let beside = beside.map(|index| unclaimed.remove(index).port.to_string());
+        [Some(port), beside].into_iter().flatten().collect()
     }
 
     fn port_name(&self, nic: &TemplateNic) -> Option<String> {

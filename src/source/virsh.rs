@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Error, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use indicatif::ProgressBar;
-use roxmltree::Document;
+use roxmltree::{Document, Node};
 
-use super::libvirt;
+use super::{Running, libvirt};
 use crate::process;
 use crate::report;
 use crate::vm::{Vm, VmName};
@@ -20,94 +20,151 @@ const SCRIPT_LIMIT: usize = 127 << 10;
 const TIME_FOR_EACH: Duration = Duration::from_millis(20);
 
 /// How often it is asked again for domains that it listed as running but did not describe.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 4;
 
 /// The VMs of these names, from the libvirt at `uri`: one virsh process for all.
 ///
 /// # Errors
 /// If virsh fails or one of the VMs is unknown.
 pub fn domains(uri: &str, names: &[VmName]) -> Result<Vec<Vm>> {
-    let answer = ask(uri, names)?;
+    let answer = ask(uri, names.iter().map(VmName::as_str))?;
     // virsh goes on after a domain that it does not know, and its status is that of the last.
     if let Some(failure) = answer.failure {
         return Err(failure);
     }
-    let described: Vec<_> = answer.vms.into_iter().map(|(_, vm)| vm).collect();
-    for (vm, name) in described.iter().zip(names) {
+    let described = answer.domains.into_iter().map(|domain| domain.vm);
+    let mut vms = described.collect::<Result<Vec<_>>>()?;
+    for (vm, name) in vms.iter_mut().zip(names) {
         // virsh takes a number for an id, and a UUID, before it takes them for a name.
-        ensure!(
-            vm.name == *name,
-            "{:?} is libvirt's number for the domain {:?}: give its name",
-            name.as_str(),
-            vm.name.as_str()
-        );
+        if vm.name != *name {
+            *vm = by_uuid(uri, name)?;
+        }
     }
-    Ok(described)
+    Ok(vms)
+}
+
+/// A running VM whose name virsh takes for something else.
+fn by_uuid(uri: &str, name: &VmName) -> Result<Vm> {
+    let answer = ask(uri, listed(uri, "--uuid")?.iter().map(String::as_str))?;
+    let vms = answer
+        .domains
+        .into_iter()
+        .filter_map(|domain| domain.vm.ok());
+    let mut same = vms.filter(|vm| vm.name == *name);
+    same.next().with_context(|| {
+        format!(
+            "{:?} is libvirt's number for another domain, and none of this name runs",
+            name.as_str()
+        )
+    })
 }
 
 /// The VMs that run on the libvirt at `uri`: two virsh processes, however many there are; more only
-/// where VMs end meanwhile.
+/// where VMs end meanwhile, or libvirt does not answer about one.
 ///
 /// # Errors
-/// If virsh fails.
-pub fn running(uri: &str) -> Result<Vec<Vm>> {
+/// If virsh cannot list them.
+pub fn running(uri: &str) -> Result<Running> {
     let mut described = BTreeMap::new();
-    let mut failure = None;
-    for _ in 0..ATTEMPTS {
-        let names = names_of_running(uri)?;
-        described.retain(|name, _| names.contains(name));
-        let new: Vec<_> = names
-            .into_iter()
-            .filter(|name| !described.contains_key(name))
+    let mut failed = BTreeMap::new();
+    for attempt in 1..=ATTEMPTS {
+        let ids = running_ids(uri)?;
+        described.retain(|id, _| ids.contains(id));
+        failed.retain(|id, _| ids.contains(id));
+        let new: Vec<_> = ids
+            .iter()
+            .filter(|id| !described.contains_key(*id) && !failed.contains_key(*id))
             .collect();
         if new.is_empty() {
-            return Ok(described.into_values().collect());
+            break;
         }
-        let answer = ask(uri, &new)?;
-        let running = answer.vms.into_iter().filter(|(is_running, _)| *is_running);
-        described.extend(running.map(|(_, vm)| (vm.name.clone(), vm)));
-        match answer.failure {
-            None => return Ok(described.into_values().collect()),
+        let mut answer = ask(uri, new.iter().map(|id| id.as_str()))?;
+        let running = answer
+            .domains
+            .into_iter()
+            .filter(|domain| domain.is_running);
+        described.extend(running.filter_map(|domain| {
+            let id = [&domain.name, &domain.uuid]
+                .into_iter()
+                .find(|id| ids.contains(*id))?
+                .clone();
+            Some((id, domain.vm))
+        }));
+        let mut left = new.into_iter().filter(|id| !described.contains_key(*id));
+        match (answer.hung, attempt) {
+            // About one that is busy libvirt does not answer, and those behind it were not asked.
+            (true, 1..ATTEMPTS) => failed.extend(
+                left.next()
+                    .zip(answer.failure.take())
+                    .map(|(id, e)| (id.clone(), e)),
+            ),
             // One of them has ended, most likely: what does the list say now?
-            left => failure = left,
+            (false, 1..ATTEMPTS) => {}
+            _ => failed.extend(left.map(|id| (id.clone(), anyhow!("virsh does not describe it")))),
         }
     }
-    Err(failure.unwrap_or_else(|| anyhow!("virsh lists VMs that it cannot describe")))
+    let mut running = Running::default();
+    for (id, vm) in described {
+        match vm {
+            Ok(vm) => running.vms.push(vm),
+            Err(e) => running.failed.push((id.parse()?, e)),
+        }
+    }
+    for (id, e) in failed {
+        running.failed.push((id.parse()?, e));
+    }
+    Ok(running)
 }
 
-fn names_of_running(uri: &str) -> Result<BTreeSet<VmName>> {
-    let names = process::run("virsh", &["-q", "-c", uri, "list --name"], "")?.checked()?;
-    let names = names.lines().filter(|name| !name.is_empty());
-    names.map(str::parse).collect()
+/// What to ask for: names, or UUIDs where virsh would take a name for something else.
+fn running_ids(uri: &str) -> Result<BTreeSet<String>> {
+    let names = listed(uri, "--name")?;
+    let looks_like_uuid = |name: &String| name.len() == 36 && name.matches('-').count() == 4;
+    match names
+        .iter()
+        .any(|name| name.parse::<i64>().is_ok() || looks_like_uuid(name))
+    {
+        true => listed(uri, "--uuid"),
+        false => Ok(names),
+    }
+}
+
+fn listed(uri: &str, by: &str) -> Result<BTreeSet<String>> {
+    let list = format!("list {by}");
+    let listed = process::run("virsh", &["-q", "-c", uri, &list], "")?.checked()?;
+    let lines = listed
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    Ok(lines.map(str::to_owned).collect())
 }
 
 /// What virsh said about some domains.
 #[derive(Default)]
 struct Answer {
-    /// Those that it described, and whether each is running.
-    vms: Vec<(bool, Vm)>,
+    /// Those that it described.
+    domains: Vec<Domain>,
     /// What it said of one that it could not describe.
     failure: Option<Error>,
+    /// Whether that is because it took too long.
+    hung: bool,
 }
 
-fn ask(uri: &str, names: &[VmName]) -> Result<Answer> {
-    let progress = report::progress("reading domains from libvirt", names.len());
+fn ask<'a>(uri: &str, ids: impl ExactSizeIterator<Item = &'a str>) -> Result<Answer> {
+    let progress = report::progress("reading domains from libvirt", ids.len());
     let mut answer = Answer::default();
-    let mut left = names;
-    while !left.is_empty() {
-        let mut script = String::new();
-        let mut asked = 0;
-        while let Some(name) = left.get(asked) {
-            let call = format!("dumpxml --domain {}; ", quoted(name.as_str()));
-            if asked > 0 && script.len() + call.len() > SCRIPT_LIMIT {
-                break;
-            }
+    let mut calls = ids
+        .map(|id| format!("dumpxml --domain {}; ", quoted(id)))
+        .peekable();
+    while calls.peek().is_some() && !answer.hung {
+        let (mut script, mut asked) = (String::new(), 0);
+        while let Some(call) =
+            calls.next_if(|call| asked == 0 || script.len() + call.len() <= SCRIPT_LIMIT)
+        {
             script += &call;
             asked += 1;
         }
-        let (now, later) = left.split_at(asked);
-        ask_for(uri, &script, now.len(), &progress, &mut answer)?;
-        left = later;
+        ask_for(uri, &script, asked, &progress, &mut answer)?;
     }
     progress.finish_and_clear();
     Ok(answer)
@@ -126,13 +183,53 @@ fn ask_for(
         &["-q", "-c", uri, script],
         process::TIME_LIMIT + TIME_FOR_EACH * u32::try_from(count)?,
         &mut |text| progress.inc(domains.read(text)),
-    )?;
-    let vms = domains.end()?;
-    if !output.success() || vms.len() != count {
-        answer.failure = Some(output.failure());
+    );
+    match output {
+        Ok(output) => {
+            let described = domains.end()?;
+            if !output.success() || described.len() != count {
+                answer.failure = Some(output.failure());
+            }
+            answer.domains.extend(described);
+        }
+        // What it has said until then holds.
+        Err(e) => {
+            answer.domains.append(&mut domains.domains);
+            answer.failure = Some(e);
+            answer.hung = true;
+        }
     }
-    answer.vms.extend(vms);
     Ok(())
+}
+
+/// A domain as virsh described it.
+#[derive(Debug)]
+pub struct Domain {
+    /// Its name and UUID, as text.
+    name: String,
+    uuid: String,
+    /// Whether it runs: only then it has a number.
+    is_running: bool,
+    /// The VM that it is, or what is wrong with it.
+    pub vm: Result<Vm>,
+}
+
+impl Domain {
+    fn of(domain: Node<'_, '_>) -> Self {
+        let text = |name| {
+            let child = domain.children().find(|child| child.has_tag_name(name));
+            child
+                .and_then(|child| child.text())
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Self {
+            name: text("name"),
+            uuid: text("uuid"),
+            is_running: domain.has_attribute("id"),
+            vm: libvirt::vm(domain),
+        }
+    }
 }
 
 /// Reads one domain after the other, so that no more than one's XML need be kept.
@@ -141,7 +238,7 @@ pub struct Domains {
     text: Vec<u8>,
     /// Up to where the text has been looked through.
     seen: usize,
-    vms: Vec<Result<(bool, Vm)>>,
+    domains: Vec<Domain>,
 }
 
 impl Domains {
@@ -149,18 +246,14 @@ impl Domains {
     pub fn read(&mut self, text: &[u8]) -> u64 {
         const END: &[u8] = b"</domain>";
         self.text.extend(text);
-        let before = self.vms.len();
+        let before = self.domains.len();
         while let Some(end) = find(&self.text[self.seen..], END) {
             self.seen += end + END.len();
             let xml = std::str::from_utf8(&self.text[..self.seen]).unwrap_or_default();
             // Where this is no XML an element of somebody's metadata has the same name: the next
             // end is the domain's.
             if let Ok(document) = Document::parse(xml.trim_start()) {
-                let domain = document.root_element();
-                // Only a domain that is running has a number.
-                let is_running = domain.has_attribute("id");
-                self.vms
-                    .push(libvirt::vm(domain).map(|vm| (is_running, vm)));
+                self.domains.push(Domain::of(document.root_element()));
                 self.text.drain(..self.seen);
                 self.seen = 0;
             }
@@ -168,21 +261,21 @@ impl Domains {
         // The end may have been cut in two.
         let tail = self.text.len().saturating_sub(END.len());
         self.seen = self.seen.max(tail);
-        (self.vms.len() - before) as u64
+        (self.domains.len() - before) as u64
     }
 
-    /// All of them, each with whether it is running.
+    /// All of them.
     ///
     /// # Errors
-    /// If one could not be read, or what is left is no domain's XML.
-    pub fn end(self) -> Result<Vec<(bool, Vm)>> {
+    /// If what is left is no domain's XML.
+    pub fn end(self) -> Result<Vec<Domain>> {
         let text = String::from_utf8_lossy(&self.text);
         let rest: String = text.trim().chars().take(60).collect();
         ensure!(
             rest.is_empty(),
             "virsh printed what is not domain XML: {rest:?}"
         );
-        self.vms.into_iter().collect()
+        Ok(self.domains)
     }
 }
 
@@ -211,18 +304,22 @@ mod tests {
             let chunks = text.as_bytes().chunks(size);
             let count: u64 = chunks.map(|chunk| domains.read(chunk)).sum();
             let vms = domains.end().unwrap();
-            let names: Vec<_> = vms.iter().map(|(_, vm)| vm.name.as_str()).collect();
+            let names: Vec<_> = vms.iter().map(|domain| domain.name.as_str()).collect();
             assert_eq!(
                 (count, &*names),
                 (3, &["one-1", "one-1", "c"][..]),
                 "{size}"
             );
-            assert_eq!(vms[1].1.nics.len(), 1);
+            assert_eq!(vms[1].vm.as_ref().unwrap().nics.len(), 1);
         }
         for text in ["hello", "<domain>", "<domain id='1'></domain>", "</domain>"] {
             let mut domains = Domains::default();
             domains.read(text.as_bytes());
-            assert!(domains.end().is_err(), "{text}");
+            let end = domains.end();
+            assert!(
+                end.map_or(true, |all| all.iter().any(|domain| domain.vm.is_err())),
+                "{text}"
+            );
         }
     }
 

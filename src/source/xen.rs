@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Running;
 use crate::bridge;
 use crate::process;
 use crate::vm::{Nic, Port, Vm, VmName};
@@ -25,19 +26,24 @@ pub fn domain(name: &VmName) -> Result<Vm> {
 /// All running domains but the host's own: one process, and one for each.
 ///
 /// # Errors
-/// As [`domain`].
-pub fn running() -> Result<Vec<Vm>> {
-    let listing = ask(&["list"])?;
-    let mut vms = Vec::new();
-    for (name, id) in domains(&listing)? {
+/// If they cannot be listed.
+pub fn running() -> Result<Running> {
+    let mut running = Running::default();
+    for (name, id) in domains(&ask(&["list"])?)? {
         match vm(&name, id) {
-            Ok(vm) => vms.push(vm),
-            // It has ended meanwhile.
-            Err(_) if domid(&name).ok() != Some(id) => {}
-            Err(e) => return Err(e),
+            Ok(vm) => running.vms.push(vm),
+            Err(e) => running.failed.push((name, e)),
         }
     }
-    Ok(vms)
+    if !running.failed.is_empty() {
+        // Those that have ended meanwhile are no failures.
+        let left: BTreeSet<_> = domains(&ask(&["list"])?)?
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        running.failed.retain(|(name, _)| left.contains(name));
+    }
+    Ok(running)
 }
 
 fn vm(name: &VmName, id: u32) -> Result<Vm> {
@@ -55,7 +61,6 @@ fn vm(name: &VmName, id: u32) -> Result<Vm> {
         name: name.clone(),
         nics: Vec::new(),
         skipped: Vec::new(),
-        untouched: BTreeSet::new(),
     };
     for interface in interfaces {
         let (index, mac) = match interface {
@@ -67,13 +72,19 @@ fn vm(name: &VmName, id: u32) -> Result<Vm> {
         };
         let port: Port = format!("vif{id}.{index}").parse()?;
         // What an HVM guest sends through until it has loaded its drivers; others have none.
-        let emulated: Port = format!("{port}-emu").parse()?;
+        let emulated: Port = emulated(port.as_str()).parse()?;
         let emulated = bridge::of(&emulated)?.map(|_| emulated);
         for port in [Some(port), emulated].into_iter().flatten() {
             vm.nics.push(Nic::new(port, mac.parse()?, None)?);
         }
     }
     Ok(vm)
+}
+
+/// What the port beside this one is called through which an HVM guest sends until it has loaded its
+/// drivers.
+pub fn emulated(port: &str) -> String {
+    format!("{port}-emu")
 }
 
 fn domid(name: &VmName) -> Result<u32> {

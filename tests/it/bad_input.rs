@@ -320,7 +320,10 @@ fn a_virsh_that_talks_nonsense() {
         ("echo hello", "virsh"),
         ("echo '<domain><name>a</name>'", "not domain XML"),
         ("echo '<network><name>a</name></network>'", "<network>"),
-        ("echo '<domain><name>b</name></domain>'", "give its name"),
+        (
+            "echo '<domain><name>b</name></domain>'",
+            "none of this name",
+        ),
         ("printf '\\377'", "not domain XML"),
     ] {
         refused(&host, &[words], |host| {

@@ -391,7 +391,7 @@ fn xen_is_asked_where_there_is_no_virsh() {
     host.hide("virsh");
     let dir = tempfile::tempdir().unwrap();
     let says = "case \"$*\" in \
-        list) printf 'Name ID Mem VCPUs State Time(s)\\nDomain-0 0 1 1 r 1\\none-7 7 1 1 b 1\\nold 8 1 1 b 1\\n';; \
+        list) printf 'Name ID Mem VCPUs State Time(s)\\nDomain-0 0 1 1 r 1\\none-7 7 1 1 b 1\\n'; mkdir ${0%/*}/asked 2>/dev/null && echo 'old 8 1 1 b 1'; exit 0;; \
         'domid one-7') echo 7;; 'network-list 7') echo '0 0 02:00:c0:a8:00:05 0 4';; \
         'network-list 8') ;; *) exit 1;; esac";
     script(&dir, "xl", says);
@@ -433,4 +433,111 @@ fn an_old_host_is_checked_and_set_right_as_well() {
     assert_eq!(with_path(&host, &virsh, &["sync"]).ok().lines().count(), 3);
     quiet(with_path(&host, &virsh, &["check"]));
     assert_eq!(host.ok("ebtables", &["-L"]).matches("DROP").count(), 4);
+}
+
+#[test]
+fn a_xen_domain_that_cannot_be_asked_about_is_missing_and_not_over() {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["vif7.0", "vif8.0"]);
+    host.hide("virsh");
+    let dir = tempfile::tempdir().unwrap();
+    let says = "case \"$*\" in list) printf 'a 7 1 1 b 1\\nb 8 1 1 b 1\\n';; \
+        'network-list 8') echo '0 0 02:00:c0:a8:00:05 0 4';; *) echo 'no xenstore' >&2; exit 1;; esac";
+    script(&dir, "xl", says);
+    let ran = with_path(&host, &dir, &["sync"]);
+    assert_eq!(
+        (ran.status, &*ran.stdout),
+        (1, "fenced b: port \"vif8.0\"\n")
+    );
+    assert!(
+        ran.stderr.contains("not fenced: a: xl: no xenstore"),
+        "{}",
+        ran.stderr
+    );
+    let ran = with_path(&host, &dir, &["check"]);
+    assert_eq!(
+        (ran.status, &*ran.stdout),
+        (1, "missing a: xl: no xenstore\n")
+    );
+}
+
+#[test]
+fn one_odd_vm_keeps_no_other_from_being_fenced() {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["a*b", "vnet0", "vnet1", "vnet2"]);
+    let odd = domain("odd", &[(A, "a*b", "br0")]);
+    let same = |name: &str| domain(name, &[(B, "vnet1", "br0")]);
+    let virsh = fake_virsh(&[
+        ("odd", &odd),
+        ("a", &domain("a", &[(A, "vnet0", "br0")])),
+        ("b", &same("b")),
+        ("c", &same("c")),
+        ("d", &domain("d", &[(C, "vnet2", "br0")])),
+    ]);
+    let ran = with_path(&host, &virsh, &["sync"]);
+    assert_eq!(
+        (ran.status, &*ran.stdout),
+        (1, "fenced a: port \"vnet0\"\nfenced d: port \"vnet2\"\n")
+    );
+    for words in [
+        "odd: VM \"odd\": port name \"a*b\"",
+        "b: port \"vnet1\" is claimed twice",
+    ] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    // libvirt does not answer about the second of them.
+    let path = virsh.path().join("virsh");
+    let slow = std::fs::read_to_string(&path).unwrap();
+    let slow = slow.replace(
+        "while read -r n; do ",
+        "while read -r n; do [ $n = a ] && sleep 60; ",
+    );
+    std::fs::write(&path, slow).unwrap();
+    std::fs::write(virsh.path().join("names"), "d\na\ne\n").unwrap();
+    std::fs::write(
+        virsh.path().join("e.xml"),
+        domain("e", &[(B, "vnet1", "br0")]),
+    )
+    .unwrap();
+    host.ok("nft", &["flush", "ruleset"]);
+    let ran = with_path(&host, &virsh, &["sync"]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(
+        ran.stderr.contains("not fenced: a: virsh did not end"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(host.fenced(), ["d", "e"]);
+}
+
+#[test]
+fn half_a_fence_in_ebtables_is_no_fence() {
+    let host = Host::new();
+    host.hide("nft");
+    host.bridge("br0");
+    host.ports("br0", &["vnet0"]);
+    let virsh = fake_virsh(&[("a", &domain("a", &[(A, "vnet0", "br0")]))]);
+    let trusting = ["--trusted", "0:16:3e:0:0:1", "sync"];
+    with_path(&host, &virsh, &trusting).ok();
+    let list = host.ok("ebtables", &["-L"]);
+    let chain = list
+        .split_whitespace()
+        .find(|word| word.starts_with("macfence-"))
+        .unwrap();
+    host.ok("ebtables", &["-F", chain.trim_end_matches(',')]);
+    let check = ["--trusted", "0:16:3e:0:0:1", "check"];
+    assert_eq!(with_path(&host, &virsh, &check).status, 1);
+    with_path(&host, &virsh, &trusting).ok();
+    quiet(with_path(&host, &virsh, &check));
+    // A run that was cut short.
+    host.ok("ebtables", &["-F"]);
+    host.ok(
+        "ebtables",
+        &["-A", "FORWARD", "-s", "!", A, "-i", "vnet0", "-j", "DROP"],
+    );
+    assert_eq!(with_path(&host, &virsh, &["check"]).status, 1);
+    with_path(&host, &virsh, &["sync"]).ok();
+    quiet(with_path(&host, &virsh, &["check"]));
 }

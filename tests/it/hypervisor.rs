@@ -120,10 +120,10 @@ fn virsh_is_asked_once_whatever_the_names_are() {
         let error = apply(names).error();
         assert!(error.contains("failed to get domain 'nobody'"), "{error}");
     }
-    // An id is not a name.
+    // An id is not a name, unless a domain has it for one.
     let id = host.ok("virsh", &["-q", "-c", "qemu:///system", "domid", "日本"]);
     let error = apply(&[id.trim()]).error();
-    assert!(error.contains("give its name"), "{error}");
+    assert!(error.contains("none of this name runs"), "{error}");
     for name in [
         "-c",
         "a b; drop",
@@ -148,4 +148,20 @@ fn virsh_is_asked_once_whatever_the_names_are() {
         .macfence(["apply", "--connect", "qemu:///nowhere", "--", "日本"])
         .error();
     assert!(error.contains("virsh: error: failed to connect"), "{error}");
+}
+
+#[test]
+fn a_domain_whose_name_is_anothers_number_is_fenced_like_any() {
+    let host = Host::new();
+    host.bridge("beth0");
+    let libvirt = Libvirt::start(&host);
+    libvirt.create("x", &interface("02:00:c0:a8:00:05", "x-0"));
+    libvirt.create("1", &interface("02:00:c0:a8:00:06", "one-0"));
+    assert_eq!(libvirt.virsh(&["domid", "x"]).trim(), "1");
+    host.macfence(["apply", "1"]).ok();
+    assert_eq!(host.list()[0]["nics"][0]["port"], "one-0");
+    assert_eq!(host.macfence(["check"]).stdout, "missing x: port \"x-0\"\n");
+    host.macfence(["sync"]).ok();
+    assert_eq!(host.fenced(), ["1", "x"]);
+    host.macfence(["check"]).ok();
 }

@@ -14,6 +14,7 @@ use crate::lab::{Host, Ran, need};
 const FILES: &str = "\
 644 lib/systemd/system/macfence-sync.service
 644 lib/systemd/system/macfence.service
+644 lib/systemd/system/nftables.service.d/macfence.conf
 755 sbin/macfence
 644 share/bash-completion/completions/macfence
 644 share/doc/macfence/README.md
@@ -276,5 +277,43 @@ fn bash_completes_subcommands_and_flags() {
             script.display()
         );
         assert_eq!(host.ok("bash", &["-euc", &line]), format!("{completed}\n"));
+    }
+}
+
+#[test]
+fn the_units_are_such_as_systemd_takes_and_hold_the_service_in() {
+    need("systemd-analyze");
+    let dir = tempfile::tempdir().unwrap();
+    let shipped = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("share/systemd");
+        fs::read_to_string(path.join(name)).unwrap()
+    };
+    let units = ["macfence.service", "macfence-sync.service"];
+    let sandbox = |unit: &str| {
+        let text = shipped(unit);
+        let (_, sandbox) = text.split_once("# nft and virsh").unwrap();
+        sandbox.split_once("[Install]").unwrap().0.to_owned()
+    };
+    assert_eq!(sandbox(units[0]), sandbox(units[1]));
+    for unit in units {
+        let path = dir.path().join(unit);
+        fs::write(
+            &path,
+            shipped(unit).replace("@sbindir@/macfence", "/bin/true"),
+        )
+        .unwrap();
+        let analyze = |args: &[&str]| {
+            let mut command = Command::new("systemd-analyze");
+            let output = command.args(args).arg(&path).output().unwrap();
+            // What it does not know it only says.
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(
+                output.status.success() && said.is_empty(),
+                "{unit}: {output:?}"
+            );
+        };
+        analyze(&["verify", "--man=no"]);
+        // Exposure of at most 2.0, in tenths.
+        analyze(&["security", "--offline=true", "--no-pager", "--threshold=20"]);
     }
 }

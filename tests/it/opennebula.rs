@@ -16,6 +16,7 @@ use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, path_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
+const C: &str = "02:00:0a:00:00:05";
 
 /// A NIC of a template; `more` is further elements.
 fn nic(id: u32, mac: &str, driver: &str, more: &str) -> String {
@@ -316,9 +317,11 @@ fn ports_that_the_template_does_not_name_are_the_hypervisors() {
     let left = domain("one-42", &[(A, "one-42-0", "br0"), (A, "one-42-2", "br0")]);
     std::fs::write(virsh.path().join("one-42.xml"), left).unwrap();
     let template = whole("one-42", &["kvm"], &gone);
+    host.unplug("one-42-1");
     quiet(call(&host, &virsh, &["one-clean"], &template));
     assert_eq!(fenced(&host), is(&[all[0], all[2]]));
     // And comes again.
+    host.ports("br0", &["one-42-1"]);
     std::fs::write(virsh.path().join("one-42.xml"), domain("one-42", &THREE)).unwrap();
     quiet(call(&host, &virsh, &["one-post", "one-42"], &template));
     assert_eq!(fenced(&host), is(&all));
@@ -532,4 +535,103 @@ fn templates_work_on_a_host_without_nftables() {
     assert_eq!(rules(), 2);
     quiet(host.macfence_reading(&extract(&nics), ["hook", "one-clean"]));
     assert_eq!(rules(), 0);
+}
+
+#[test]
+fn what_is_still_in_use_stays_fenced_whatever_opennebula_says_has_ended() {
+    let host = Host::new();
+    host.bridge("br0");
+    // Somebody is at the other end of these: a guest that ignores that its NIC is to go.
+    let taps = ["one-42-0", "one-42-1"].map(|port| host.tap("br0", port));
+    let nics = [
+        with_port(0, A, "bridge", SPOOFING),
+        with_port(1, B, "bridge", SPOOFING),
+    ];
+    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post"]));
+    let before = (host.generation(), host.ruleset());
+    let detached = [
+        nics[0].clone(),
+        nics[1].replace("</NIC>", &format!("{ATTACH}</NIC>")),
+    ];
+    for template in [extract(&detached), extract(&nics)] {
+        let ran = host.macfence_reading(&template, ["hook", "one-clean"]);
+        assert!(
+            ran.stderr
+                .contains("port \"one-42-1\" is still in use; it stays fenced")
+        );
+        ran.ok();
+        assert_eq!((host.generation(), host.ruleset()), before);
+    }
+    // It lets go while we wait.
+    thread::scope(|scope| {
+        let clean = scope.spawn(|| host.macfence_reading(&extract(&nics), ["hook", "one-clean"]));
+        thread::sleep(std::time::Duration::from_millis(100));
+        drop(taps);
+        quiet(clean.join().unwrap());
+    });
+    assert!(host.fenced().is_empty());
+}
+
+#[test]
+fn what_no_template_mentions_stays_fenced() {
+    let host = host();
+    host.ports("br0", &["vnet5"]);
+    // libvirt's hook has fenced an interface that OpenNebula knows nothing of.
+    let domain = domain("one-42", &[(A, "one-42-0", "br0"), (C, "vnet5", "br0")]);
+    let start = ["hook", "libvirt", "--", "one-42", "start", "begin", "-"];
+    quiet(host.macfence_reading(&domain, start));
+    let first = with_port(0, A, "bridge", SPOOFING);
+    let second = with_port(1, B, "bridge", &format!("{SPOOFING}{ATTACH}"));
+    let raw = ("vnet5", true);
+    let one = ("one-42-0", true);
+    for (template, entry, after) in [
+        (
+            extract(slice::from_ref(&first)),
+            "one-post",
+            &[one, raw][..],
+        ),
+        (
+            extract(&[first.clone(), second.clone()]),
+            "one-post",
+            &[one, ("one-42-1", true), raw],
+        ),
+        (extract(&[first, second]), "one-clean", &[one, raw]),
+    ] {
+        quiet(host.macfence_reading(&template, ["hook", entry]));
+        assert_eq!(fenced(&host), is(after), "{entry}");
+    }
+}
+
+#[test]
+fn the_emulated_port_of_a_xen_guest_is_its_nics_as_well() {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["vif7.0", "vif7.0-emu", "vif7.1"]);
+    let dir = tempfile::tempdir().unwrap();
+    let says = "case $1 in domid) echo 7;; *) printf '0 0 02:00:c0:a8:00:05 0\\n1 0 02:00:c0:a8:01:05 1\\n';; esac";
+    script(&dir, "xl", says);
+    let nics = [nic(0, A, "bridge", SPOOFING), nic(1, B, "bridge", SPOOFING)];
+    let template = whole("one-42", &["xen3"], &nics);
+    quiet(call(&host, &dir, &["one-post"], &template));
+    assert_eq!(
+        fenced(&host),
+        is(&[("vif7.0", true), ("vif7.0-emu", true), ("vif7.1", true)])
+    );
+}
+
+#[test]
+fn a_nic_that_is_not_isolated_stays_so_when_libvirtd_comes_back_or_somebody_applies() {
+    let host = host();
+    let nics = [with_port(0, A, "bridge", "")];
+    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post"]));
+    let before = (host.generation(), host.ruleset());
+    let domain = domain("one-42", &[(A, "one-42-0", "br0")]);
+    let reconnect = ["hook", "libvirt", "--", "one-42", "reconnect", "begin", "-"];
+    quiet(host.macfence_reading(&domain, reconnect));
+    host.apply(&domain).ok();
+    assert_eq!((host.generation(), host.ruleset()), before);
+    // It starts anew: until OpenNebula has said what its template wants, it is isolated.
+    let start = ["hook", "libvirt", "--", "one-42", "start", "begin", "-"];
+    quiet(host.macfence_reading(&domain, start));
+    assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
 }

@@ -193,6 +193,25 @@ fn a_nic_that_is_attached_to_a_running_domain_is_fenced() {
 }
 
 #[test]
+fn a_port_is_looked_for_however_many_came_before_that_were_nobodys() {
+    let (host, virsh) = host();
+    let watch = Watch::start(&host, Some(&virsh));
+    for n in 0..9 {
+        host.ports("br0", &[&format!("veth{n}")]);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    // A port that a VM has left, and that another one gets; libvirt tells late.
+    host.unplug("vnet1");
+    host.ports("br0", &["vnet1", "vnet2"]);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let file = |name: &str, text: &str| std::fs::write(virsh.path().join(name), text).unwrap();
+    file("c.xml", &domain("c", &[(A, "vnet1", "br0")]));
+    file("d.xml", &domain("d", &[(B, "vnet2", "br0")]));
+    file("names", "a\nc\nd\n");
+    watch.until_fenced(&["a", "c", "d"]);
+}
+
+#[test]
 fn a_burst_costs_few_looks_and_the_affairs_of_others_none() {
     let (host, virsh) = host();
     let watch = Watch::start(&host, Some(&virsh));
@@ -221,7 +240,7 @@ fn a_burst_costs_few_looks_and_the_affairs_of_others_none() {
         host.ok("nft", &["list", "ruleset"]) == whole
     });
     let looks = asked(&virsh) - before;
-    assert!((1..20).contains(&looks), "{looks} looks");
+    assert!((1..60).contains(&looks), "{looks} looks");
     watch.end();
 }
 

@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use self::plan::Call;
 use self::ruleset::Ruleset;
 use super::{Backend, HeldFence};
-use crate::fence::{Fence, Rule};
+use crate::fence::{Fence, Keep, Rule};
 use crate::lock;
 use crate::process::{self, Output};
 use crate::vm::Port;
@@ -59,17 +59,11 @@ impl Backend for Ebtables {
                     .push((rule, held.packets));
             }
         }
-        let fence = |mut rules: Vec<_>| {
-            // Whether a single rule is meant to be alone nobody can tell: it is taken to be.
-            if let [(Rule::Spoofed { alone, .. }, _)] = rules.as_mut_slice() {
-                *alone = true;
-            }
-            HeldFence {
-                vm: None,
-                chain: "FORWARD".to_owned(),
-                rules,
-                defects: Vec::new(),
-            }
+        let fence = |rules| HeldFence {
+            vm: None,
+            chain: "FORWARD".to_owned(),
+            rules,
+            defects: Vec::new(),
         };
         Ok(rules.into_values().map(fence).collect())
     }
@@ -85,7 +79,8 @@ impl Backend for Ebtables {
         Ok(ports)
     }
 
-    fn enforce(&self, fences: &[Fence]) -> Result<bool> {
+    /// What a fence does not speak of stays anyway: a rule names no VM.
+    fn enforce(&self, fences: &[Fence], _keep: &Keep) -> Result<bool> {
         let wanted = wanted(fences)?;
         match wanted.is_empty() {
             true => Ok(false),
@@ -93,13 +88,13 @@ impl Backend for Ebtables {
         }
     }
 
-    fn mend(&self, _fences: &[Fence]) -> Result<bool> {
+    fn mend(&self, _fences: &[Fence], _keep: &Keep) -> Result<bool> {
         // What other people's rules let pass before ours is theirs to say, as it was the seed's.
         Ok(false)
     }
 
-    fn settle(&self, fences: &[Fence]) -> Result<bool> {
-        self.enforce(fences)
+    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+        self.enforce(fences, keep)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
@@ -136,7 +131,7 @@ fn wanted(fences: &[Fence]) -> Result<Vec<Rule>> {
         .iter()
         .flat_map(|fence| fence.rules.clone())
         .collect();
-    // What ebtables has no word for.
+    // What ebtables has no word for: there, every rule that is missing is taken to be lost.
     for rule in &mut rules {
         if let Rule::Spoofed { alone, .. } = rule {
             *alone = false;

@@ -32,7 +32,7 @@ use self::plan::Wanted;
 use self::ruleset::Ruleset;
 use self::transaction::Transaction;
 use super::{Backend, HeldFence};
-use crate::fence::Fence;
+use crate::fence::{Fence, Keep};
 use crate::process::{self, Output};
 use crate::vm::Port;
 
@@ -66,7 +66,7 @@ impl Nft {
     /// The transaction that [`Backend::enforce`] would load now, as text; empty if none.
     pub fn preview(&self, fences: &[Fence]) -> Result<String> {
         let held = list(Transaction::list_table)?;
-        match plan::enforce(&held, &wanted(fences)?)? {
+        match plan::enforce(&held, &wanted(fences)?, &Keep::NOTHING)? {
             Some(transaction) => transaction.to_json_lines(),
             None => Ok(String::new()),
         }
@@ -112,20 +112,20 @@ impl Backend for Nft {
         Ok(ours.filter_map(|(port, _)| port.parse().ok()).collect())
     }
 
-    fn enforce(&self, fences: &[Fence]) -> Result<bool> {
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
         let wanted = wanted(fences)?;
         match (wanted.first_key_value(), wanted.len()) {
-            (Some((chain, _)), 1) => enforce_one(chain, &fences[0], &wanted),
-            _ => self.settle(fences),
+            (Some((chain, fence)), 1) => enforce_one(chain, fence, &wanted, keep),
+            _ => self.settle(fences, keep),
         }
     }
 
-    fn settle(&self, fences: &[Fence]) -> Result<bool> {
+    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
         let held = list(Transaction::list_table)?;
-        commit(plan::enforce(&held, &wanted(fences)?)?)
+        commit(plan::enforce(&held, &wanted(fences)?, keep)?)
     }
 
-    fn mend(&self, fences: &[Fence]) -> Result<bool> {
+    fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
         let wanted = wanted(fences)?;
         if fences.len() != 1 || fences.iter().all(|fence| fence.rules.is_empty()) {
             // For several VMs the whole table was read.
@@ -147,7 +147,7 @@ impl Backend for Nft {
                 return Ok(false);
             }
         }
-        self.settle(fences)
+        self.settle(fences, keep)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
@@ -190,9 +190,9 @@ fn wanted(fences: &[Fence]) -> Result<Wanted<'_>> {
 /// Enforces one fence without listing the map, which costs as much as the host has VMs: by what
 /// the VM's own chain says, with the kernel checking that it says the truth. Where it does not
 /// (a port was another VM's, somebody edited the map), by the map itself.
-fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted) -> Result<bool> {
+fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -> Result<bool> {
     let look = look_at(chain, fence)?;
-    let plan = plan::enforce(&look.held, wanted)?;
+    let plan = plan::enforce(&look.held, wanted, keep)?;
     let refusal = match &plan {
         None if look.mapped => return Ok(false),
         Some(plan) if look.telling => match load(plan)? {
@@ -205,7 +205,7 @@ fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted) -> Result<bool
     held.chains = look.held.chains;
     let taken = fence.ports().into_iter().map(Port::as_str).collect();
     read_robbed(&mut held, &taken)?;
-    match (plan::enforce(&held, wanted)?, refusal) {
+    match (plan::enforce(&held, wanted, keep)?, refusal) {
         // Nothing new was learned: what nft said stands.
         (second, Some(output)) if second == plan => Err(refused(&output)),
         (second, _) => commit(second),

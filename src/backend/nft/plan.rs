@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::name::ChainName;
 use super::ruleset::Ruleset;
 use super::transaction::Transaction;
-use crate::fence::{self, Fence, Rule};
+use crate::fence::{self, Fence, Keep, Rule};
 use crate::vm::Port;
 
 /// What the kernel is to hold for some VMs, each in its chain; without rules, no chain.
@@ -16,12 +16,12 @@ pub type Wanted<'a> = BTreeMap<ChainName, &'a Fence>;
 /// The transaction that makes `held` hold `wanted`; `None` if it does already.
 ///
 /// Of `held` it needs the wanted chains, the map, and the chains named by [`robbed`].
-pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
+pub fn enforce(held: &Ruleset, wanted: &Wanted, keep: &Keep) -> Result<Option<Transaction>> {
     let mut change = Change::default();
     let mut claims = BTreeMap::new();
     let rules: Vec<_> = wanted
         .iter()
-        .map(|(chain, fence)| (chain, with_untouched(held, chain, fence)))
+        .map(|(chain, fence)| (chain, over(held, chain, fence, keep)))
         .collect();
     for (chain, rules) in &rules {
         for port in fence::ports(rules) {
@@ -56,17 +56,22 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted) -> Result<Option<Transaction>> {
     change.transaction(is_whole)
 }
 
-/// The rules of a fence, and those that the chain holds for its untouched ports.
-fn with_untouched(held: &Ruleset, chain: &ChainName, fence: &Fence) -> Vec<Rule> {
+/// The rules that a chain should hold, given those that it does.
+fn over(held: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec<Rule> {
     let now = held.chains.get(chain).into_iter().flatten();
-    let ours = now.filter_map(|rule| rule.rule.as_ref());
+    let ours = now
+        .filter_map(|rule| rule.rule.as_ref())
+        .map(|(rule, _)| rule);
     // A port that has become another VM's by now is not kept from it.
-    let stays = |rule: &&Rule| {
-        let to = held.ports.get(rule.port().as_str());
-        fence.untouched.contains(rule.port()) && to.and_then(Option::as_ref) == Some(chain)
+    let leads_here = |port: &Port| {
+        let to = held.ports.get(port.as_str());
+        to.and_then(Option::as_ref) == Some(chain) && (keep.ports)(port)
     };
-    let stay = ours.map(|(rule, _)| rule).filter(stays);
-    fence.rules.iter().chain(stay).cloned().collect()
+    let keep = Keep {
+        ports: &leads_here,
+        ..*keep
+    };
+    fence.over(ours, &keep)
 }
 
 /// The transaction that deletes from `held` all that refers to these ports.

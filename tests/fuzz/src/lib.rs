@@ -21,8 +21,8 @@ pub fn virsh(text: &str) {
     let mut domains = virsh::Domains::default();
     domains.read(first);
     domains.read(second);
-    for (_, vm) in domains.end().into_iter().flatten() {
-        fence(&vm);
+    for domain in domains.end().into_iter().flatten() {
+        let _ = domain.vm.map(|vm| fence(&vm));
     }
 }
 
@@ -37,8 +37,7 @@ pub fn template(text: &str) {
         let meant = template.vm(name.clone(), driver, None);
         let Ok(vm) = meant else { continue };
         fence(&vm);
-        let again = template.vm(name.clone(), driver, Some(&vm));
-        assert!(again.is_ok());
+        assert!(template.vm(name.clone(), driver, Some(&vm)).is_ok());
     }
 }
 
