@@ -24,7 +24,7 @@ target/release/macfence: $(sources)
 
 target/share: $(sources)
 	rm -rf $@
-	cargo run --release --locked --target-dir target --example generate -- $@
+	cargo run --quiet --locked --target-dir target --example generate -- $@
 	@touch $@
 
 # $(call copy,FROM,TO): every file below a directory, with its places filled in.

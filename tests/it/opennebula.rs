@@ -635,3 +635,27 @@ fn a_nic_that_is_not_isolated_stays_so_when_libvirtd_comes_back_or_somebody_appl
     quiet(host.macfence_reading(&domain, start));
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
 }
+
+#[test]
+fn a_hook_costs_one_nft_where_nothing_changes_and_two_where_something_does() {
+    let host = host();
+    let dir = tempfile::tempdir().unwrap();
+    let counting = "echo >>${0%/*}/calls; exec /usr/sbin/nft \"$@\"";
+    script(&dir, "nft", counting);
+    let calls = |entry: &str, template: &str| {
+        std::fs::write(dir.path().join("calls"), "").unwrap();
+        quiet(call(&host, &dir, &[entry], template));
+        std::fs::read(dir.path().join("calls")).unwrap().len()
+    };
+    let first = with_port(0, A, "bridge", SPOOFING);
+    let one = extract(slice::from_ref(&first));
+    let attached = with_port(1, B, "bridge", &format!("{SPOOFING}{ATTACH}"));
+    let two = extract(&[first, attached]);
+    assert_eq!(calls("one-post", &one), 2);
+    assert_eq!(calls("one-post", &one), 1);
+    assert_eq!(calls("one-post", &two), 2);
+    assert_eq!(calls("one-post", &two), 1);
+    assert_eq!(calls("one-clean", &two), 2);
+    assert_eq!(calls("one-clean", &one), 2);
+    assert_eq!(calls("one-clean", &one), 1);
+}
