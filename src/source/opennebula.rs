@@ -4,12 +4,14 @@
 //! has parents of its own: one `<TEMPLATE>` for each `<NIC>`, one `<HISTORY>` for each value
 //! (`get_vnm_drivers` in its `one_vmm_exec.rb`).
 
+use std::collections::BTreeMap;
+use std::mem;
+
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use roxmltree::{Document, Node};
 
-use super::xen;
 use crate::mac::MacAddr;
 use crate::vm::{Nic, Vm, VmName};
 
@@ -165,17 +167,27 @@ impl Template {
             nics: Vec::new(),
             skipped: Vec::new(),
         };
-        let mut unclaimed: Vec<_> = domain.into_iter().flat_map(|vm| &vm.nics).collect();
+        // NICs with the same address get the same rules, whichever of its ports is whose; on Xen there
+        // is an emulated one beside each.
+        let mut known: BTreeMap<MacAddr, Vec<String>> = BTreeMap::new();
+        for nic in domain.into_iter().flat_map(|vm| &vm.nics) {
+            known.entry(nic.mac).or_default().push(nic.port.to_string());
+        }
         for nic in self.meant_nics(driver) {
             let who = format!("NIC {}", nic.id);
             let Some(mac) = nic.mac else {
                 vm.skipped.push(format!("{who} has no MAC address"));
                 continue;
             };
-            let ports = self.ports(nic, &mut unclaimed);
-            if ports.is_empty() {
-                vm.skipped.push(format!("{who} ({mac}) has no port"));
-            }
+            let ports = match (self.port_name(nic), known.get_mut(&mac)) {
+                (Some(name), _) => vec![name],
+                // Empty where another NIC of the address has taken them.
+                (None, Some(ports)) => mem::take(ports),
+                (None, None) => {
+                    vm.skipped.push(format!("{who} ({mac}) has no port"));
+                    continue;
+                }
+            };
             for port in ports {
                 let named = port
                     .parse()
@@ -198,25 +210,7 @@ impl Template {
         })
     }
 
-    /// The ports of a NIC: the one that the template names, or that of the hypervisor's NIC with the
-    /// same address, which is one NIC's only; on Xen also the emulated one beside it.
-    fn ports(&self, nic: &TemplateNic, unclaimed: &mut Vec<&Nic>) -> Vec<String> {
-        if let Some(name) = self.port_name(nic) {
-            return vec![name];
-        }
-        let same = |known: &&Nic| Some(known.mac) == nic.mac;
-        let Some(first) = unclaimed.iter().position(same) else {
-            return Vec::new();
-        };
-        let port = unclaimed.remove(first).port.to_string();
-        let emulated = xen::emulated(&port);
-        let beside = unclaimed
-            .iter()
-            .position(|known| known.port.as_str() == emulated);
-        let beside = beside.map(|index| unclaimed.remove(index).port.to_string());
-        [Some(port), beside].into_iter().flatten().collect()
-    }
-
+    /// The port that the template names, or that follows from it.
     fn port_name(&self, nic: &TemplateNic) -> Option<String> {
         match (&nic.target, self.hypervisor) {
             (Some(target), _) => Some(target.clone()),

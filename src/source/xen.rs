@@ -72,19 +72,13 @@ fn vm(name: &VmName, id: u32) -> Result<Vm> {
         };
         let port: Port = format!("vif{id}.{index}").parse()?;
         // What an HVM guest sends through until it has loaded its drivers; others have none.
-        let emulated: Port = emulated(port.as_str()).parse()?;
+        let emulated: Port = format!("{port}-emu").parse()?;
         let emulated = bridge::of(&emulated)?.map(|_| emulated);
         for port in [Some(port), emulated].into_iter().flatten() {
             vm.nics.push(Nic::new(port, mac.parse()?, None)?);
         }
     }
     Ok(vm)
-}
-
-/// What the port beside this one is called through which an HVM guest sends until it has loaded its
-/// drivers.
-pub fn emulated(port: &str) -> String {
-    format!("{port}-emu")
 }
 
 fn domid(name: &VmName) -> Result<u32> {
