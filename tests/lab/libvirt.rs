@@ -154,11 +154,16 @@ impl<'a> Libvirt<'a> {
         });
     }
 
+    /// Where other hosts reach it.
+    pub fn uri(&self) -> String {
+        let root = format!("/proc/{}/root", self.daemons.id());
+        format!("qemu+unix:///system?socket={root}/run/libvirt/libvirt-sock")
+    }
+
     /// Moves a running domain to the libvirt of another host of the lab, if that can be.
     pub fn try_migrate(&self, name: &str, to: &Self) -> Ran {
         let dir = tempfile::tempdir().expect("a directory");
-        let socket = format!("/proc/{}/root/run/libvirt/libvirt-sock", to.daemons.id());
-        let daemon = format!("qemu+unix:///system?socket={socket}");
+        let daemon = to.uri();
         // The hosts share no network, but they do share this.
         let qemu = format!("unix://{}/qemu", dir.path().display());
         self.try_virsh(&["migrate", "--live", name, &daemon, "--migrateuri", &qemu])
