@@ -3,6 +3,7 @@
 # make deb, make rpm: the same as a package, in target/deb and target/rpm
 # make demo: the main job, shown on a throwaway host
 # make test: every check and test there is
+# make bench: what it costs, beside what it replaces; some minutes on an idle machine
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +12,7 @@ export RUST_BACKTRACE ?= 0
 # The tools for packages are where tests/setup puts them, if not elsewhere.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-.PHONY: build install uninstall deb rpm demo test
+.PHONY: build install uninstall deb rpm demo test bench
 
 sources := Cargo.toml Cargo.lock $(shell find src share/generate.rs share/man -type f)
 
@@ -87,7 +88,13 @@ test:
 	tests/setup
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --test demo --test bench --locked -- -D warnings # that leaves these out
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 	$(MAKE) deb rpm
 	cargo test --locked
 	cargo test --locked --quiet --test demo
+
+bench:
+	@tests/setup bench
+	@cargo test --release --locked --no-run --test bench
+	@cargo test --release --locked --quiet --test bench

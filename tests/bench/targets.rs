@@ -1,0 +1,147 @@
+//! What the figures should reach. Pure.
+
+use crate::call;
+use crate::figures::Row;
+use crate::fill;
+use crate::frame;
+use crate::table::{aligned, number};
+
+/// A limit for some figures.
+struct Target {
+    claim: &'static str,
+    limit: Limit,
+    /// Which: the part, what is done, by whom, what is measured; empty: any.
+    which: [&'static str; 4],
+    /// With how many VMs; empty: any number.
+    sizes: &'static [usize],
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        claim: "a frame, beside an unfiltered bridge",
+        limit: Limit::AtMost(1.1),
+        which: [frame::PART, "", frame::NFT, frame::TIMES_NOBODY],
+        sizes: &[],
+    },
+    Target {
+        claim: "a frame through the seed's rules, beside ours",
+        limit: Limit::AtLeast(20.0),
+        which: [frame::PART, "", frame::SEED, frame::TIMES_NFT],
+        sizes: &[1000],
+    },
+    Target {
+        claim: "one-post of a new VM, beside the script",
+        limit: Limit::AtMost(0.5),
+        which: [call::PART, call::POST_NEW, "", call::TIMES_SEED],
+        sizes: &[10, 4000],
+    },
+    Target {
+        claim: "one-post of a fenced VM, beside the script",
+        limit: Limit::AtMost(0.5),
+        which: [call::PART, call::POST_SAME, "", call::TIMES_SEED],
+        sizes: &[10, 4000],
+    },
+    Target {
+        claim: "one-post of a new VM, beside itself at 10 VMs",
+        limit: Limit::AtMost(4.0),
+        which: [call::PART, call::POST_NEW, "", call::TIMES_SMALL],
+        sizes: &[],
+    },
+    Target {
+        claim: "one-post of a fenced VM, beside itself at 10 VMs",
+        limit: Limit::AtMost(4.0),
+        which: [call::PART, call::POST_SAME, "", call::TIMES_SMALL],
+        sizes: &[],
+    },
+    Target {
+        claim: "nft processes where something changes",
+        limit: Limit::AtMost(2.0),
+        which: [call::PART, call::POST_NEW, "", call::NFT_PROCESSES],
+        sizes: &[],
+    },
+    Target {
+        claim: "nft processes where nothing changes",
+        limit: Limit::AtMost(1.0),
+        which: [call::PART, call::POST_SAME, "", call::NFT_PROCESSES],
+        sizes: &[],
+    },
+    Target {
+        claim: "apply of a new VM, beside the script",
+        limit: Limit::AtMost(1.0),
+        which: [call::PART, call::APPLY_NEW, "", call::TIMES_SEED],
+        sizes: &[],
+    },
+    Target {
+        claim: "apply of a fenced VM, beside the script",
+        limit: Limit::AtMost(1.0),
+        which: [call::PART, call::APPLY_SAME, "", call::TIMES_SEED],
+        sizes: &[],
+    },
+    Target {
+        claim: "sync from nothing without the hypervisor, beside nft -f",
+        limit: Limit::AtMost(3.0),
+        which: [fill::PART, fill::ALL, fill::SYNC, fill::TIMES_NFT],
+        sizes: &[4000],
+    },
+    Target {
+        claim: "changes of the ruleset by a sync with nothing to do",
+        limit: Limit::AtMost(0.0),
+        which: [fill::PART, fill::NOTHING, "", fill::WRITES],
+        sizes: &[],
+    },
+    Target {
+        claim: "MB of memory, whatever is done",
+        limit: Limit::AtMost(64.0),
+        which: ["", "", "", fill::PEAK],
+        sizes: &[],
+    },
+];
+
+impl Target {
+    fn is_about(&self, row: &Row) -> bool {
+        let figure = &row.figure;
+        let fields = [&figure.part, &figure.what, &figure.way, &figure.measure];
+        let mut fields = self.which.iter().zip(fields);
+        fields.all(|(wanted, field)| wanted.is_empty() || wanted == field)
+            && (self.sizes.is_empty() || self.sizes.contains(&figure.vms))
+    }
+
+    /// Each target in a line, with the figure that is furthest from it; none where nothing of it
+    /// was measured.
+    fn line(&self, rows: &[Row]) -> Option<Vec<String>> {
+        let rows = rows.iter().filter(|row| self.is_about(row));
+        let by_median = |a: &&Row, b: &&Row| a.median.total_cmp(&b.median);
+        let (words, limit, worst) = match self.limit {
+            Limit::AtMost(limit) => ("at most", limit, rows.max_by(by_median)?),
+            Limit::AtLeast(limit) => ("at least", limit, rows.min_by(by_median)?),
+        };
+        let is_reached = match self.limit {
+            Limit::AtMost(limit) => worst.median <= limit,
+            Limit::AtLeast(limit) => worst.median >= limit,
+        };
+        Some(vec![
+            self.claim.to_owned(),
+            format!("{words} {}", number(limit)),
+            number(worst.median),
+            format!("{} to {}", number(worst.low), number(worst.high)),
+            worst.figure.vms.to_string(),
+            match is_reached {
+                true => "reached".to_owned(),
+                false => "not reached".to_owned(),
+            },
+        ])
+    }
+}
+
+/// All of them, and whether they are reached.
+pub fn table(rows: &[Row]) -> String {
+    let header = ["TARGET", "LIMIT", "WORST", "HALF OF THE ROUNDS", "VMs", ""].map(str::to_owned);
+    let lines = TARGETS.iter().filter_map(|target| target.line(rows));
+    format!("\ntargets\n{}\n", aligned(&header, lines, usize::MAX))
+}

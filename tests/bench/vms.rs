@@ -1,0 +1,184 @@
+//! Made-up VMs, and what a hypervisor and each firewall are told of them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use macfence::mac::MacAddr;
+use tempfile::TempDir;
+
+use crate::lab::{Host, MACFENCE, script};
+
+/// The bridges of a host: one takes at most 1,023 ports.
+pub const BRIDGES: usize = 5;
+
+/// What libvirt printed of a domain, and the rest of what it prints of one of OpenNebula's.
+const DOMAIN: &str = include_str!("../captures/virsh-9.0-dumpxml-one-1.xml");
+const METADATA: &str = include_str!("metadata.xml");
+const DEVICES: &str = include_str!("devices.xml");
+
+/// One of them, by number, from 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Vm(pub usize);
+
+impl Vm {
+    pub fn name(self) -> String {
+        format!("one-{}", self.0)
+    }
+
+    pub fn port(self) -> String {
+        format!("one-{}-0", self.0)
+    }
+
+    /// Networks of 250 addresses.
+    pub fn mac(self) -> MacAddr {
+        let (network, station) = ((self.0 - 1) / 250, (self.0 - 1) % 250 + 1);
+        MacAddr::new([2, 0, 0xc0, 0xa8, network as u8, station as u8])
+    }
+
+    pub fn bridge(self) -> String {
+        format!("br{}", self.0 % BRIDGES)
+    }
+
+    /// The two rules that the seed appends for it.
+    pub fn of_the_seed(self) -> [String; 2] {
+        let (port, mac) = (self.port(), self.mac());
+        let [a, b, c, d, e, _] = mac.bytes();
+        let network = MacAddr::new([a, b, c, d, e, 0]);
+        [
+            format!("FORWARD -s ! {network}/ff:ff:ff:ff:ff:00 -o {port} -j DROP"),
+            format!("FORWARD -s ! {mac} -i {port} -j DROP"),
+        ]
+    }
+
+    /// Its XML, 5 KB of it.
+    pub fn xml(self) -> String {
+        self.xml_with(self.mac())
+    }
+
+    /// Its XML with another address.
+    pub fn xml_with(self, mac: MacAddr) -> String {
+        DOMAIN
+            .replace("id='1'>\n  <name>", &format!("id='{}'>\n  <name>", self.0))
+            .replace("<name>one-1<", &format!("<name>{}<", self.name()))
+            .replace("02:00:c0:a8:00:05", &mac.to_string())
+            .replace("beth0", &self.bridge())
+            .replace("one-1-0", &self.port())
+            .replace("  <memory ", &format!("{METADATA}  <memory "))
+            .replace("    <interface ", &format!("{DEVICES}    <interface "))
+    }
+}
+
+/// Some VMs, with a hypervisor that does nothing but describe them.
+pub struct Vms {
+    pub count: usize,
+    dir: TempDir,
+}
+
+impl Vms {
+    pub fn new(count: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let vms = Self { count, dir };
+        let (mut names, mut domains) = (String::new(), String::new());
+        for vm in vms.all() {
+            let xml = vm.xml();
+            std::fs::write(vms.xml(vm), &xml).expect("XML");
+            names += &format!("{}\n", vm.name());
+            domains += &xml;
+        }
+        vms.write("names", &names);
+        vms.write("all", &domains);
+        let mac = Vm(count + 1).mac();
+        let changed = domains.replacen(&Vm(1).xml(), &Vm(1).xml_with(mac), 1);
+        assert_ne!(changed, domains);
+        vms.write("changed", &changed);
+        vms.tell("all");
+        // Without a process of its own for anything, so that little is to be taken off.
+        let says =
+            "case $4 in 'list --name') exec cat ${0%/*}/names;; *) exec cat ${0%/*}/now; esac";
+        script(&vms.dir, "virsh", says);
+        vms
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = Vm> + use<> {
+        (1..=self.count).map(Vm)
+    }
+
+    /// The file with a VM's XML.
+    pub fn xml(&self, vm: Vm) -> PathBuf {
+        self.dir.path().join(vm.name())
+    }
+
+    /// Has the hypervisor describe `all` of them as they are, or the first one `changed`.
+    pub fn tell(&self, which: &str) {
+        let now = self.dir.path().join("now");
+        let _ = std::fs::remove_file(&now);
+        std::os::unix::fs::symlink(which, now).expect("a link");
+    }
+
+    /// macfence, with this hypervisor.
+    pub fn macfence(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(MACFENCE);
+        command.args(args).env("PATH", self.path());
+        command
+    }
+
+    pub fn path(&self) -> String {
+        crate::lab::path_with(&self.dir)
+    }
+
+    /// What macfence exports of them for a firewall.
+    fn export(&self, host: &Host, backend: &str) -> String {
+        let mut command = Command::new(MACFENCE);
+        command.args(["--backend", backend, "export"]);
+        for vm in self.all() {
+            command.arg("--xml").arg(self.xml(vm));
+        }
+        host.exec(&mut command, "").ok()
+    }
+
+    /// Their fences in nft's JSON.
+    pub fn for_nft(&self, host: &Host) -> String {
+        self.export(host, "nft")
+    }
+
+    /// Their fences for ebtables-restore.
+    pub fn for_ebtables(&self, host: &Host) -> String {
+        let calls = self.export(host, "ebtables");
+        let rules = calls.replace("ebtables -t filter ", "");
+        format!("*filter\n{rules}")
+    }
+
+    /// The rules that the seed would have appended by now, for ebtables-restore.
+    pub fn of_the_seed(&self) -> String {
+        let append = |vm: Vm| vm.of_the_seed().map(|rule| format!("-A {rule}\n")).concat();
+        format!("*filter\n{}", self.all().map(append).collect::<String>())
+    }
+
+    /// Gives a host their bridges and ports.
+    pub fn plug_into(&self, host: &Host) {
+        for bridge in 0..BRIDGES {
+            host.bridge(&format!("br{bridge}"));
+        }
+        let plug = |vm: Vm| {
+            let (port, bridge) = (vm.port(), vm.bridge());
+            format!("tuntap add {port} mode tap\nlink set {port} master {bridge} up\n")
+        };
+        host.ip(&self.all().map(plug).collect::<String>());
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.path().join(name), text).expect(name);
+    }
+}
+
+/// Loads nft's JSON.
+pub fn load_nft(host: &Host, json: &str) {
+    host.exec(Command::new("nft").args(["-j", "-f", "-"]), json)
+        .ok();
+}
+
+/// Loads ebtables' rules.
+pub fn load_ebtables(host: &Host, rules: &str) {
+    host.exec(Command::new("ebtables-restore").arg("--noflush"), rules)
+        .ok();
+}
