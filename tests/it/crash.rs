@@ -22,14 +22,6 @@ fn xml(vm: usize) -> String {
     domain(&name(vm), &[(&mac, &name(vm), "br0")])
 }
 
-/// The ruleset, in an order of its own.
-fn rules(host: &Host) -> Vec<String> {
-    let all = host.ok("nft", &["list", "ruleset"]);
-    let mut lines: Vec<_> = all.lines().map(str::to_owned).collect();
-    lines.sort();
-    lines
-}
-
 /// Waits until nobody who was told to change rules is still at it.
 fn settle(host: &Host) {
     host.ok("flock", &["/proc/self/ns/net", "true"]);
@@ -66,11 +58,11 @@ fn is_killed(args: &[&str], files: &[usize]) {
             .arg(virsh.path().join(format!("{}.xml", name(*vm))));
     }
     let saved = "flush ruleset\n".to_owned() + &host.ok("nft", &["list", "ruleset"]);
-    let before = rules(&host);
+    let before = host.sorted_ruleset();
     let start = Instant::now();
     host.exec(&mut command, "").ok();
     let whole = start.elapsed();
-    let after = rules(&host);
+    let after = host.sorted_ruleset();
     assert_ne!(before, after);
     for point in 0..POINTS {
         host.exec(Command::new("nft").args(["-f", "-"]), &saved)
@@ -91,10 +83,10 @@ fn is_killed(args: &[&str], files: &[usize]) {
             child.wait().unwrap();
         });
         settle(&host);
-        let now = rules(&host);
+        let now = host.sorted_ruleset();
         assert!(now == before || now == after, "point {point}: {now:#?}");
         host.exec(&mut command, "").ok();
-        assert_eq!(rules(&host), after, "point {point}");
+        assert_eq!(host.sorted_ruleset(), after, "point {point}");
     }
 }
 

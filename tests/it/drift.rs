@@ -37,17 +37,6 @@ fn quiet(ran: Ran) {
     );
 }
 
-/// The ruleset without what two listings of the same may differ in: the order of rules.
-fn sorted(host: &Host) -> Vec<String> {
-    let mut lines: Vec<_> = host
-        .ok("nft", &["list", "ruleset"])
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    lines.sort();
-    lines
-}
-
 #[test]
 fn every_kind_of_drift_is_found_and_repaired() {
     let host = Host::new();
@@ -61,7 +50,7 @@ fn every_kind_of_drift_is_found_and_repaired() {
     );
     quiet(host.macfence(["sync"]));
     quiet(host.macfence(["check"]));
-    let whole = sorted(&host);
+    let whole = host.sorted_ruleset();
     let stale = "add chain bridge macfence vm-c; \
                  add rule bridge macfence vm-c iifname \"nic99\" ether saddr != 02:00:00:00:00:09 counter drop; \
                  add element bridge macfence ports { \"nic99\" : jump vm-c }";
@@ -189,7 +178,7 @@ fn every_kind_of_drift_is_found_and_repaired() {
         );
         let said = host.macfence(["sync"]).ok();
         assert_eq!(said.lines().count(), wrong, "{damage}: {said}");
-        assert_eq!(sorted(&host), whole, "{damage}");
+        assert_eq!(host.sorted_ruleset(), whole, "{damage}");
         quiet(host.macfence(["check"]));
         let before = host.generation();
         quiet(host.macfence(["sync"]));
@@ -298,7 +287,7 @@ fn a_nic_that_was_not_to_be_isolated_stays_so_and_one_that_lost_its_rule_does_no
     host.macfence_reading(&template, ["hook", "one-post"]).ok();
     let both = [(A, "one-42-0", "br0"), (B, "one-42-1", "br0")];
     let virsh = fake_virsh(&[("one-42", &domain("one-42", &both))]);
-    let whole = sorted(&host);
+    let whole = host.sorted_ruleset();
     let before = host.generation();
     quiet(with_path(&host, &virsh, &["check"]));
     quiet(with_path(&host, &virsh, &["sync"]));
@@ -326,7 +315,7 @@ fn a_nic_that_was_not_to_be_isolated_stays_so_and_one_that_lost_its_rule_does_no
     );
     assert_eq!(with_path(&host, &virsh, &["check"]).status, 1);
     with_path(&host, &virsh, &["sync"]).ok();
-    assert_eq!(sorted(&host), whole);
+    assert_eq!(host.sorted_ruleset(), whole);
     // Unless every NIC is to be.
     let file = virsh.path().join("macfence.toml");
     std::fs::write(&file, "isolation = 'always'\n").unwrap();

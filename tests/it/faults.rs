@@ -20,14 +20,6 @@ fn xml(vm: usize) -> String {
     domain(&name(vm), &[(&mac, &name(vm), "br0")])
 }
 
-/// The ruleset, in an order of its own.
-fn rules(host: &Host) -> Vec<String> {
-    let all = host.ok("/usr/sbin/nft", &["list", "ruleset"]);
-    let mut lines: Vec<_> = all.lines().map(str::to_owned).collect();
-    lines.sort();
-    lines
-}
-
 /// A host on which each of [`COMMANDS`] has something to do, its hypervisor, and its ruleset.
 fn host() -> (Host, tempfile::TempDir, String) {
     let host = Host::new();
@@ -89,9 +81,9 @@ fn with_faults(faults: &[(&str, &str)]) {
             )
         };
         restore();
-        let before = rules(&host);
+        let before = host.sorted_ruleset();
         let status = run(&host, &virsh, args).status;
-        let after = rules(&host);
+        let after = host.sorted_ruleset();
         let faulty = tempfile::tempdir().unwrap();
         let d = faulty.path().display();
         for (program, fault) in faults {
@@ -107,7 +99,7 @@ fn with_faults(faults: &[(&str, &str)]) {
         for round in 0..6 {
             restore();
             let ran = run_with(&host, &faulty, &virsh, args);
-            let now = rules(&host);
+            let now = host.sorted_ruleset();
             let what = format!("{faults:?} {args:?} round {round}: {ran:?}");
             if ran.status == status && ran.stderr.is_empty() {
                 assert_eq!(now, after, "{what}");
@@ -129,7 +121,7 @@ fn with_faults(faults: &[(&str, &str)]) {
         // Once they are well again, so is everything else.
         restore();
         assert_eq!(run(&host, &virsh, args).status, status);
-        assert_eq!(rules(&host), after);
+        assert_eq!(host.sorted_ruleset(), after);
     }
 }
 
@@ -174,7 +166,7 @@ fn a_virsh_that_fails_is_killed_or_prints_rubbish() {
 #[test]
 fn programs_that_hang_are_killed_and_named() {
     let (host, virsh, _) = host();
-    let before = rules(&host);
+    let before = host.sorted_ruleset();
     let hang = |program: &str, when: &str, args: &'static [&'static str]| {
         let dir = tempfile::tempdir().unwrap();
         let real = if program == "virsh" {
@@ -202,14 +194,14 @@ fn programs_that_hang_are_killed_and_named() {
         scope.spawn(hang("virsh", "*,list*", &["sync"]));
         scope.spawn(hang("nft", "-j*", &["flush"]));
     });
-    assert_eq!(rules(&host), before);
+    assert_eq!(host.sorted_ruleset(), before);
     assert_eq!(run(&host, &virsh, &["sync"]).status, 0);
 }
 
 #[test]
 fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
     let (host, virsh, _) = host();
-    let before = rules(&host);
+    let before = host.sorted_ruleset();
     let one = Oneadmin::of(&host);
     std::fs::set_permissions(
         virsh.path(),
@@ -240,7 +232,7 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
             error.contains("sudo: a password is required"),
             "{args}: {error}"
         );
-        assert_eq!(rules(&host), before, "{args}");
+        assert_eq!(host.sorted_ruleset(), before, "{args}");
     }
     // Nothing of what we do needs room in /run.
     host.run(|| {
@@ -263,7 +255,7 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(host.fenced().contains(&name(5)));
     // Which port is on a bridge cannot be told without /sys: that is not "on none".
-    let before = rules(&host);
+    let before = host.sorted_ruleset();
     host.run(|| tmpfs("/sys"));
     for args in [&["apply", "one-6"][..], &["sync"], &["flush"], &["check"]] {
         let ran = run(&host, &virsh, args);
@@ -272,7 +264,7 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
             ran.status == trouble && ran.stderr.contains("/sys/class/net"),
             "{ran:?}"
         );
-        assert_eq!(rules(&host), before, "{args:?}");
+        assert_eq!(host.sorted_ruleset(), before, "{args:?}");
     }
 }
 

@@ -223,6 +223,15 @@ impl Host {
         self.ok("nft", &["-a", "list", "ruleset"])
     }
 
+    /// The lines of the ruleset, whatever order its rules were added in.
+    pub fn sorted_ruleset(&self) -> Vec<String> {
+        // Not one that a test has put before it.
+        let all = self.ok("/usr/sbin/nft", &["list", "ruleset"]);
+        let mut lines: Vec<_> = all.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+
     /// What `macfence list --json` says.
     pub fn list(&self) -> serde_json::Value {
         serde_json::from_str(&self.macfence(["list", "--json"]).ok()).expect("JSON")
