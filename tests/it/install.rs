@@ -18,6 +18,8 @@ const FILES: &str = "\
 755 sbin/macfence
 644 share/bash-completion/completions/macfence
 644 share/doc/macfence/README.md
+644 share/doc/macfence/docs/bench.csv
+644 share/doc/macfence/docs/bench.svg
 644 share/doc/macfence/docs/libvirt.md
 644 share/doc/macfence/docs/migrating.md
 644 share/doc/macfence/docs/oned-conf.md
