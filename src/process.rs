@@ -3,12 +3,13 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Seek, Write};
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
+use rustix::fs::{MemfdFlags, memfd_create};
 use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
 /// How long a program may take before it is killed, unless it is given more.
@@ -40,6 +41,11 @@ impl Output {
     /// Whether it ended with exit status 0.
     pub fn success(&self) -> bool {
         self.status.success()
+    }
+
+    /// Whether these words are among its error messages.
+    pub fn says(&self, words: &str) -> bool {
+        self.stderr.contains(words)
     }
 
     /// The failure in one line, with the program's own words.
@@ -152,7 +158,7 @@ fn exec(
     let limit = patience.limit;
     let mut job = command
         .env("LC_ALL", "C")
-        .stdin(Redirection::Pipe)
+        .stdin(input(stdin)?)
         .stdout(Redirection::Pipe)
         .stderr(Redirection::Pipe)
         // A group of its own, so that a hanging program goes with its children.
@@ -161,13 +167,6 @@ fn exec(
         .detached()
         .start()
         .with_context(|| format!("cannot run {program}"))?;
-    if let Some(mut pipe) = job.stdin.take() {
-        let input = stdin.to_owned();
-        // Written beside the reading, so that neither side waits for the other. A program that
-        // ends without reading all of it says why itself. (The subprocess crate's own writing
-        // takes such an end for a time-out once the pipe is full, as of 1.2.3.)
-        thread::spawn(move || pipe.write_all(input.as_bytes()));
-    }
     let (stdout, stderr, status) = talk(&mut job, patience).map_err(|e| {
         let end = match kill(&job, sudo) {
             true => "was killed",
@@ -192,6 +191,22 @@ fn exec(
             .with_context(|| format!("{program} printed what is not UTF-8"))?,
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
     })
+}
+
+/// A file in memory, and no pipe: nobody has to write it while the program runs, and nft can read
+/// it twice.
+fn input(text: &str) -> Result<Redirection> {
+    if text.is_empty() {
+        return Ok(Redirection::Null);
+    }
+    let write = || -> std::io::Result<File> {
+        let mut file = File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
+        file.write_all(text.as_bytes())?;
+        file.rewind()?;
+        Ok(file)
+    };
+    let file = write().context("cannot hold a program's input in memory")?;
+    Ok(Redirection::File(file))
 }
 
 type Talk = (Vec<u8>, Vec<u8>, ExitStatus);

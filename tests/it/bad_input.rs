@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::lab::{Host, MACFENCE, Ran, domain, path_with, script};
+use crate::lab::{Host, IS_LOADING, MACFENCE, Ran, domain, path_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -366,8 +366,10 @@ fn a_transaction_that_nft_refuses_is_refused_as_a_whole() {
     let host = host();
     let xml = domain("a", &[(A, "vnet0", "br0")]);
     // An nft that lists, and refuses to load.
-    let script = "case $1 in -c) exec /usr/sbin/nft \"$@\";; esac; \
-                  echo 'Error: Could not process rule: Operation not supported' >&2; exit 1";
+    let script = &*format!(
+        "{IS_LOADING} || exec /usr/sbin/nft \"$@\"; \
+         echo 'Error: Could not process rule: Operation not supported' >&2; exit 1"
+    );
     refused(&host, &["Operation not supported"], |host| {
         with(host, &[("nft", script)], &APPLY, &xml)
     });

@@ -7,7 +7,9 @@ use std::thread;
 use nix::mount::{MsFlags, mount};
 
 use crate::lab::oneadmin::Oneadmin;
-use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, need, path_with, script, tmpfs};
+use crate::lab::{
+    Host, IS_LOADING, MACFENCE, Ran, domain, fake_virsh, need, path_with, script, tmpfs,
+};
 
 const VMS: usize = 8;
 
@@ -144,7 +146,7 @@ fn an_nft_that_prints_rubbish() {
     let cut = "[ $((n % 3)) = 0 ] && { $real \"$@\" | head -c 90; exit; }; exec $real \"$@\"";
     let other = "[ $((n % 3)) = 0 ] && { echo 'segfault at 0'; exit; }; exec $real \"$@\"";
     // Where it should have loaded and says nonsense instead, it must have failed to be an error.
-    let loads = "case $1 in -c) ;; *) exec $real \"$@\";; esac; ";
+    let loads = format!("{IS_LOADING} && exec $real \"$@\"; ");
     with_faults(&[("nft", &format!("{loads}{cut}"))]);
     with_faults(&[("nft", &format!("{loads}{other}"))]);
 }
@@ -189,8 +191,8 @@ fn programs_that_hang_are_killed_and_named() {
     };
     thread::scope(|scope| {
         scope.spawn(hang("virsh", "*,list*", &["check"]));
-        scope.spawn(hang("nft", "-c*", &["check"]));
-        scope.spawn(hang("nft", "-c*", &["list"]));
+        scope.spawn(hang("nft", "-j*", &["check"]));
+        scope.spawn(hang("nft", "-j*", &["list"]));
         scope.spawn(hang("virsh", "*,list*", &["sync"]));
         scope.spawn(hang("nft", "-j*", &["flush"]));
     });
@@ -215,9 +217,10 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    let says = "case \" $* \" in *' -c '*) exec /usr/bin/sudo \"$@\";; esac; \
-                echo 'sudo: a password is required' >&2; exit 1";
-    script(&sudo, "sudo", says);
+    let says = format!(
+        "{IS_LOADING} || exec /usr/bin/sudo \"$@\"; echo 'sudo: a password is required' >&2; exit 1"
+    );
+    script(&sudo, "sudo", &says);
     let both = format!("{}:{}", sudo.path().display(), virsh.path().display());
     for args in [
         "apply one-5",

@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::lab::{Host, domain, need, script, tmpfs};
+use crate::lab::{Host, IS_LOADING, domain, need, script, tmpfs};
 
 /// A host where nobody may run nft through sudo.
 fn host() -> Host {
@@ -28,12 +28,21 @@ fn an_nft_that_hangs_behind_sudo_is_killed_and_loads_nothing_later() {
     host.run(|| {
         std::fs::create_dir_all(program.path().join("real")).unwrap();
         std::fs::copy("/usr/sbin/nft", program.path().join("real/nft")).unwrap();
-        script(&program, "slow", &format!(
-            "case $1 in -c) ;; *) echo $$ >{dir}/pid; sleep 12;; esac; exec {dir}/real/nft \"$@\""
-        ));
+        script(
+            &program,
+            "slow",
+            &format!("{IS_LOADING} && echo $$ >{dir}/pid && sleep 12; exec {dir}/real/nft \"$@\""),
+        );
         let none: Option<&str> = None;
         let slow = program.path().join("slow");
-        nix::mount::mount(Some(&slow), "/usr/sbin/nft", none, nix::mount::MsFlags::MS_BIND, none).unwrap();
+        nix::mount::mount(
+            Some(&slow),
+            "/usr/sbin/nft",
+            none,
+            nix::mount::MsFlags::MS_BIND,
+            none,
+        )
+        .unwrap();
     });
     let before = host.generation();
     let mut command = Command::new(program.path().join("macfence"));

@@ -6,7 +6,7 @@ use std::thread;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::lab::{Host, MACFENCE, domain, path_with, script};
+use crate::lab::{Host, IS_LOADING, MACFENCE, domain, path_with, script};
 
 /// What is done to a VM, one after the other; the last word counts.
 const LIVES: [&[&str]; 4] = [
@@ -25,8 +25,8 @@ fn a_hook_that_is_killed_does_not_change_anything_behind_the_next_ones_back() {
     mkfifo(&dir.path().join("loading"), Mode::S_IRWXU).unwrap();
     // An nft that is slow to load, and says when it has been told what.
     let slow =
-        "case $1 in -c) ;; *) echo >${0%/*}/loading; sleep 1;; esac; exec /usr/sbin/nft \"$@\"";
-    script(&dir, "nft", slow);
+        format!("{IS_LOADING} && echo >${{0%/*}}/loading && sleep 1; exec /usr/sbin/nft \"$@\"");
+    script(&dir, "nft", &slow);
     let xml = dir.path().join("xml");
     std::fs::write(
         &xml,

@@ -297,6 +297,10 @@ pub fn need(program: &str) {
     );
 }
 
+/// What tells, in the script of an nft of ours, that it is to load something: we ask in its own
+/// language, and load JSON, if not only to see whether it works.
+pub const IS_LOADING: &str = "[ \"$1\" != -c ] && [ \"$(head -c 1 /dev/stdin)\" = '{' ]";
+
 /// Puts a shell script where a program of that name is looked for.
 pub fn script(dir: impl AsRef<Path>, name: &str, script: &str) {
     let path = dir.as_ref().join(name);

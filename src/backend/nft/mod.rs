@@ -17,6 +17,7 @@
 //! ```
 
 mod listing;
+mod look;
 pub mod name;
 mod plan;
 mod rule;
@@ -24,12 +25,14 @@ pub mod ruleset;
 mod transaction;
 
 use std::collections::BTreeSet;
+use std::slice;
 
 use anyhow::{Error, Result};
 
+use self::look::Look;
 use self::name::ChainName;
 use self::plan::Wanted;
-use self::ruleset::Ruleset;
+use self::ruleset::{Base, Ruleset};
 use self::transaction::Transaction;
 use super::{Backend, HeldFence};
 use crate::fence::{Fence, Keep};
@@ -54,9 +57,9 @@ impl Nft {
         if let Err(missing) = process::find("nft") {
             return Some(missing);
         }
-        let output = dry_run(&Transaction::probe().ok()?).ok()?;
+        let output = probe().ok()?;
         let failure = output.failure();
-        let says = |words: &str| failure.to_string().contains(words);
+        let says = |words: &str| output.says(words);
         // Anything else, as no rights or no memory, is trouble and not incapacity: fences that
         // are in force would be left alone, and doubled.
         let cannot = CANNOT.iter().any(|words| says(words)) && !says("sudo: ");
@@ -65,9 +68,9 @@ impl Nft {
 
     /// The transaction that [`Backend::enforce`] would load now, as text; empty if none.
     pub fn preview(&self, fences: &[Fence]) -> Result<String> {
-        let held = list(Transaction::list_table)?;
+        let held = look::table()?.unwrap_or_default();
         match plan::enforce(&held, &wanted(fences)?, &Keep::NOTHING)? {
-            Some(transaction) => transaction.to_json_lines(),
+            Some(changes) => on_skeleton(changes)?.to_json_lines(),
             None => Ok(String::new()),
         }
     }
@@ -87,7 +90,7 @@ impl Backend for Nft {
     }
 
     fn fences(&self) -> Result<Vec<HeldFence>> {
-        let held = list(Transaction::list_table)?;
+        let held = or_probed(look::table()?)?;
         let shared = held.base.as_ref().map(|base| base.defect()).transpose()?;
         let defects = held.defects();
         let fence = |(chain, rules): (ChainName, Vec<ruleset::HeldRule>)| {
@@ -106,7 +109,7 @@ impl Backend for Nft {
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
-        let held = list(Transaction::list_ports)?;
+        let held = or_probed(look::ports()?)?;
         let ours = held.ports.iter().filter(|(_, chain)| chain.is_some());
         // A key that is no port of ours cannot have been written by us.
         Ok(ours.filter_map(|(port, _)| port.parse().ok()).collect())
@@ -121,7 +124,7 @@ impl Backend for Nft {
     }
 
     fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
-        let held = list(Transaction::list_table)?;
+        let held = look::table()?.unwrap_or_default();
         commit(plan::enforce(&held, &wanted(fences)?, keep)?)
     }
 
@@ -131,30 +134,26 @@ impl Backend for Nft {
             // For several VMs the whole table was read.
             return Ok(false);
         }
-        let mut look = Transaction::on_containers()?;
+        // These entries are there, so that adding them changes nothing; but the kernel refuses
+        // those that lead elsewhere.
+        let mut entries = Transaction::default();
         for (chain, fence) in &wanted {
-            // The kernel refuses an entry that is there and leads elsewhere.
             for port in fence.ports() {
-                look.add_port(port, chain)?;
+                entries.add_port(port, chain)?;
             }
         }
-        look.list_base()?;
-        let output = dry_run(&look)?;
-        if output.success() {
-            let mut held = Ruleset::default();
-            held.read(&output.stdout)?;
-            if held.base.unwrap_or_default().defect()?.is_none() {
-                return Ok(false);
-            }
+        let (output, base) = load_on_what_is_there(&entries)?;
+        match output.success() && base.defect()?.is_none() {
+            true => Ok(false),
+            false => self.settle(fences, keep),
         }
-        self.settle(fences, keep)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
         if ports.is_empty() {
             return Ok(false);
         }
-        let mut held = list(Transaction::list_ports)?;
+        let mut held = look::ports()?.unwrap_or_default();
         let taken = ports.iter().map(Port::as_str).collect();
         read_robbed(&mut held, &taken)?;
         commit(plan::release(&held, ports)?)
@@ -191,17 +190,28 @@ fn wanted(fences: &[Fence]) -> Result<Wanted<'_>> {
 /// the VM's own chain says, with the kernel checking that it says the truth. Where it does not
 /// (a port was another VM's, somebody edited the map), by the map itself.
 fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -> Result<bool> {
-    let look = look_at(chain, fence)?;
-    let plan = plan::enforce(&look.held, wanted, keep)?;
+    let look = look::chain(chain, &fence.ports())?;
+    let rules = look.held.chains.get(chain);
+    // Whether the chain can tell which ports lead to it: it is whole, or not there at all.
+    let is_telling =
+        rules.is_none_or(|rules| !rules.is_empty() && rules.iter().all(|rule| rule.rule.is_some()));
+    let assumed = as_the_chain_says(&look, chain, fence);
+    let plan = plan::enforce(&assumed, wanted, keep)?;
     let refusal = match &plan {
-        None if look.mapped => return Ok(false),
-        Some(plan) if look.telling => match load(plan)? {
-            output if output.success() => return Ok(true),
-            output => Some(output),
-        },
+        None => return Ok(false),
+        Some(_) if !look.has_map => return commit(plan),
+        Some(changes) if is_telling => {
+            let (output, base) = load_on_what_is_there(changes)?;
+            match (output.success(), base.defect()?) {
+                (true, None) => return Ok(true),
+                // Nor did frames come to the VMs' chains before.
+                (true, Some(_)) => return Nft.settle(slice::from_ref(fence), keep),
+                (false, _) => Some(output),
+            }
+        }
         _ => None,
     };
-    let mut held = list(Transaction::list_ports)?;
+    let mut held = look::ports()?.unwrap_or_default();
     held.chains = look.held.chains;
     let taken = fence.ports().into_iter().map(Port::as_str).collect();
     read_robbed(&mut held, &taken)?;
@@ -212,94 +222,78 @@ fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -
     }
 }
 
-/// What a VM's chain says.
-struct Look {
-    /// The chain, and the map as it must be if the chain is right.
-    held: Ruleset,
-    /// Whether all ports of the fence are in the map.
-    mapped: bool,
-    /// Whether the chain can tell which ports lead to it: it is whole, or not there at all.
-    telling: bool,
-}
-
-fn look_at(chain: &ChainName, fence: &Fence) -> Result<Look> {
-    let mut transaction = Transaction::on_containers()?;
-    transaction.add_chain(chain)?;
-    // The kernel refuses to delete what is not there; the listing is printed before it is asked.
-    for port in fence.ports() {
-        transaction.delete_port(port.as_str())?;
-    }
-    transaction.list_chain(chain)?;
-    let output = dry_run(&transaction)?;
-    if output.stdout.trim().is_empty() {
-        return Err(output.failure());
-    }
-    let mut held = Ruleset::default();
-    held.read(&output.stdout)?;
-    let rules = held.chains.get(chain);
-    let telling =
-        rules.is_none_or(|rules| !rules.is_empty() && rules.iter().all(|rule| rule.rule.is_some()));
-    let ours = rules
-        .into_iter()
-        .flatten()
-        .filter_map(|rule| rule.rule.as_ref());
-    let ports = ours.map(|(rule, _)| (rule.port().to_string(), Some(chain.clone())));
-    held.ports = ports.collect();
-    Ok(Look {
-        held,
-        mapped: output.success(),
-        telling,
-    })
-}
-
-fn list(what: impl FnOnce(&mut Transaction) -> Result<()>) -> Result<Ruleset> {
-    let mut transaction = Transaction::on_containers()?;
-    what(&mut transaction)?;
-    read(&transaction)
+/// A VM's chain, and the map as it must be if the chain is right. Of the fence's own ports it is
+/// known whether they are in it.
+fn as_the_chain_says(look: &Look, chain: &ChainName, fence: &Fence) -> Ruleset {
+    let mut held = look.held.clone();
+    let rules = look.held.chains.get(chain).into_iter().flatten();
+    let ours = rules.filter_map(|rule| rule.rule.as_ref());
+    let ports = ours.map(|(rule, _)| rule.port());
+    let own = fence.ports();
+    let leads_here = ports.filter(|port| look.mapped || !own.contains(port));
+    held.ports = leads_here
+        .map(|port| (port.to_string(), Some(chain.clone())))
+        .collect();
+    held
 }
 
 fn read_robbed(held: &mut Ruleset, taken: &BTreeSet<&str>) -> Result<()> {
     for chain in plan::robbed(held, taken) {
         if !held.chains.contains_key(&chain) {
-            let mut transaction = Transaction::on_containers()?;
-            transaction.add_chain(&chain)?;
-            transaction.list_chain(&chain)?;
-            held.chains.append(&mut read(&transaction)?.chains);
+            let mut found = look::chain(&chain, &BTreeSet::new())?.held;
+            held.chains.append(&mut found.chains);
         }
     }
     Ok(())
 }
 
-fn read(listing: &Transaction) -> Result<Ruleset> {
-    let mut held = Ruleset::default();
-    held.read(&dry_run(listing)?.checked()?)?;
-    Ok(held)
+/// Where there is no table yet, nothing has shown that there could be one.
+fn or_probed(found: Option<Ruleset>) -> Result<Ruleset> {
+    match found {
+        Some(held) => Ok(held),
+        None => probe()?.checked().map(|_| Ruleset::default()),
+    }
 }
 
-/// Runs list commands in a transaction that is checked and thrown away (`nft -c`): what it adds
-/// first is only there so that listing what does not exist is no error.
-///
-/// One list command each time: nft 1.1.3 lists the map without its elements beside a chain, 1.0.6
-/// does not find the first of two chains, and 0.9.8 crashes listing a map that is not there.
-fn dry_run(transaction: &Transaction) -> Result<Output> {
-    process::run_as_root("nft", &["-c", "-j", "-f", "-"], &transaction.to_json()?)
+/// Adds a table that nobody has, in a transaction that is checked and thrown away.
+fn probe() -> Result<Output> {
+    let probe = Transaction::probe()?.to_json()?;
+    process::run_as_root("nft", &["-c", "-j", "-f", "-"], &probe)
 }
 
-fn commit(transaction: Option<Transaction>) -> Result<bool> {
-    let Some(transaction) = transaction else {
+fn on_skeleton(changes: Transaction) -> Result<Transaction> {
+    let mut transaction = Transaction::on_skeleton()?;
+    transaction.append(changes);
+    Ok(transaction)
+}
+
+fn commit(changes: Option<Transaction>) -> Result<bool> {
+    let Some(changes) = changes else {
         return Ok(false);
     };
-    let output = load(&transaction)?;
+    let transaction = on_skeleton(changes)?.to_json()?;
+    let output = process::run_as_root("nft", &["-j", "-f", "-"], &transaction)?;
     if !output.success() {
         return Err(refused(&output));
     }
     Ok(true)
 }
 
-fn refused(output: &Output) -> Error {
-    output.failure().context("nothing was changed")
+/// Loads changes without the skeleton, of which the kernel would replace the base chain's rules and
+/// wait an RCU grace period for the old ones, some 10 ms; tells what the base chain is like instead.
+fn load_on_what_is_there(changes: &Transaction) -> Result<(Output, Base)> {
+    let mut transaction = changes.clone();
+    transaction.list_base()?;
+    let output = process::run_as_root("nft", &look::TERSE, &transaction.to_json()?)?;
+    let mut held = Ruleset::default();
+    let base = match held.read(&output.stdout) {
+        Ok(()) => held.base.unwrap_or_default(),
+        // What was loaded is loaded; a closer look will tell.
+        Err(_) => Base::default(),
+    };
+    Ok((output, base))
 }
 
-fn load(transaction: &Transaction) -> Result<Output> {
-    process::run_as_root("nft", &["-j", "-f", "-"], &transaction.to_json()?)
+fn refused(output: &Output) -> Error {
+    output.failure().context("nothing was changed")
 }

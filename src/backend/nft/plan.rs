@@ -13,7 +13,8 @@ use crate::vm::Port;
 /// What the kernel is to hold for some VMs, each in its chain; without rules, no chain.
 pub type Wanted<'a> = BTreeMap<ChainName, &'a Fence>;
 
-/// The transaction that makes `held` hold `wanted`; `None` if it does already.
+/// The changes that make `held` hold `wanted`, on a skeleton that is whole; `None` if it does
+/// already, and none in number where only the skeleton is not whole.
 ///
 /// Of `held` it needs the wanted chains, the map, and the chains named by [`robbed`].
 pub fn enforce(held: &Ruleset, wanted: &Wanted, keep: &Keep) -> Result<Option<Transaction>> {
@@ -53,7 +54,7 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted, keep: &Keep) -> Result<Option<Tr
         Some(base) if !claims.is_empty() => base.defect()?.is_none(),
         _ => true,
     };
-    change.transaction(is_whole)
+    Ok(change.transaction(is_whole))
 }
 
 /// The rules that a chain should hold, given those that it does.
@@ -74,7 +75,7 @@ fn over(held: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec<Ru
     fence.over(ours, &keep)
 }
 
-/// The transaction that deletes from `held` all that refers to these ports.
+/// The changes that delete from `held` all that refers to these ports; `None` if there are none.
 ///
 /// Of `held` it needs the map, and the chains named by [`robbed`].
 pub fn release(held: &Ruleset, ports: &[Port]) -> Result<Option<Transaction>> {
@@ -90,7 +91,7 @@ pub fn release(held: &Ruleset, ports: &[Port]) -> Result<Option<Transaction>> {
     for chain in losers(held, &taken) {
         change.take_ports(held, chain, &taken)?;
     }
-    change.transaction(true)
+    Ok(change.transaction(true))
 }
 
 /// The chains that lose some of their ports when these are taken, and keep others: only of them
@@ -177,17 +178,12 @@ impl Change {
         Ok(())
     }
 
-    /// All of it, on the skeleton; `None` if there is nothing to change and nothing to mend.
-    fn transaction(self, is_whole: bool) -> Result<Option<Transaction>> {
+    /// All of it; `None` if there is nothing to change and nothing to mend.
+    fn transaction(self, is_whole: bool) -> Option<Transaction> {
         let mut changes = self.entries;
         for part in [self.chains, self.new_entries, self.dead_chains] {
             changes.append(part);
         }
-        if changes.is_empty() && is_whole {
-            return Ok(None);
-        }
-        let mut transaction = Transaction::on_skeleton()?;
-        transaction.append(changes);
-        Ok(Some(transaction))
+        (!changes.is_empty() || !is_whole).then_some(changes)
     }
 }

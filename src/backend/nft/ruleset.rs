@@ -109,10 +109,7 @@ impl Ruleset {
             return Ok(());
         }
         let chain: Chain = serde_json::from_value(chain)?;
-        // A dry run lists the chain that it adds with a handle of 0: it does not exist.
-        if chain.handle != Some(0)
-            && let Some(name) = ChainName::parse(&chain.name)
-        {
+        if let Some(name) = ChainName::parse(&chain.name) {
             self.chains.entry(name).or_default();
         }
         Ok(())

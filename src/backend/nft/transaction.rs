@@ -12,12 +12,14 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::name::ChainName;
-use super::rule;
+use super::{look, rule};
 use crate::fence::Rule;
 use crate::vm::Port;
 
 /// The family of our table.
 pub const FAMILY: NfFamily = NfFamily::Bridge;
+/// Its name in nft's language.
+pub const FAMILY_NAME: &str = "bridge";
 /// Our table.
 pub const TABLE: &str = "macfence";
 /// The verdict map in it: which port belongs to which VM's chain.
@@ -50,18 +52,6 @@ impl Transaction {
     /// A transaction that first makes sure of the table, the map and the base chain.
     pub fn on_skeleton() -> Result<Self> {
         serde_json::from_str(SKELETON).context("skeleton.json")
-    }
-
-    /// A transaction that makes sure only of what a listing needs: the table and the map.
-    pub fn on_containers() -> Result<Self> {
-        let skeleton = Self::on_skeleton()?;
-        let mut containers = Self::default();
-        for kind in ["table", "map"] {
-            for added in skeleton.added(kind)? {
-                containers.push(&json!({"add": {kind: added}}))?;
-            }
-        }
-        Ok(containers)
     }
 
     /// A transaction that any nft with JSON takes on any kernel with tables of the bridge family,
@@ -111,11 +101,6 @@ impl Transaction {
         self.push(&NfCmd::Delete(NfListObject::Chain(chain(name))))
     }
 
-    /// Lists a chain and its rules.
-    pub fn list_chain(&mut self, name: &ChainName) -> Result<()> {
-        self.push(&NfCmd::List(NfListObject::Chain(chain(name))))
-    }
-
     /// Appends a rule to a chain.
     pub fn add_rule(&mut self, name: &ChainName, rule: &Rule) -> Result<()> {
         self.push(&NfCmd::Add(NfListObject::Rule(NftRule {
@@ -149,24 +134,13 @@ impl Transaction {
         self.push(&NfCmd::Delete(element(key(port))))
     }
 
-    // What the crate's types cannot name alone is written by hand: a map of verdicts (its issue
-    // 237), the table, the base chain.
-
-    /// Lists the map.
-    pub fn list_ports(&mut self) -> Result<()> {
-        let map = json!({"family": FAMILY, "table": TABLE, "name": PORTS});
-        self.push(&json!({"list": {"map": map}}))
-    }
-
-    /// Lists the base chain.
+    /// Lists the base chain as it is beforehand, and whether the table is in force.
     pub fn list_base(&mut self) -> Result<()> {
-        let chain = json!({"family": FAMILY, "table": TABLE, "name": BASE});
-        self.push(&json!({"list": {"chain": chain}}))
-    }
-
-    /// Lists the whole table: 370 ms and 88 MB in nft with 4,000 VMs.
-    pub fn list_table(&mut self) -> Result<()> {
-        self.push(&json!({"list": {"table": {"family": FAMILY, "name": TABLE}}}))
+        // The crate's types cannot list what has but a name.
+        let base = json!({"family": FAMILY, "table": TABLE, "name": BASE});
+        self.push(&json!({"list": {"tables": {"family": FAMILY}}}))?;
+        self.push(&json!({"list": {"ruleset": {"family": look::OTHER_FAMILY}}}))?;
+        self.push(&json!({"list": {"chain": base}}))
     }
 
     fn push(&mut self, command: &impl Serialize) -> Result<()> {
