@@ -78,6 +78,10 @@ fn take(path: &'static str) -> Result<Lock> {
 }
 
 fn wait(file: File, path: &'static str) -> Result<Lock> {
+    // Most often nobody has it.
+    if file.try_lock().is_ok() {
+        return Ok(Lock(file));
+    }
     let (sender, receiver) = mpsc::channel();
     // flock(2) has no time limit, so the waiting is done beside us; a thread that waits in vain
     // ends with the process.

@@ -4,22 +4,21 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Seek, Write};
+use std::io::{self, ErrorKind, Seek, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{MemfdFlags, memfd_create};
-use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
+use subprocess::{Communicator, Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
 /// How long a program may take before it is killed, unless it is given more.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// How much a program may print, in bytes. nft prints 3.6 MB for 4,000 VMs.
+/// How much a program may print to either of its outputs, in bytes. nft prints 3.6 MB for 4,000 VMs.
 const OUTPUT_LIMIT: usize = 256 << 20;
-
-/// How much of it is read at a time, in bytes.
-const CHUNK: usize = 64 << 10;
 
 /// How long a program may take to end when it is told to.
 const GRACE: Duration = Duration::from_secs(1);
@@ -78,17 +77,19 @@ impl Output {
 pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
     let path = find(program)?;
     let patience = Patience::default();
-    exec(program, Exec::cmd(path).args(args), stdin, false, patience)
+    let ended = exec(program, Exec::cmd(path).args(args), stdin, false, patience)?;
+    ended.context(NOBODY_READS)
 }
 
 /// Like [`run`] with nothing to read, but with as much time, and with a reader that gets the output
-/// as it comes; what comes back has none.
+/// as it comes; what comes back has none. `None` if the reader had enough before the program ended:
+/// it ends by itself.
 pub fn run_patiently(
     program: &'static str,
     args: &[&str],
     limit: Duration,
     reader: &mut Reader,
-) -> Result<Output> {
+) -> Result<Option<Output>> {
     let path = find(program)?;
     let patience = Patience {
         limit,
@@ -97,8 +98,10 @@ pub fn run_patiently(
     exec(program, Exec::cmd(path).args(args), "", false, patience)
 }
 
-/// Takes the next part of what a program prints.
-pub type Reader<'a> = dyn FnMut(&[u8]) + 'a;
+/// Takes the next part of what a program prints, and tells whether it needs more.
+pub type Reader<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
+
+const NOBODY_READS: &str = "nobody who reads can have had enough";
 
 /// Like [`run`], but as root: unless we are root already, through `sudo -n`.
 pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
@@ -108,7 +111,8 @@ pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<
     let sudo = find("sudo").context("root is needed: run as root, or install sudo")?;
     // sudo finds the program itself, in its secure_path: that is what sudoers rules name.
     let command = Exec::cmd(sudo).args(["-n", "--", program]).args(args);
-    exec(program, command, stdin, true, Patience::default())
+    let ended = exec(program, command, stdin, true, Patience::default())?;
+    ended.context(NOBODY_READS)
 }
 
 /// Whether programs run with root's rights as they are.
@@ -154,7 +158,7 @@ fn exec(
     stdin: &str,
     sudo: bool,
     patience: Patience,
-) -> Result<Output> {
+) -> Result<Option<Output>> {
     let limit = patience.limit;
     let mut job = command
         .env("LC_ALL", "C")
@@ -167,7 +171,7 @@ fn exec(
         .detached()
         .start()
         .with_context(|| format!("cannot run {program}"))?;
-    let (stdout, stderr, status) = talk(&mut job, patience).map_err(|e| {
+    let ended = talk(&mut job, patience).map_err(|e| {
         let end = match kill(&job, sudo) {
             true => "was killed",
             false => "cannot be killed: what it was doing may still take effect",
@@ -184,13 +188,24 @@ fn exec(
             _ => Error::new(e).context(format!("cannot talk to {program}")),
         }
     })?;
-    Ok(Output {
+    let (stdout, stderr, status) = match ended {
+        Talk::Ended(stdout, stderr, status) => (stdout, stderr, status),
+        Talk::Enough(mut pipes) => {
+            // It is let say what is left. Whoever lives on must not be left with a zombie.
+            thread::spawn(move || {
+                let _ = pipes.read_to(io::sink(), io::sink());
+                kill(&job, sudo)
+            });
+            return Ok(None);
+        }
+    };
+    Ok(Some(Output {
         program,
         status,
         stdout: String::from_utf8(stdout)
             .with_context(|| format!("{program} printed what is not UTF-8"))?,
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
-    })
+    }))
 }
 
 /// A file in memory, and no pipe: nobody has to write it while the program runs, and nft can read
@@ -199,7 +214,7 @@ fn input(text: &str) -> Result<Redirection> {
     if text.is_empty() {
         return Ok(Redirection::Null);
     }
-    let write = || -> std::io::Result<File> {
+    let write = || -> io::Result<File> {
         let mut file = File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
         file.write_all(text.as_bytes())?;
         file.rewind()?;
@@ -209,32 +224,60 @@ fn input(text: &str) -> Result<Redirection> {
     Ok(Redirection::File(file))
 }
 
-type Talk = (Vec<u8>, Vec<u8>, ExitStatus);
+/// What came of reading what a program prints.
+enum Talk {
+    Ended(Vec<u8>, Vec<u8>, ExitStatus),
+    /// The reader has had enough; there may be more.
+    Enough(Communicator),
+}
 
-fn talk(job: &mut Job, mut patience: Patience) -> std::io::Result<Talk> {
+fn talk(job: &mut Job, patience: Patience) -> io::Result<Talk> {
     let deadline = Instant::now() + patience.limit;
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let mut read = 0;
-    let mut pipes = job.communicate()?.limit_size(CHUNK);
-    loop {
-        pipes = pipes.limit_time(left());
-        let (out, err) = pipes.read()?;
-        if out.is_empty() && err.is_empty() {
-            break;
-        }
-        read += out.len() + err.len();
-        stderr.extend(err);
-        match &mut patience.reader {
-            Some(reader) => reader(&out),
-            None => stdout.extend(out),
-        }
-        if read >= OUTPUT_LIMIT {
+    let mut pipes = job.communicate()?.limit_time(patience.limit);
+    let mut stdout = Sink {
+        reader: patience.reader,
+        ..Sink::default()
+    };
+    let mut stderr = Sink::default();
+    let read = pipes.read_to(&mut stdout, &mut stderr);
+    if stdout.has_enough {
+        return Ok(Talk::Enough(pipes));
+    }
+    read?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let status = job.wait_timeout(left)?.ok_or(ErrorKind::TimedOut)?;
+    Ok(Talk::Ended(stdout.text, stderr.text, status))
+}
+
+/// Where what a program prints goes: to a reader, or else into memory.
+#[derive(Default)]
+struct Sink<'a> {
+    reader: Option<&'a mut Reader<'a>>,
+    text: Vec<u8>,
+    /// How much has come, in bytes.
+    len: usize,
+    has_enough: bool,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.len += part.len();
+        if self.len > OUTPUT_LIMIT {
             return Err(ErrorKind::FileTooLarge.into());
         }
+        match &mut self.reader {
+            None => self.text.extend(part),
+            Some(reader) => self.has_enough = reader(part).is_break(),
+        }
+        if self.has_enough {
+            return Err(io::Error::other("enough was read"));
+        }
+        Ok(part.len())
     }
-    let status = job.wait_timeout(left())?.ok_or(ErrorKind::TimedOut)?;
-    Ok((stdout, stderr, status))
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Ends a program and its children; returns whether it certainly has ended.

@@ -1,5 +1,7 @@
 //! `macfence apply`: fence these VMs, all in one transaction.
 
+use std::io::{self, IsTerminal};
+
 use anyhow::Result;
 
 use super::{described, note, warn_of_the_other_kind, warn_of_unknown_bridges};
@@ -21,7 +23,8 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
         Look::Through,
         &as_told(config),
     )?;
-    if changed {
+    // A hook would say it for each VM, in a log, and pay for another program.
+    if changed && io::stderr().is_terminal() {
         warn_of_the_other_kind(config, used);
     }
     Ok(())
