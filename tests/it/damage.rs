@@ -6,6 +6,9 @@ const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
 const C: &str = "02:00:0a:00:00:05";
 
+/// What takes a table out of force without deleting it.
+const DORMANT: &str = "add table bridge macfence { flags dormant; }";
+
 fn host() -> Host {
     let host = Host::new();
     host.bridge("br0");
@@ -39,6 +42,7 @@ fn what_somebody_broke_by_hand_is_mended() {
         "insert rule bridge macfence vm-a accept",
         "insert rule bridge macfence vm-a iifname \"vnet0\" counter accept",
         "add rule bridge macfence vm-a iifname \"vnet0\" ether saddr != 02:00:c0:a8:00:05 counter drop",
+        DORMANT,
     ] {
         host.ok("nft", &[damage]);
         assert_ne!(host.ok("nft", &["list", "ruleset"]), whole, "{damage}");
@@ -67,7 +71,7 @@ fn what_all_vms_share_is_mended_by_a_call_for_several() {
     for damage in [
         "flush chain bridge macfence forward",
         "insert rule bridge macfence forward accept",
-        "add table bridge macfence { flags dormant; }",
+        DORMANT,
     ] {
         host.ok("nft", &[damage]);
         apply();
@@ -75,6 +79,39 @@ fn what_all_vms_share_is_mended_by_a_call_for_several() {
         let before = host.generation();
         apply();
         assert_eq!(host.generation(), before, "{damage}");
+    }
+}
+
+#[test]
+fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1"]);
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    let new = domain("new", &[(B, "vnet1", "br0")]);
+    host.apply(&xml).ok();
+    host.apply(&new).ok();
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    for damage in [
+        "flush chain bridge macfence forward",
+        "delete chain bridge macfence forward",
+        "insert rule bridge macfence forward accept",
+        "delete map bridge macfence ports",
+        DORMANT,
+    ] {
+        host.macfence(["remove", "new"]).ok();
+        // What holds the map has to go first.
+        let emptied = "flush table bridge macfence; flush map bridge macfence ports;";
+        let damage = match damage.contains(" map ") {
+            true => format!("{emptied} {damage}"),
+            false => damage.to_owned(),
+        };
+        host.ok("nft", &[&damage]);
+        host.apply(&new).ok();
+        if damage.contains(" map ") {
+            host.apply(&xml).ok();
+        }
+        let mended = host.ok("nft", &["list", "ruleset"]);
+        assert_eq!(sorted(&mended), sorted(&whole), "{damage}");
     }
 }
 

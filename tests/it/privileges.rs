@@ -86,3 +86,31 @@ fn sudo_nft_is_all_that_is_needed() {
     as_nobody(&["hook", "ebtables-flush"], "").ok();
     assert!(host.fenced().is_empty());
 }
+
+#[test]
+fn a_sudo_that_keeps_nft_from_what_it_is_asked_is_named() {
+    let host = host();
+    let program = host.for_everybody();
+    let apply = || {
+        let mut command = Command::new(program.path().join("macfence"));
+        let command = command.args(["apply", "--xml", "-"]).uid(65534).gid(65534);
+        let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
+        host.exec(command, &xml)
+    };
+    let sudoers = |defaults: &str| {
+        host.run(|| {
+            tmpfs("/var/log");
+            std::fs::write("/etc/sudoers.d/defaults", defaults).unwrap();
+        });
+    };
+    sudoers("Defaults log_input\n");
+    let before = host.generation();
+    let error = apply().error();
+    assert!(error.contains("!log_input"), "{error}");
+    assert_eq!(host.generation(), before);
+    sudoers("Defaults log_input\nDefaults!/usr/sbin/nft !log_input\n");
+    apply().ok();
+    sudoers("Defaults use_pty\n");
+    apply().ok();
+    assert_eq!(host.fenced(), ["one-1"]);
+}

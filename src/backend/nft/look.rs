@@ -100,7 +100,7 @@ fn ask(options: &[&str], question: &str) -> Result<Output> {
     // nft before 1.1 reads its standard input twice, first in search of JSON: of a pipe, which
     // sudo puts in between where it logs input, nothing is left then, and it is content with that.
     if output.success() && output.stdout.is_empty() {
-        let hint = "it was asked nothing: should sudo log its input, exempt it (!log_input)";
+        let hint = "nft took no question (does sudo log its input? let it not: !log_input)";
         return Err(output.failure().context(hint));
     }
     Ok(output)

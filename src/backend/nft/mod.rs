@@ -190,36 +190,33 @@ fn wanted(fences: &[Fence]) -> Result<Wanted<'_>> {
 /// the VM's own chain says, with the kernel checking that it says the truth. Where it does not
 /// (a port was another VM's, somebody edited the map), by the map itself.
 fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -> Result<bool> {
-    let look = look::chain(chain, &fence.ports())?;
+    let mut look = look::chain(chain, &fence.ports())?;
     let rules = look.held.chains.get(chain);
     // Whether the chain can tell which ports lead to it: it is whole, or not there at all.
     let is_telling =
         rules.is_none_or(|rules| !rules.is_empty() && rules.iter().all(|rule| rule.rule.is_some()));
     let assumed = as_the_chain_says(&look, chain, fence);
-    let plan = plan::enforce(&assumed, wanted, keep)?;
-    let refusal = match &plan {
-        None => return Ok(false),
-        Some(_) if !look.has_map => return commit(plan),
-        Some(changes) if is_telling => {
-            let (output, base) = load_on_what_is_there(changes)?;
-            match (output.success(), base.defect()?) {
-                (true, None) => return Ok(true),
-                // Nor did frames come to the VMs' chains before.
-                (true, Some(_)) => return Nft.settle(slice::from_ref(fence), keep),
-                (false, _) => Some(output),
-            }
-        }
-        _ => None,
+    let Some(changes) = plan::enforce(&assumed, wanted, keep)? else {
+        return Ok(false);
     };
+    if !look.has_map {
+        return commit(Some(changes));
+    }
+    if is_telling {
+        let (output, base) = load_on_what_is_there(&changes)?;
+        match (output.success(), base.defect()?) {
+            (true, None) => return Ok(true),
+            // Nor did frames come to the VMs' chains before.
+            (true, Some(_)) => return Nft.settle(slice::from_ref(fence), keep),
+            // An nft that failed at last may have loaded all the same.
+            (false, _) => look = look::chain(chain, &BTreeSet::new())?,
+        }
+    }
     let mut held = look::ports()?.unwrap_or_default();
     held.chains = look.held.chains;
     let taken = fence.ports().into_iter().map(Port::as_str).collect();
     read_robbed(&mut held, &taken)?;
-    match (plan::enforce(&held, wanted, keep)?, refusal) {
-        // Nothing new was learned: what nft said stands.
-        (second, Some(output)) if second == plan => Err(refused(&output)),
-        (second, _) => commit(second),
-    }
+    commit(plan::enforce(&held, wanted, keep)?)
 }
 
 /// A VM's chain, and the map as it must be if the chain is right. Of the fence's own ports it is
