@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 
 use super::ebtables::Ebtables;
 use super::nft::Nft;
-use super::{Backend, HeldFence};
+use super::{Backend, Held};
 use crate::fence::{Fence, Keep};
 use crate::process;
 use crate::vm::Port;
@@ -70,8 +70,8 @@ impl Backend for Auto {
         self.chosen().names_vms()
     }
 
-    fn fences(&self) -> Result<Vec<HeldFence>> {
-        self.try_both(|backend| backend.fences())
+    fn look(&self) -> Result<Box<dyn Held>> {
+        self.try_both(|backend| backend.look())
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
@@ -88,10 +88,6 @@ impl Backend for Auto {
 
     fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
         self.try_both(|backend| backend.mend(fences, keep))
-    }
-
-    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
-        self.try_both(|backend| backend.settle(fences, keep))
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {

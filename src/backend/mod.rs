@@ -25,8 +25,13 @@ pub trait Backend {
     /// Whether its rules tell whose they are. Where not, a VM's rules are found by its ports.
     fn names_vms(&self) -> bool;
 
+    /// Looks at all that the kernel holds.
+    fn look(&self) -> Result<Box<dyn Held>>;
+
     /// Every fence that the kernel holds, sorted by VM, with what it dropped.
-    fn fences(&self) -> Result<Vec<HeldFence>>;
+    fn fences(&self) -> Result<Vec<HeldFence>> {
+        self.look()?.fences()
+    }
 
     /// The ports that fences refer to.
     fn ports(&self) -> Result<Vec<Port>>;
@@ -42,10 +47,6 @@ pub trait Backend {
     /// before may do without. Returns whether anything changed.
     fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
 
-    /// Like [`Backend::enforce`], but takes nothing for granted: looks at all that the kernel holds,
-    /// and sets right what all fences share as well.
-    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
-
     /// Deletes all that refers to these ports, in one step, and the fences that are left with no
     /// port. Returns whether anything changed.
     fn release(&self, ports: &[Port]) -> Result<bool>;
@@ -53,6 +54,16 @@ pub trait Backend {
     /// What [`Backend::enforce`] would load for these fences, as text for the firewall's own
     /// program; starts no process.
     fn export(&self, fences: &[Fence]) -> Result<String>;
+}
+
+/// All that the kernel held when it was looked at.
+pub trait Held {
+    /// Every fence, sorted by VM, with what it dropped.
+    fn fences(&self) -> Result<Vec<HeldFence>>;
+
+    /// Does as [`Backend::enforce`], under the lock under which it was looked, and sets right what
+    /// all fences share as well.
+    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
 }
 
 /// A fence in the kernel.

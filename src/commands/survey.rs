@@ -6,7 +6,7 @@ use std::slice;
 
 use anyhow::Result;
 
-use crate::backend::{Backend, HeldFence};
+use crate::backend::{Backend, Held, HeldFence};
 use crate::bridge;
 use crate::compare::{Finding, State, compare};
 use crate::config::Config;
@@ -99,8 +99,8 @@ impl Survey {
     ///
     /// # Errors
     /// If the backend cannot; the kernel's rules are then what they were.
-    pub fn set_right(&self, backend: &dyn Backend) -> Result<()> {
-        self.with_keep(|keep| backend.settle(&self.fences, keep))?;
+    pub fn set_right(&self, backend: &dyn Backend, held: &dyn Held) -> Result<()> {
+        self.with_keep(|keep| held.settle(&self.fences, keep))?;
         backend.release(&self.gone)?;
         Ok(())
     }

@@ -45,9 +45,10 @@ pub fn sync(config: &Config) -> Result<Done> {
     let vms = source::running(&config.connect)?;
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
-    let survey = Survey::of(config, &*backend, vms, &backend.fences()?)?;
+    let held = backend.look()?;
+    let survey = Survey::of(config, &*backend, vms, &held.fences()?)?;
     if !survey.is_well() {
-        survey.set_right(&*backend)?;
+        survey.set_right(&*backend, &*held)?;
     }
     Ok(Done {
         changed: survey.findings.iter().filter_map(done).collect(),

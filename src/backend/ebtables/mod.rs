@@ -23,7 +23,7 @@ use anyhow::{Context, Result};
 
 use self::plan::Call;
 use self::ruleset::Ruleset;
-use super::{Backend, HeldFence};
+use super::{Backend, Held, HeldFence};
 use crate::fence::{Fence, Keep, Rule};
 use crate::lock;
 use crate::process::{self, Output};
@@ -49,23 +49,8 @@ impl Backend for Ebtables {
         false
     }
 
-    fn fences(&self) -> Result<Vec<HeldFence>> {
-        let mut rules: BTreeMap<Port, Vec<_>> = BTreeMap::new();
-        for held in list()?.rules {
-            if let Some(rule) = held.rule {
-                rules
-                    .entry(rule.port().clone())
-                    .or_default()
-                    .push((rule, held.packets));
-            }
-        }
-        let fence = |rules| HeldFence {
-            vm: None,
-            chain: "FORWARD".to_owned(),
-            rules,
-            defects: Vec::new(),
-        };
-        Ok(rules.into_values().map(fence).collect())
+    fn look(&self) -> Result<Box<dyn Held>> {
+        Ok(Box::new(list()?))
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
@@ -93,10 +78,6 @@ impl Backend for Ebtables {
         Ok(false)
     }
 
-    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
-        self.enforce(fences, keep)
-    }
-
     fn release(&self, ports: &[Port]) -> Result<bool> {
         match ports.is_empty() {
             true => Ok(false),
@@ -106,6 +87,32 @@ impl Backend for Ebtables {
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
         Ok(lines(&plan::enforce(&Ruleset::default(), &wanted(fences)?)))
+    }
+}
+
+impl Held for Ruleset {
+    fn fences(&self) -> Result<Vec<HeldFence>> {
+        let mut rules: BTreeMap<Port, Vec<_>> = BTreeMap::new();
+        for held in &self.rules {
+            if let Some(rule) = &held.rule {
+                rules
+                    .entry(rule.port().clone())
+                    .or_default()
+                    .push((rule.clone(), held.packets));
+            }
+        }
+        let fence = |rules| HeldFence {
+            vm: None,
+            chain: "FORWARD".to_owned(),
+            rules,
+            defects: Vec::new(),
+        };
+        Ok(rules.into_values().map(fence).collect())
+    }
+
+    /// Looks again: rules are deleted by number, and others may have changed FORWARD meanwhile.
+    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+        Ebtables.enforce(fences, keep)
     }
 }
 

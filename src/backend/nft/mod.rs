@@ -34,7 +34,7 @@ use self::name::ChainName;
 use self::plan::Wanted;
 use self::ruleset::{Base, Ruleset};
 use self::transaction::Transaction;
-use super::{Backend, HeldFence};
+use super::{Backend, Held, HeldFence};
 use crate::fence::{Fence, Keep};
 use crate::process::{self, Output};
 use crate::vm::Port;
@@ -89,23 +89,8 @@ impl Backend for Nft {
         true
     }
 
-    fn fences(&self) -> Result<Vec<HeldFence>> {
-        let held = or_probed(look::table()?)?;
-        let shared = held.base.as_ref().map(|base| base.defect()).transpose()?;
-        let defects = held.defects();
-        let fence = |(chain, rules): (ChainName, Vec<ruleset::HeldRule>)| {
-            let rules = rules.into_iter().filter_map(|rule| rule.rule);
-            let own = defects.get(&chain).into_iter().flatten().cloned();
-            Some(HeldFence {
-                vm: Some(chain.decode()?),
-                chain: chain.to_string(),
-                rules: rules.map(|(rule, packets)| (rule, Some(packets))).collect(),
-                defects: shared.iter().flatten().cloned().chain(own).collect(),
-            })
-        };
-        let mut fences: Vec<_> = held.chains.into_iter().filter_map(fence).collect();
-        fences.sort_by(|a, b| a.vm.cmp(&b.vm));
-        Ok(fences)
+    fn look(&self) -> Result<Box<dyn Held>> {
+        Ok(Box::new(or_probed(look::table()?)?))
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
@@ -119,13 +104,8 @@ impl Backend for Nft {
         let wanted = wanted(fences)?;
         match (wanted.first_key_value(), wanted.len()) {
             (Some((chain, fence)), 1) => enforce_one(chain, fence, &wanted, keep),
-            _ => self.settle(fences, keep),
+            _ => settle(fences, keep),
         }
-    }
-
-    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
-        let held = look::table()?.unwrap_or_default();
-        commit(plan::enforce(&held, &wanted(fences)?, keep)?)
     }
 
     fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
@@ -145,7 +125,7 @@ impl Backend for Nft {
         let (output, base) = load_on_what_is_there(&entries)?;
         match output.success() && base.defect()?.is_none() {
             true => Ok(false),
-            false => self.settle(fences, keep),
+            false => settle(fences, keep),
         }
     }
 
@@ -179,6 +159,35 @@ impl Backend for Nft {
     }
 }
 
+impl Held for Ruleset {
+    fn fences(&self) -> Result<Vec<HeldFence>> {
+        let shared = self.base.as_ref().map(|base| base.defect()).transpose()?;
+        let defects = self.defects();
+        let fence = |(chain, rules): (&ChainName, &Vec<ruleset::HeldRule>)| {
+            let ours = rules.iter().filter_map(|rule| rule.rule.clone());
+            let own = defects.get(chain).into_iter().flatten().cloned();
+            Some(HeldFence {
+                vm: Some(chain.decode()?),
+                chain: chain.to_string(),
+                rules: ours.map(|(rule, packets)| (rule, Some(packets))).collect(),
+                defects: shared.iter().flatten().cloned().chain(own).collect(),
+            })
+        };
+        let mut fences: Vec<_> = self.chains.iter().filter_map(fence).collect();
+        fences.sort_by(|a, b| a.vm.cmp(&b.vm));
+        Ok(fences)
+    }
+
+    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+        commit(plan::enforce(self, &wanted(fences)?, keep)?)
+    }
+}
+
+/// Enforces fences by all that the kernel holds.
+fn settle(fences: &[Fence], keep: &Keep) -> Result<bool> {
+    look::table()?.unwrap_or_default().settle(fences, keep)
+}
+
 fn wanted(fences: &[Fence]) -> Result<Wanted<'_>> {
     fences
         .iter()
@@ -207,7 +216,7 @@ fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -
         match (output.success(), base.defect()?) {
             (true, None) => return Ok(true),
             // Nor did frames come to the VMs' chains before.
-            (true, Some(_)) => return Nft.settle(slice::from_ref(fence), keep),
+            (true, Some(_)) => return settle(slice::from_ref(fence), keep),
             // An nft that failed at last may have loaded all the same.
             (false, _) => look = look::chain(chain, &BTreeSet::new())?,
         }
