@@ -96,6 +96,10 @@ impl Backend for Auto {
         Ok(released | (left && Ebtables.release(ports)?))
     }
 
+    fn check(&self, fence: &Fence) -> Result<()> {
+        self.chosen().check(fence)
+    }
+
     fn export(&self, fences: &[Fence]) -> Result<String> {
         self.chosen().export(fences)
     }

@@ -51,6 +51,9 @@ pub trait Backend {
     /// port. Returns whether anything changed.
     fn release(&self, ports: &[Port]) -> Result<bool>;
 
+    /// Whether a fence can be told to the firewall at all: not every name can. Starts no process.
+    fn check(&self, fence: &Fence) -> Result<()>;
+
     /// What [`Backend::enforce`] would load for these fences, as text for the firewall's own
     /// program; starts no process.
     fn export(&self, fences: &[Fence]) -> Result<String>;

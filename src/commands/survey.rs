@@ -2,7 +2,6 @@
 //! sets right.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
 
 use anyhow::Result;
 
@@ -65,7 +64,7 @@ impl Survey {
                 .find(|p| claimed_twice.contains(p))
             {
                 survey.fail(vm.name.clone(), format!("port \"{port}\" is claimed twice"));
-            } else if let Err(e) = backend.export(slice::from_ref(&fence)) {
+            } else if let Err(e) = backend.check(&fence) {
                 survey.fail(vm.name.clone(), format!("{e:#}"));
             } else {
                 survey.ports.extend(fence.ports().into_iter().cloned());

@@ -34,14 +34,14 @@ const PANELS: [Panel; 3] = [
         unit: "ns",
         lines: &[
             (
-                "the seed's rules",
-                SEEDS,
-                [frame::PART, frame::WHAT, frame::SEED, frame::NS],
-            ),
-            (
                 "macfence on ebtables",
                 FALLBACK,
                 [frame::PART, frame::WHAT, frame::EBTABLES, frame::NS],
+            ),
+            (
+                "the seed's rules",
+                SEEDS,
+                [frame::PART, frame::WHAT, frame::SEED, frame::NS],
             ),
             (
                 "macfence on nft",
@@ -127,15 +127,15 @@ impl Panel {
         };
         let (fewest, most) = (fold(f64::min, |p| p.0), fold(f64::max, |p| p.0));
         let (least, highest) = (fold(f64::min, |p| p.1), fold(f64::max, |p| p.1));
+        // Two powers of ten at least: the legend needs room.
+        let bottom = decade(least);
+        let top = (decade(highest) * 10.0).max(bottom * 100.0);
         let mut chart = ChartBuilder::on(area)
             .caption(format!("{}, {}", self.title, self.unit), (FONT, 17))
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(62)
-            .build_cartesian_2d(
-                (fewest..most * 1.2).log_scale(),
-                (decade(least)..decade(highest) * 10.0).log_scale(),
-            )
+            .build_cartesian_2d((fewest..most * 1.2).log_scale(), (bottom..top).log_scale())
             .expect("a chart");
         chart
             .configure_mesh()
@@ -147,7 +147,9 @@ impl Panel {
             .draw()
             .expect("axes");
         for ((name, colour, _), points) in self.lines.iter().zip(&lines) {
-            let style = colour.stroke_width(2);
+            // So that it is seen below the seed's, which costs as much.
+            let width = if *colour == FALLBACK { 5 } else { 2 };
+            let style = colour.stroke_width(width);
             chart
                 .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))
                 .expect("a line")

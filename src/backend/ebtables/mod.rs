@@ -18,6 +18,7 @@ mod rule;
 pub mod ruleset;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 
 use anyhow::{Context, Result};
 
@@ -83,6 +84,10 @@ impl Backend for Ebtables {
             true => Ok(false),
             false => run(release(ports)?),
         }
+    }
+
+    fn check(&self, fence: &Fence) -> Result<()> {
+        wanted(slice::from_ref(fence)).map(drop)
     }
 
     fn export(&self, fences: &[Fence]) -> Result<String> {

@@ -139,6 +139,10 @@ impl Backend for Nft {
         commit(plan::release(&held, ports)?)
     }
 
+    fn check(&self, fence: &Fence) -> Result<()> {
+        ChainName::of(&fence.vm).map(drop)
+    }
+
     fn export(&self, fences: &[Fence]) -> Result<String> {
         let mut transaction = Transaction::on_skeleton()?;
         for (chain, fence) in wanted(fences)? {
