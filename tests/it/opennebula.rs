@@ -112,22 +112,13 @@ fn is(ports: &[(&str, bool)]) -> Vec<(String, bool)> {
         .collect()
 }
 
-/// Ran well, and left nothing in OpenNebula's log.
-fn quiet(ran: Ran) {
-    assert_eq!(
-        (ran.status, &*ran.stdout, &*ran.stderr),
-        (0, "", ""),
-        "{ran:?}"
-    );
-}
-
 #[test]
 fn the_life_of_a_vm_as_its_driver_tells_it() {
     let host = host();
     let one = Oneadmin::of(&host);
     let first = with_port(0, A, "bridge", SPOOFING);
-    let post = |template: &str| quiet(one.driver("bridge", "post one-42 host1", template));
-    let clean = |template: &str| quiet(one.driver("bridge", "clean host1", template));
+    let post = |template: &str| one.driver("bridge", "post one-42 host1", template).quiet();
+    let clean = |template: &str| one.driver("bridge", "clean host1", template).quiet();
     post(&extract(slice::from_ref(&first)));
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
     // Once more changes nothing.
@@ -179,7 +170,7 @@ fn a_nic_is_isolated_where_its_template_asks_or_the_configuration_says_always() 
     ];
     let post = |args: &[&str]| {
         let args = [args, &["hook", "one-post", "one-42"]].concat();
-        quiet(host.macfence_reading(&extract(&nics), args));
+        host.macfence_reading(&extract(&nics), args).quiet();
     };
     post(&[]);
     let asked = is(&[("one-42-0", true), ("one-42-1", false), ("one-42-2", false)]);
@@ -204,7 +195,8 @@ fn what_was_not_asked_for_is_heard_and_what_was_is_not() {
         with_port(0, A, "bridge", SPOOFING),
         with_port(1, "02:00:c0:a8:00:06", "bridge", ""),
     ];
-    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post"]));
+    host.macfence_reading(&extract(&nics), ["hook", "one-post"])
+        .quiet();
     let everybody = MacAddr::new([0xff; 6]);
     let foreign = frame(Kind::Arp, B.parse().unwrap(), everybody, 1);
     other.send(&foreign);
@@ -226,12 +218,12 @@ fn each_driver_speaks_of_its_own_nics() {
     ]);
     let zero = ("one-42-0", true);
     let first = ("one-42-1", true);
-    quiet(one.driver("bridge", "post one-42 host1", &template));
+    one.driver("bridge", "post one-42 host1", &template).quiet();
     assert_eq!(fenced(&host), is(&[zero]));
-    quiet(one.driver("fw", "post one-42 host1", &template));
+    one.driver("fw", "post one-42 host1", &template).quiet();
     assert_eq!(fenced(&host), is(&[zero, first]));
     let before = host.generation();
-    quiet(one.driver("bridge", "post one-42 host1", &template));
+    one.driver("bridge", "post one-42 host1", &template).quiet();
     assert_eq!(host.generation(), before);
     // Another driver's NIC comes or goes.
     let hotplug = extract(&[
@@ -239,13 +231,14 @@ fn each_driver_speaks_of_its_own_nics() {
         with_port(1, B, "fw", &format!("{SPOOFING}{ATTACH}")),
     ]);
     for words in ["post one-42 host1", "clean host1"] {
-        quiet(one.driver("bridge", words, &hotplug));
+        one.driver("bridge", words, &hotplug).quiet();
         assert_eq!(host.generation(), before, "{words}");
     }
-    quiet(one.driver("fw", "clean host1", &hotplug));
+    one.driver("fw", "clean host1", &hotplug).quiet();
     assert_eq!(fenced(&host), is(&[zero]));
     // Called without a driver's name it is about all, but for Open vSwitch's.
-    quiet(host.macfence_reading(&template, ["hook", "one-post", "one-42"]));
+    host.macfence_reading(&template, ["hook", "one-post", "one-42"])
+        .quiet();
     assert_eq!(fenced(&host), is(&[zero, first]));
 }
 
@@ -254,23 +247,25 @@ fn aliases_and_pci_devices_come_and_go_without_a_change() {
     let host = host();
     let one = Oneadmin::of(&host);
     let first = with_port(0, A, "bridge", SPOOFING);
-    quiet(one.driver(
+    one.driver(
         "bridge",
         "post one-42 host1",
         &extract(slice::from_ref(&first)),
-    ));
+    )
+    .quiet();
     let before = (host.generation(), host.ruleset());
     for kind in ["NIC_ALIAS", "PCI"] {
         let device = with_port(0, B, "bridge", ATTACH).replace("NIC>", &format!("{kind}>"));
         assert!(device.starts_with(&format!("<{kind}>")), "{device}");
         let template = extract(&[first.clone(), device]);
-        quiet(one.driver("bridge", "post one-42 host1", &template));
-        quiet(one.driver("bridge", "clean host1", &template));
+        one.driver("bridge", "post one-42 host1", &template).quiet();
+        one.driver("bridge", "clean host1", &template).quiet();
         assert_eq!((host.generation(), host.ruleset()), before, "{kind}");
     }
     // Beside a NIC that is attached they are nobody's NICs either.
     let alias = nic(1, B, "bridge", "<TARGET>one-42-1</TARGET>").replace("NIC>", "NIC_ALIAS>");
-    quiet(one.driver("bridge", "post one-42 host1", &extract(&[first, alias])));
+    one.driver("bridge", "post one-42 host1", &extract(&[first, alias]))
+        .quiet();
     assert_eq!((host.generation(), host.ruleset()), before);
 }
 
@@ -307,7 +302,7 @@ fn ports_that_the_template_does_not_name_are_the_hypervisors() {
     let all = [("one-42-0", true), ("one-42-1", true), ("one-42-2", true)];
     // The newest record of its history tells what it runs on.
     let template = whole("one-42", &["xen3", "kvm"], &nics);
-    quiet(call(&host, &virsh, &["one-post", "one-42"], &template));
+    call(&host, &virsh, &["one-post", "one-42"], &template).quiet();
     assert_eq!(fenced(&host), is(&all));
     // One of them goes; libvirt knows it no more.
     let gone = nics.clone().map(|nic| match nic.contains(B) {
@@ -318,21 +313,22 @@ fn ports_that_the_template_does_not_name_are_the_hypervisors() {
     std::fs::write(virsh.path().join("one-42.xml"), left).unwrap();
     let template = whole("one-42", &["kvm"], &gone);
     host.unplug("one-42-1");
-    quiet(call(&host, &virsh, &["one-clean"], &template));
+    call(&host, &virsh, &["one-clean"], &template).quiet();
     assert_eq!(fenced(&host), is(&[all[0], all[2]]));
     // And comes again.
     host.ports("br0", &["one-42-1"]);
     std::fs::write(virsh.path().join("one-42.xml"), domain("one-42", &THREE)).unwrap();
-    quiet(call(&host, &virsh, &["one-post", "one-42"], &template));
+    call(&host, &virsh, &["one-post", "one-42"], &template).quiet();
     assert_eq!(fenced(&host), is(&all));
     // When it has ended nobody can be asked, and nobody need be.
     script(&virsh, "virsh", "exit 1");
-    quiet(call(
+    call(
         &host,
         &virsh,
         &["one-clean"],
         &whole("one-42", &["kvm"], &nics),
-    ));
+    )
+    .quiet();
 }
 
 #[test]
@@ -341,7 +337,7 @@ fn a_template_that_names_its_ports_asks_nobody() {
     let dir = tempfile::tempdir().unwrap();
     script(&dir, "virsh", "exit 1");
     let template = extract(&[with_port(0, A, "bridge", SPOOFING)]);
-    quiet(call(&host, &dir, &["one-post", "one-42"], &template));
+    call(&host, &dir, &["one-post", "one-42"], &template).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
 }
 
@@ -355,9 +351,9 @@ fn a_container_has_ports_of_the_same_names() {
         with_port(1, B, "bridge", SPOOFING),
     ];
     let template = whole("one-42", &["kvm", "lxc"], &nics);
-    quiet(call(&host, &dir, &["one-post", "one-42"], &template));
+    call(&host, &dir, &["one-post", "one-42"], &template).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
-    quiet(call(&host, &dir, &["one-clean"], &template));
+    call(&host, &dir, &["one-clean"], &template).quiet();
     assert!(fenced(&host).is_empty());
 }
 
@@ -376,10 +372,11 @@ fn the_vm_has_the_name_that_libvirt_knows() {
     ] {
         let template = whole(in_template, &["kvm"], &nics);
         let post: Vec<_> = ["hook", "one-post"].into_iter().chain(argument).collect();
-        quiet(host.macfence_reading(&template, post));
+        host.macfence_reading(&template, post).quiet();
         assert_eq!(host.fenced(), [name], "{argument:?} {in_template:?}");
         let template = whole(name, &["kvm"], &nics);
-        quiet(host.macfence_reading(&template, ["hook", "one-clean"]));
+        host.macfence_reading(&template, ["hook", "one-clean"])
+            .quiet();
         assert!(host.fenced().is_empty());
     }
 }
@@ -391,9 +388,9 @@ fn a_template_of_five_megabytes_is_read() {
     let user = format!("<USER><![CDATA[{}]]></USER>", "x <&> y ".repeat(5 << 17));
     let template = extract(&[user, with_port(0, A, "bridge", SPOOFING)]);
     assert!(template.len() > 5 << 20);
-    quiet(one.driver("bridge", "post one-42 host1", &template));
+    one.driver("bridge", "post one-42 host1", &template).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
-    quiet(one.driver("bridge", "clean host1", &template));
+    one.driver("bridge", "clean host1", &template).quiet();
     assert!(fenced(&host).is_empty());
 }
 
@@ -401,11 +398,12 @@ fn a_template_of_five_megabytes_is_read() {
 fn what_is_no_template_changes_nothing_and_is_named() {
     let host = host();
     let one = Oneadmin::of(&host);
-    quiet(one.driver(
+    one.driver(
         "bridge",
         "post one-42 host1",
         &extract(&[with_port(0, A, "bridge", "")]),
-    ));
+    )
+    .quiet();
     let before = (host.generation(), host.ruleset());
     let encode = |text: &str| BASE64_STANDARD.encode(text);
     let with = |nic: &str| extract(&[nic.to_owned()]);
@@ -482,7 +480,7 @@ fn a_state_hook_fences_what_runs_and_waits_for_a_port_that_is_about_to_come() {
         let template = whole("one-42", &["kvm"], devices);
         one.run("/var/tmp/one/hooks/macfence/post", template.trim_end())
     };
-    quiet(post(slice::from_ref(&first)));
+    post(slice::from_ref(&first)).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
     // HOTPLUG_NIC: the hook is called before the port exists.
     let attaching = second.replace("</NIC>", &format!("{ATTACH}</NIC>"));
@@ -490,15 +488,15 @@ fn a_state_hook_fences_what_runs_and_waits_for_a_port_that_is_about_to_come() {
         let hook = scope.spawn(|| post(&[first.clone(), attaching.clone()]));
         thread::sleep(std::time::Duration::from_millis(300));
         host.ports("br0", &["one-42-1"]);
-        quiet(hook.join().unwrap());
+        hook.join().unwrap().quiet();
     });
     assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
     // RUNNING again after it was detached.
     host.unplug("one-42-1");
-    quiet(post(&[first]));
+    post(&[first]).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
     host.unplug("one-42-0");
-    quiet(one.run("/var/tmp/one/hooks/macfence/flush", ""));
+    one.run("/var/tmp/one/hooks/macfence/flush", "").quiet();
     assert!(fenced(&host).is_empty());
 }
 
@@ -525,15 +523,18 @@ fn templates_work_on_a_host_without_nftables() {
             .matches("-j DROP")
             .count()
     };
-    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post", "one-42"]));
+    host.macfence_reading(&extract(&nics), ["hook", "one-post", "one-42"])
+        .quiet();
     assert_eq!(rules(), 3);
     let gone = nics
         .clone()
         .map(|nic| nic.replace("</NIC>", &format!("{ATTACH}</NIC>")));
     let detached = extract(&[nics[0].clone(), gone[1].clone()]);
-    quiet(host.macfence_reading(&detached, ["hook", "one-clean"]));
+    host.macfence_reading(&detached, ["hook", "one-clean"])
+        .quiet();
     assert_eq!(rules(), 2);
-    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-clean"]));
+    host.macfence_reading(&extract(&nics), ["hook", "one-clean"])
+        .quiet();
     assert_eq!(rules(), 0);
 }
 
@@ -547,7 +548,8 @@ fn what_is_still_in_use_stays_fenced_whatever_opennebula_says_has_ended() {
         with_port(0, A, "bridge", SPOOFING),
         with_port(1, B, "bridge", SPOOFING),
     ];
-    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post"]));
+    host.macfence_reading(&extract(&nics), ["hook", "one-post"])
+        .quiet();
     let before = (host.generation(), host.ruleset());
     let detached = [
         nics[0].clone(),
@@ -567,7 +569,7 @@ fn what_is_still_in_use_stays_fenced_whatever_opennebula_says_has_ended() {
         let clean = scope.spawn(|| host.macfence_reading(&extract(&nics), ["hook", "one-clean"]));
         thread::sleep(std::time::Duration::from_millis(100));
         drop(taps);
-        quiet(clean.join().unwrap());
+        clean.join().unwrap().quiet();
     });
     assert!(host.fenced().is_empty());
 }
@@ -579,7 +581,7 @@ fn what_no_template_mentions_stays_fenced() {
     // libvirt's hook has fenced an interface that OpenNebula knows nothing of.
     let domain = domain("one-42", &[(A, "one-42-0", "br0"), (C, "vnet5", "br0")]);
     let start = ["hook", "libvirt", "--", "one-42", "start", "begin", "-"];
-    quiet(host.macfence_reading(&domain, start));
+    host.macfence_reading(&domain, start).quiet();
     let first = with_port(0, A, "bridge", SPOOFING);
     let second = with_port(1, B, "bridge", &format!("{SPOOFING}{ATTACH}"));
     let raw = ("vnet5", true);
@@ -597,7 +599,7 @@ fn what_no_template_mentions_stays_fenced() {
         ),
         (extract(&[first, second]), "one-clean", &[one, raw]),
     ] {
-        quiet(host.macfence_reading(&template, ["hook", entry]));
+        host.macfence_reading(&template, ["hook", entry]).quiet();
         assert_eq!(fenced(&host), is(after), "{entry}");
     }
 }
@@ -612,7 +614,7 @@ fn the_emulated_port_of_a_xen_guest_is_its_nics_as_well() {
     script(&dir, "xl", says);
     let nics = [nic(0, A, "bridge", SPOOFING), nic(1, B, "bridge", SPOOFING)];
     let template = whole("one-42", &["xen3"], &nics);
-    quiet(call(&host, &dir, &["one-post"], &template));
+    call(&host, &dir, &["one-post"], &template).quiet();
     assert_eq!(
         fenced(&host),
         is(&[("vif7.0", true), ("vif7.0-emu", true), ("vif7.1", true)])
@@ -623,16 +625,17 @@ fn the_emulated_port_of_a_xen_guest_is_its_nics_as_well() {
 fn a_nic_that_is_not_isolated_stays_so_when_libvirtd_comes_back_or_somebody_applies() {
     let host = host();
     let nics = [with_port(0, A, "bridge", "")];
-    quiet(host.macfence_reading(&extract(&nics), ["hook", "one-post"]));
+    host.macfence_reading(&extract(&nics), ["hook", "one-post"])
+        .quiet();
     let before = (host.generation(), host.ruleset());
     let domain = domain("one-42", &[(A, "one-42-0", "br0")]);
     let reconnect = ["hook", "libvirt", "--", "one-42", "reconnect", "begin", "-"];
-    quiet(host.macfence_reading(&domain, reconnect));
+    host.macfence_reading(&domain, reconnect).quiet();
     host.apply(&domain).ok();
     assert_eq!((host.generation(), host.ruleset()), before);
     // It starts anew: until OpenNebula has said what its template wants, it is isolated.
     let start = ["hook", "libvirt", "--", "one-42", "start", "begin", "-"];
-    quiet(host.macfence_reading(&domain, start));
+    host.macfence_reading(&domain, start).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
 }
 
@@ -644,7 +647,7 @@ fn a_hook_costs_one_nft_where_nothing_changes_and_two_where_something_does() {
     script(&dir, "nft", counting);
     let calls = |entry: &str, template: &str| {
         std::fs::write(dir.path().join("calls"), "").unwrap();
-        quiet(call(&host, &dir, &[entry], template));
+        call(&host, &dir, &[entry], template).quiet();
         std::fs::read(dir.path().join("calls")).unwrap().len()
     };
     let first = with_port(0, A, "bridge", SPOOFING);

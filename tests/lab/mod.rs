@@ -359,6 +359,12 @@ impl Ran {
         self.stdout
     }
 
+    /// Makes sure that it succeeded without a word.
+    pub fn quiet(self) {
+        let said = (self.status, &*self.stdout, &*self.stderr);
+        assert_eq!(said, (0, "", ""), "{}", self.command);
+    }
+
     /// The one line of an error that macfence must have ended with.
     pub fn error(self) -> String {
         assert_eq!(self.status, 1, "{self:?}");
