@@ -337,8 +337,8 @@ fn an_nft_that_talks_nonsense() {
     let host = host();
     let xml = domain("a", &[(A, "vnet0", "br0")]);
     let all = [&APPLY[..], &["remove", "one-1"], &["flush"], &["list"]];
-    let chain = r#"echo '{"nftables": [{"chain": 7}]}'"#;
-    let map = r#"echo '{"nftables": [{"map": {"name": "ports"}}]}'"#;
+    let chain = r#"for _ in 1 2; do echo '{"nftables": [{"chain": 7}]}'; done"#;
+    let map = r#"for _ in 1 2; do echo '{"nftables": [{"map": {"name": "ports"}}]}'; done"#;
     for (script, commands, words) in [
         (
             "exit 1",

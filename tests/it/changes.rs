@@ -321,13 +321,23 @@ fn other_tables_are_none_of_our_business() {
     host.ports("br0", &["vnet0"]);
     let others = "table bridge filter { chain forward { type filter hook forward priority 0; \
                   ether type 0x88b5 counter drop; }; chain vm-a { drop; }; }; \
-                  table inet macfence { map ports { type ifname : verdict; }; chain vm-a { }; }";
+                  table inet macfence { map ports { type ifname : verdict; }; chain vm-a { }; }; \
+                  table arp macfence { flags dormant; chain forward { }; chain vm-a { drop; }; }; \
+                  table bridge zzz { flags dormant; }";
     host.ok("nft", &[others]);
     let list = |table: &[&str]| host.ok("nft", &[&["-a", "list", "table"], table].concat());
-    let tables = [["bridge", "filter"], ["inet", "macfence"]];
+    let tables = [
+        ["bridge", "filter"],
+        ["bridge", "zzz"],
+        ["inet", "macfence"],
+        ["arp", "macfence"],
+    ];
     let before = tables.map(|table| list(&table));
     host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
     assert_eq!(host.fenced(), ["a"]);
+    let generation = host.generation();
+    host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
+    assert_eq!(host.generation(), generation);
     host.unplug("vnet0");
     host.macfence(["flush"]).ok();
     host.macfence(["remove", "a"]).ok();

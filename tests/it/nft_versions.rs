@@ -119,6 +119,16 @@ fn check(version: &str) {
         macfence(args, "").ok();
     }
     assert_eq!(host.ok(&nft, &["list", "ruleset"]), "");
+
+    // Beside other people's tables whose flags it prints as what is no JSON.
+    let others = "table arp macfence { flags dormant; chain forward { }; chain vm-one-1 { drop; }; }; \
+                  table bridge zzz { flags dormant; }";
+    host.ok(&nft, &[others]);
+    macfence(&apply, &one("one-1-0")).ok();
+    let before = host.generation();
+    macfence(&apply, &one("one-1-0")).ok();
+    assert_eq!(host.generation(), before);
+    assert_eq!(list(&host), [r#""one-1""one-1-0""#]);
 }
 
 /// The words of a ruleset in any order: a map is listed in that of its hash table, whose seed is

@@ -212,10 +212,10 @@ fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -
     let Some(changes) = plan::enforce(&assumed, wanted, keep)? else {
         return Ok(false);
     };
-    if !look.has_map {
+    if !look.has_map && rules.is_none() {
         return commit(Some(changes));
     }
-    if is_telling {
+    if look.has_map && is_telling {
         let (output, base) = load_on_what_is_there(&changes)?;
         match (output.success(), base.defect()?) {
             (true, None) => return Ok(true),
@@ -296,7 +296,7 @@ fn load_on_what_is_there(changes: &Transaction) -> Result<(Output, Base)> {
     transaction.list_base()?;
     let output = process::run_as_root("nft", &look::TERSE, &transaction.to_json()?)?;
     let mut held = Ruleset::default();
-    let base = match held.read(&output.stdout) {
+    let base = match held.read(look::behind_the_other_family(&output)) {
         Ok(()) => held.base.unwrap_or_default(),
         // What was loaded is loaded; a closer look will tell.
         Err(_) => Base::default(),

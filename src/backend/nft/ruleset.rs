@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::listing::{Listing, VerdictMap};
 use super::name::ChainName;
 use super::rule;
-use super::transaction::{BASE, PORTS, TABLE, Transaction};
+use super::transaction::{BASE, FAMILY_NAME, PORTS, TABLE, Transaction};
 use crate::fence::Rule;
 
 /// Our table, or as much of it as was listed.
@@ -63,6 +63,15 @@ pub struct HeldRule {
     pub rule: Option<(Rule, u64)>,
 }
 
+/// Whether an object is somebody else's: more is listed of the kinds that are asked for by family.
+fn is_of_another_table(object: &Value) -> bool {
+    let is_other = |key: &str, ours: &str| {
+        let text = object.get(key).and_then(Value::as_str);
+        text.is_some_and(|text| text != ours)
+    };
+    is_other("family", FAMILY_NAME) || is_other("table", TABLE)
+}
+
 impl Ruleset {
     /// Adds what `nft -j` printed: one document for each list command.
     ///
@@ -76,11 +85,16 @@ impl Ruleset {
     }
 
     fn read_object(&mut self, mut object: BTreeMap<String, Value>) -> Result<()> {
+        if object.values().any(is_of_another_table) {
+            return Ok(());
+        }
         if let Some(table) = object.remove("table") {
-            // The only flag that another's table can have been given later. The value is not
-            // looked at: nft before 1.1 prints something else.
-            let base = self.base.get_or_insert_default();
-            base.dormant = table.get("flags").is_some();
+            if table.get("name").is_none_or(|name| name == TABLE) {
+                // The only flag that another's table can have been given later. The value is not
+                // looked at: nft before 1.1 prints something else.
+                let base = self.base.get_or_insert_default();
+                base.dormant = table.get("flags").is_some();
+            }
         } else if let Some(map) = object.remove("map") {
             self.read_map(map).context("an unknown map")?;
         } else if let Some(chain) = object.remove("chain") {

@@ -138,8 +138,8 @@ impl Transaction {
     pub fn list_base(&mut self) -> Result<()> {
         // The crate's types cannot list what has but a name.
         let base = json!({"family": FAMILY, "table": TABLE, "name": BASE});
-        self.push(&json!({"list": {"tables": {"family": FAMILY}}}))?;
         self.push(&json!({"list": {"ruleset": {"family": look::OTHER_FAMILY}}}))?;
+        self.push(&json!({"list": {"tables": {"family": FAMILY}}}))?;
         self.push(&json!({"list": {"chain": base}}))
     }
 
