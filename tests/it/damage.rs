@@ -85,6 +85,46 @@ fn what_all_vms_share_is_mended_by_a_call_for_several() {
 }
 
 #[test]
+fn a_changed_vm_is_fenced_wherever_its_entries_lead() {
+    let host = host();
+    host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
+    let changed = domain("a", &[(B, "vnet0", "br0")]);
+    for damage in [
+        "delete element bridge macfence ports { \"vnet0\" }; \
+         add element bridge macfence ports { \"vnet0\" : accept }",
+        "delete element bridge macfence ports { \"vnet0\" }; \
+         add element bridge macfence ports { \"vnet0\" : jump vm-b }",
+        "delete element bridge macfence ports { \"vnet0\" }",
+        "flush map bridge macfence ports",
+        "flush chain bridge macfence forward; flush map bridge macfence ports; \
+         delete map bridge macfence ports; insert rule bridge macfence vm-a accept",
+        // One VM's chain speaks of another one's port.
+        "add rule bridge macfence vm-a iifname \"vnet2\" ether saddr != 02:00:0a:00:00:05 counter drop",
+    ] {
+        host.ok("nft", &["flush ruleset"]);
+        let both = domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]);
+        let other = domain("b", &[(C, "vnet2", "br0")]);
+        let apply = |xml: &str| host.apply(xml).ok();
+        apply(&other);
+        apply(&changed);
+        let whole = host.ok("nft", &["list", "ruleset"]);
+        for before in [both, domain("a", &[(A, "vnet0", "br0")])] {
+            apply(&before);
+            host.ok("nft", &[damage]);
+            apply(&changed);
+            if damage.contains("vnet2") {
+                let stays = "\"vnet2\" : jump vm-b";
+                assert!(host.ok("nft", &["list", "ruleset"]).contains(stays));
+            }
+            // It may have been about this one as well.
+            apply(&other);
+            let mended = host.ok("nft", &["list", "ruleset"]);
+            assert_eq!(sorted(&mended), sorted(&whole), "{damage}");
+        }
+    }
+}
+
+#[test]
 fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1"]);

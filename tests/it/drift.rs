@@ -117,6 +117,11 @@ fn every_kind_of_drift_is_found_and_repaired() {
             differs("\"eth7\""),
         ),
         (
+            "add element bridge macfence ports { \"eth7\" : accept }",
+            differs("\"eth7\" leads past"),
+            differs("\"eth7\" leads past"),
+        ),
+        (
             "flush chain bridge macfence vm-b",
             ok,
             differs("no rule that lets only 02:00:0a:00:00:05 in"),

@@ -120,6 +120,22 @@ fn check(version: &str) {
     }
     assert_eq!(host.ok(&nft, &["list", "ruleset"]), "");
 
+    // More ports than it can be asked about at once.
+    let names: Vec<_> = (0..200).map(|nic| format!("many-ports-{nic:04}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    host.ports("br0", &names);
+    let nics: Vec<_> = names
+        .iter()
+        .map(|port| ("02:00:c0:a8:00:05", *port, "br0"))
+        .collect();
+    macfence(&apply, &domain("many", &nics)).ok();
+    let before = host.generation();
+    macfence(&apply, &domain("many", &nics)).ok();
+    assert_eq!(host.generation(), before);
+    macfence(&apply, &domain("many", &nics[1..])).ok();
+    macfence(&["remove", "many"], "").ok();
+    host.ok(&nft, &["delete", "table", "bridge", "macfence"]);
+
     // Beside other people's tables whose flags it prints as what is no JSON.
     let others = "table arp macfence { flags dormant; chain forward { }; chain vm-one-1 { drop; }; }; \
                   table bridge zzz { flags dormant; }";

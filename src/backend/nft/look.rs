@@ -33,6 +33,9 @@ const MISSED: [&str; 3] = [
 const LIST: &str = "list chain";
 const GET: &str = "get element";
 
+/// How many elements are asked for at a time: with 146 nft 0.9.8 to 1.1.3 overflow their stack.
+const KEYS: usize = 64;
+
 /// A VM's chain, and whether ports lead to it.
 pub struct Look {
     /// The chain with its rules; nothing if there is none.
@@ -48,11 +51,14 @@ pub fn chain(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<Look> {
     let list = format!("{LIST} {FAMILY_NAME} {TABLE} {chain}\n");
     let mut question = format!("list ruleset {OTHER_FAMILY}\n{list}");
     let keys: Vec<_> = ports.iter().map(|port| format!("\"{port}\"")).collect();
-    if !keys.is_empty() {
+    for keys in keys.chunks(KEYS) {
         let keys = keys.join(", ");
+        question += &format!("{GET} {FAMILY_NAME} {TABLE} {PORTS} {{ {keys} }}\n");
+    }
+    if !keys.is_empty() {
         // The chain comes first, because nft ends with the first port that is not in the map; and
         // last, because before 1.1 it reads as little of the ruleset as its last command needs.
-        question += &format!("{GET} {FAMILY_NAME} {TABLE} {PORTS} {{ {keys} }}\n{list}");
+        question += &list;
     }
     let output = ask(&TERSE, &question)?;
     // The element is printed in nft's own language, and the chain once more behind it.

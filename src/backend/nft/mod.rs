@@ -25,9 +25,8 @@ pub mod ruleset;
 mod transaction;
 
 use std::collections::BTreeSet;
-use std::slice;
 
-use anyhow::{Error, Result};
+use anyhow::{Context, Error, Result};
 
 use self::look::Look;
 use self::name::ChainName;
@@ -122,7 +121,7 @@ impl Backend for Nft {
                 entries.add_port(port, chain)?;
             }
         }
-        let (output, base) = load_on_what_is_there(&entries)?;
+        let (output, base) = load_and_list_base(entries)?;
         match output.success() && base.defect()?.is_none() {
             true => Ok(false),
             false => settle(fences, keep),
@@ -165,7 +164,7 @@ impl Backend for Nft {
 
 impl Held for Ruleset {
     fn fences(&self) -> Result<Vec<HeldFence>> {
-        let shared = self.base.as_ref().map(|base| base.defect()).transpose()?;
+        let shared = self.shared_defects()?;
         let defects = self.defects();
         let fence = |(chain, rules): (&ChainName, &Vec<ruleset::HeldRule>)| {
             let ours = rules.iter().filter_map(|rule| rule.rule.clone());
@@ -174,7 +173,7 @@ impl Held for Ruleset {
                 vm: Some(chain.decode()?),
                 chain: chain.to_string(),
                 rules: ours.map(|(rule, packets)| (rule, Some(packets))).collect(),
-                defects: shared.iter().flatten().cloned().chain(own).collect(),
+                defects: shared.iter().cloned().chain(own).collect(),
             })
         };
         let mut fences: Vec<_> = self.chains.iter().filter_map(fence).collect();
@@ -208,7 +207,12 @@ fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -
     // Whether the chain can tell which ports lead to it: it is whole, or not there at all.
     let is_telling =
         rules.is_none_or(|rules| !rules.is_empty() && rules.iter().all(|rule| rule.rule.is_some()));
-    let assumed = as_the_chain_says(&look, chain, fence);
+    let assumed = as_the_chain_says(&look, chain, fence, look.mapped);
+    if plan::enforce(&assumed, wanted, keep)?.is_none() {
+        return Ok(false);
+    }
+    // With all its entries, of which the kernel refuses those that are there and lead elsewhere.
+    let assumed = as_the_chain_says(&look, chain, fence, false);
     let Some(changes) = plan::enforce(&assumed, wanted, keep)? else {
         return Ok(false);
     };
@@ -216,11 +220,20 @@ fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -
         return commit(Some(changes));
     }
     if look.has_map && is_telling {
-        let (output, base) = load_on_what_is_there(&changes)?;
+        let mut transaction = Transaction::on_map()?;
+        transaction.append(changes);
+        let (output, base) = load_and_list_base(transaction)?;
         match (output.success(), base.defect()?) {
             (true, None) => return Ok(true),
             // Nor did frames come to the VMs' chains before.
-            (true, Some(_)) => return settle(slice::from_ref(fence), keep),
+            (true, Some(defect)) => {
+                let held = look::table()?.unwrap_or_default();
+                let rest = plan::enforce(&held, wanted, keep)?.unwrap_or_default();
+                let mended = load(&on_skeleton(rest)?);
+                return mended.map(|()| true).with_context(|| {
+                    format!("the VM's own rules are loaded, but {defect}, which cannot be mended")
+                });
+            }
             // An nft that failed at last may have loaded all the same.
             (false, _) => look = look::chain(chain, &BTreeSet::new())?,
         }
@@ -232,15 +245,15 @@ fn enforce_one(chain: &ChainName, fence: &Fence, wanted: &Wanted, keep: &Keep) -
     commit(plan::enforce(&held, wanted, keep)?)
 }
 
-/// A VM's chain, and the map as it must be if the chain is right. Of the fence's own ports it is
-/// known whether they are in it.
-fn as_the_chain_says(look: &Look, chain: &ChainName, fence: &Fence) -> Ruleset {
+/// A VM's chain, and the map as it must be if the chain is right; whether the fence's own ports are
+/// in it is told.
+fn as_the_chain_says(look: &Look, chain: &ChainName, fence: &Fence, mapped: bool) -> Ruleset {
     let mut held = look.held.clone();
     let rules = look.held.chains.get(chain).into_iter().flatten();
     let ours = rules.filter_map(|rule| rule.rule.as_ref());
     let ports = ours.map(|(rule, _)| rule.port());
     let own = fence.ports();
-    let leads_here = ports.filter(|port| look.mapped || !own.contains(port));
+    let leads_here = ports.filter(|port| mapped || !own.contains(port));
     held.ports = leads_here
         .map(|port| (port.to_string(), Some(chain.clone())))
         .collect();
@@ -281,18 +294,19 @@ fn commit(changes: Option<Transaction>) -> Result<bool> {
     let Some(changes) = changes else {
         return Ok(false);
     };
-    let transaction = on_skeleton(changes)?.to_json()?;
-    let output = process::run_as_root("nft", &["-j", "-f", "-"], &transaction)?;
-    if !output.success() {
-        return Err(refused(&output));
-    }
+    load(&on_skeleton(changes)?).context("nothing was changed")?;
     Ok(true)
 }
 
-/// Loads changes without the skeleton, of which the kernel would replace the base chain's rules and
-/// wait an RCU grace period for the old ones, some 10 ms; tells what the base chain is like instead.
-fn load_on_what_is_there(changes: &Transaction) -> Result<(Output, Base)> {
-    let mut transaction = changes.clone();
+fn load(transaction: &Transaction) -> Result<()> {
+    process::run_as_root("nft", &["-j", "-f", "-"], &transaction.to_json()?)?
+        .checked()
+        .map(drop)
+}
+
+/// Loads what is not on the whole skeleton: the kernel would replace the base chain's rules and wait
+/// an RCU grace period for the old ones, some 10 ms. Tells what the base chain is like instead.
+fn load_and_list_base(mut transaction: Transaction) -> Result<(Output, Base)> {
     transaction.list_base()?;
     let output = process::run_as_root("nft", &look::TERSE, &transaction.to_json()?)?;
     let mut held = Ruleset::default();
@@ -302,8 +316,4 @@ fn load_on_what_is_there(changes: &Transaction) -> Result<(Output, Base)> {
         Err(_) => Base::default(),
     };
     Ok((output, base))
-}
-
-fn refused(output: &Output) -> Error {
-    output.failure().context("nothing was changed")
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, ensure};
 
 use super::name::ChainName;
-use super::ruleset::Ruleset;
+use super::ruleset::{Ruleset, is_stray};
 use super::transaction::Transaction;
 use crate::fence::{self, Fence, Keep, Rule};
 use crate::vm::Port;
@@ -36,8 +36,12 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted, keep: &Keep) -> Result<Option<Tr
         let lost = target
             .as_ref()
             .is_some_and(|chain| wanted.contains_key(chain));
-        if claimed.is_some() && claimed != target.as_ref() || claimed.is_none() && lost {
-            change.entries.delete_port(port)?;
+        let stray = is_stray(port, target.as_ref());
+        match (target, claimed) {
+            (_, None) if !lost && !stray => {}
+            (_, Some(chain)) if target.as_ref() == Some(chain) => {}
+            (Some(chain), _) => change.entries.delete_port_of(chain, port)?,
+            (None, _) => change.entries.delete_port(port)?,
         }
     }
     for (name, (port, chain)) in &claims {

@@ -11,6 +11,7 @@ use super::name::ChainName;
 use super::rule;
 use super::transaction::{BASE, FAMILY_NAME, PORTS, TABLE, Transaction};
 use crate::fence::Rule;
+use crate::vm::Port;
 
 /// Our table, or as much of it as was listed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,6 +62,12 @@ pub struct HeldRule {
     pub handle: u32,
     /// The rule and the packets it dropped; `None` if it is not one of ours.
     pub rule: Option<(Rule, u64)>,
+}
+
+/// Whether an entry of the map keeps frames of a port from the chains of those who would hear them.
+/// (What is no port's name is a key that somebody found a use for.)
+pub fn is_stray(port: &str, target: Option<&ChainName>) -> bool {
+    target.is_none() && port.parse::<Port>().is_ok()
 }
 
 /// Whether an object is somebody else's: more is listed of the kinds that are asked for by family.
@@ -148,6 +155,21 @@ impl Ruleset {
                 .or_default()
                 .push(HeldRule { handle, rule });
         }
+    }
+
+    /// What is wrong about what all chains share.
+    pub fn shared_defects(&self) -> Result<Vec<String>> {
+        let base = self.base.as_ref().map(Base::defect).transpose()?;
+        let rules = self.chains.values().flatten();
+        let ours = rules.filter_map(|rule| Some(rule.rule.as_ref()?.0.port().as_str()));
+        let fenced: BTreeSet<_> = ours.collect();
+        let stray = self.ports.iter().filter(|(port, target)| {
+            is_stray(port, target.as_ref()) && !fenced.contains(port.as_str())
+        });
+        let stray = stray.map(|(port, _)| {
+            format!("the map's entry for port {port:?} leads past the chains of all VMs")
+        });
+        Ok(base.flatten().into_iter().chain(stray).collect())
     }
 
     /// What is wrong about each chain besides our rules in it.

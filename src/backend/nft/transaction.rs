@@ -54,6 +54,19 @@ impl Transaction {
         serde_json::from_str(SKELETON).context("skeleton.json")
     }
 
+    /// A transaction that makes sure only of the table and the map. The kernel refuses it if there
+    /// is a map of this name of another kind, and counts it as a change even if there is none.
+    pub fn on_map() -> Result<Self> {
+        let skeleton = Self::on_skeleton()?;
+        let mut containers = Self::default();
+        for kind in ["table", "map"] {
+            for added in skeleton.added(kind)? {
+                containers.push(&json!({"add": {kind: added}}))?;
+            }
+        }
+        Ok(containers)
+    }
+
     /// A transaction that any nft with JSON takes on any kernel with tables of the bridge family,
     /// whatever else is there: it adds and lists a table that nobody has.
     pub fn probe() -> Result<Self> {
@@ -121,12 +134,24 @@ impl Transaction {
 
     /// Makes a port's frames pass a chain. Fails in the kernel if they pass another one.
     pub fn add_port(&mut self, port: &Port, name: &ChainName) -> Result<()> {
+        self.add_entry(port.as_str(), name)
+    }
+
+    fn add_entry(&mut self, port: &str, name: &ChainName) -> Result<()> {
         let target = Cow::Owned(name.to_string());
         let jump = Expression::Verdict(Verdict::Jump(JumpTarget { target }));
         self.push(&NfCmd::Add(element(Expression::List(vec![
-            key(port.as_str()),
+            key(port),
             jump,
         ]))))
+    }
+
+    /// Deletes a port's entry in the map if there is one. Fails in the kernel if it leads to another
+    /// chain.
+    pub fn delete_port_of(&mut self, name: &ChainName, port: &str) -> Result<()> {
+        // Deleting looks at the port alone; adding what is there changes nothing.
+        self.add_entry(port, name)?;
+        self.delete_port(port)
     }
 
     /// Deletes a port's entry in the map. Fails in the kernel if there is none.
