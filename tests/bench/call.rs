@@ -27,9 +27,9 @@ const REMOVE: &str = "remove";
 pub const SCRIPT: &str = "a new VM";
 /// Who does it.
 pub const OURS: &str = "macfence";
-pub const SEED: &str = "the seed's script";
+pub const SEED: &str = "the ebtables script";
 /// The comparisons.
-pub const TIMES_SEED: &str = "times the seed's script";
+pub const TIMES_SEED: &str = "times the ebtables script";
 pub const TIMES_SMALL: &str = "times 10 VMs";
 pub const NFT_PROCESSES: &str = "nft processes";
 

@@ -40,7 +40,7 @@ pub const NS: &str = "ns";
 pub const NOBODY: &str = "no filter";
 pub const NFT: &str = "macfence on nft";
 pub const EBTABLES: &str = "macfence on ebtables";
-pub const SEED: &str = "the seed's rules";
+pub const SEED: &str = "the ebtables scripts' rules";
 /// The comparisons.
 pub const TIMES_NOBODY: &str = "times no filter";
 pub const TIMES_NFT: &str = "times macfence on nft";

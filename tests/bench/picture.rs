@@ -39,7 +39,7 @@ const PANELS: [Panel; 3] = [
                 [frame::PART, frame::WHAT, frame::EBTABLES, frame::NS],
             ),
             (
-                "the seed's rules",
+                "the ebtables scripts' rules",
                 SEEDS,
                 [frame::PART, frame::WHAT, frame::SEED, frame::NS],
             ),
@@ -60,7 +60,7 @@ const PANELS: [Panel; 3] = [
         unit: "ms",
         lines: &[
             (
-                "the seed's script, in sh",
+                "the ebtables script, in sh",
                 SEEDS,
                 [call::PART, call::SCRIPT, call::SEED, WALL],
             ),
@@ -127,9 +127,11 @@ impl Panel {
         };
         let (fewest, most) = (fold(f64::min, |p| p.0), fold(f64::max, |p| p.0));
         let (least, highest) = (fold(f64::min, |p| p.1), fold(f64::max, |p| p.1));
-        // Two powers of ten at least: the legend needs room.
         let bottom = decade(least);
-        let top = (decade(highest) * 10.0).max(bottom * 100.0);
+        // On the left the legend needs room: a power of ten.
+        let left = all().filter(|p| p.0 == fewest).map(|p| p.1);
+        let left = left.reduce(f64::max).expect("figures");
+        let top = (decade(highest) * 10.0).max(decade(left) * 100.0);
         let mut chart = ChartBuilder::on(area)
             .caption(format!("{}, {}", self.title, self.unit), (FONT, 17))
             .margin(12)

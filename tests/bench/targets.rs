@@ -30,7 +30,7 @@ const TARGETS: &[Target] = &[
         sizes: &[],
     },
     Target {
-        claim: "a frame through the seed's rules, beside ours",
+        claim: "a frame through the ebtables scripts' rules, beside ours",
         limit: Limit::AtLeast(20.0),
         which: [frame::PART, "", frame::SEED, frame::TIMES_NFT],
         sizes: &[1000],
