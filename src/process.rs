@@ -215,7 +215,10 @@ fn input(text: &str) -> Result<Redirection> {
         return Ok(Redirection::Null);
     }
     let write = || -> io::Result<File> {
-        let mut file = File::from(memfd_create("input", MemfdFlags::CLOEXEC)?);
+        // Since 6.3 a kernel may insist on the flag (vm.memfd_noexec), which others do not know.
+        let memory = memfd_create("input", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| memfd_create("input", MemfdFlags::CLOEXEC))?;
+        let mut file = File::from(memory);
         file.write_all(text.as_bytes())?;
         file.rewind()?;
         Ok(file)

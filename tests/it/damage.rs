@@ -152,6 +152,29 @@ fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
 }
 
 #[test]
+fn a_base_chain_that_cannot_be_mended_is_named() {
+    let host = host();
+    host.ports("br0", &["vnet0"]);
+    let xml = domain("a", &[(A, "vnet0", "br0")]);
+    host.apply(&xml).ok();
+    // The kernel moves no chain to another place in its hook.
+    let elsewhere = "flush chain bridge macfence forward; delete chain bridge macfence forward; \
+                     add chain bridge macfence forward { type filter hook forward priority 10; }; \
+                     add rule bridge macfence forward iifname vmap @ports; \
+                     add rule bridge macfence forward oifname vmap @ports";
+    host.ok("nft", &[elsewhere]);
+    let error = host.apply(&domain("a", &[(B, "vnet0", "br0")])).error();
+    assert!(
+        error.contains("is not hooked in as it should be"),
+        "{error}"
+    );
+    let error = host.apply(&domain("a", &[(B, "vnet0", "br0")])).error();
+    assert!(error.contains("nothing was changed"), "{error}");
+    host.macfence(["remove", "a"]).ok();
+    assert!(host.fenced().is_empty());
+}
+
+#[test]
 fn a_chain_emptied_by_hand_keeps_no_port_that_its_vm_has_lost() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1"]);
