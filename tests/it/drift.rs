@@ -255,6 +255,24 @@ fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
     with_path(&host, &virsh, &["sync"]).quiet();
     with_path(&host, &virsh, &["check"]).quiet();
     assert_eq!((host.generation(), host.ruleset()), before);
+    // Nor where its entry was lost or bent: the chain tells what it should be.
+    let whole = host.sorted_ruleset();
+    let lost = "delete element bridge macfence ports { \"one-7-0\" }";
+    let bent = format!("{lost}; add element bridge macfence ports {{ \"one-7-0\" : accept }}");
+    for damage in [lost, &bent] {
+        host.ok("nft", &[damage]);
+        let said = with_path(&host, &virsh, &["sync"]).ok();
+        assert!(said.starts_with("mended one-7: "), "{said}");
+        assert_eq!(host.sorted_ruleset(), whole, "{damage}");
+    }
+    // What somebody closed stays closed.
+    let closed = "\"eth7\" : drop";
+    host.ok(
+        "nft",
+        &[&format!("add element bridge macfence ports {{ {closed} }}")],
+    );
+    with_path(&host, &virsh, &["sync"]).quiet();
+    assert!(host.ok("nft", &["list", "ruleset"]).contains(closed));
     // What has left its bridge goes.
     host.unplug("one-7-1");
     host.unplug("vnet1");

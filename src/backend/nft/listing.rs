@@ -133,8 +133,11 @@ impl Key {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub enum Target {
-    Jump { jump: JumpTo },
-    Other(#[expect(dead_code, reason = "any verdict but a jump")] Value),
+    Jump {
+        jump: JumpTo,
+    },
+    /// Any other verdict.
+    Other(Value),
 }
 
 #[derive(Deserialize)]
@@ -143,6 +146,17 @@ pub struct JumpTo {
 }
 
 impl Target {
+    /// Whether it keeps frames that a port sends from the chains of those who would hear them.
+    pub fn leads_past(&self) -> bool {
+        match self {
+            Self::Jump { .. } => false,
+            Self::Other(verdict) => {
+                let is = |word| verdict.get(word).is_some();
+                is("accept") || is("goto") || is("return")
+            }
+        }
+    }
+
     pub fn chain(self) -> Option<ChainName> {
         match self {
             Self::Jump { jump } => ChainName::parse(&jump.target),

@@ -22,12 +22,14 @@ pub const TERSE: [&str; 4] = ["-j", "-t", "-f", "-"];
 pub const OTHER_FAMILY: &str = "arp";
 
 /// What nft says where something is not there, be it that it knows itself or that the kernel tells
-/// it, and where the ruleset changed while it asked for an element, which it does not do again.
-const MISSED: [&str; 3] = [
+/// it.
+const NOT_THERE: [&str; 2] = [
     "Error: No such file or directory",
     "Error: Could not process rule: No such file or directory",
-    "Error: Could not process rule: Interrupted system call",
 ];
+/// What it says where the ruleset changed while it asked for an element. (What it lists, it lists
+/// again.)
+const CHANGED: &str = "Error: Could not process rule: Interrupted system call";
 
 /// What asks for a chain, and for an element of a map.
 const LIST: &str = "list chain";
@@ -60,7 +62,7 @@ pub fn chain(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<Look> {
         // last, because before 1.1 it reads as little of the ruleset as its last command needs.
         question += &list;
     }
-    let output = ask(&TERSE, &question)?;
+    let output = ask(&TERSE, &question, &[NOT_THERE[0], NOT_THERE[1], CHANGED])?;
     // The element is printed in nft's own language, and the chain once more behind it.
     let listing = behind_the_other_family(&output).split("\ntable ").next();
     let mut held = Ruleset::default();
@@ -98,7 +100,7 @@ pub fn table() -> Result<Option<Ruleset>> {
 }
 
 fn whole(question: &str) -> Result<Option<Ruleset>> {
-    let output = ask(&WHOLE, question)?;
+    let output = ask(&WHOLE, question, &NOT_THERE)?;
     if !output.success() {
         return Ok(None);
     }
@@ -113,10 +115,10 @@ pub fn behind_the_other_family(output: &Output) -> &str {
     output.stdout.split_once('\n').map_or("", |(_, rest)| rest)
 }
 
-/// What nft answers, if it found all or missed something.
-fn ask(options: &[&str], question: &str) -> Result<Output> {
+/// What nft answers, if it found all or failed in one of the ways that are expected.
+fn ask(options: &[&str], question: &str, expected: &[&str]) -> Result<Output> {
     let output = process::run_as_root("nft", options, question)?;
-    if !output.success() && !MISSED.iter().any(|words| output.says(words)) {
+    if !output.success() && !expected.iter().any(|words| output.says(words)) {
         return Err(output.failure());
     }
     // nft before 1.1 reads its standard input twice, first in search of JSON: of a pipe, which

@@ -223,12 +223,16 @@ fn commit(changes: Option<Transaction>) -> Result<bool> {
     let Some(changes) = changes else {
         return Ok(false);
     };
-    load(&on_skeleton(changes)?).context("nothing was changed")?;
+    // Of an nft that does not come to an end nobody knows what it has done.
+    let output = load(&on_skeleton(changes)?)?;
+    let context = match output.says("File exists") {
+        true => "nothing was changed, as something in table bridge macfence is not macfence's",
+        false => "nothing was changed",
+    };
+    output.checked().context(context)?;
     Ok(true)
 }
 
-fn load(transaction: &Transaction) -> Result<()> {
-    process::run_as_root("nft", &["-j", "-f", "-"], &transaction.to_json()?)?
-        .checked()
-        .map(drop)
+fn load(transaction: &Transaction) -> Result<Output> {
+    process::run_as_root("nft", &["-j", "-f", "-"], &transaction.to_json()?)
 }

@@ -77,7 +77,7 @@ pub fn is_passed(wanted: &Wanted) -> Result<bool> {
 fn load_the_skeleton(wanted: &Wanted, keep: &Keep) -> Result<()> {
     let held = look::table()?.unwrap_or_default();
     let rest = plan::enforce(&held, wanted, keep)?.unwrap_or_default();
-    load(&on_skeleton(rest)?)
+    load(&on_skeleton(rest)?)?.checked().map(drop)
 }
 
 /// A VM's chain, and the map as it must be if the chain is right; whether the fence's own ports are

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, ensure};
 
 use super::name::ChainName;
-use super::ruleset::{Ruleset, is_stray};
+use super::ruleset::Ruleset;
 use super::transaction::Transaction;
 use crate::fence::{self, Fence, Keep, Rule};
 use crate::vm::Port;
@@ -36,7 +36,7 @@ pub fn enforce(held: &Ruleset, wanted: &Wanted, keep: &Keep) -> Result<Option<Tr
         let lost = target
             .as_ref()
             .is_some_and(|chain| wanted.contains_key(chain));
-        let stray = is_stray(port, target.as_ref());
+        let stray = held.strays.contains(port);
         match (target, claimed) {
             (_, None) if !lost && !stray => {}
             (_, Some(chain)) if target.as_ref() == Some(chain) => {}
@@ -67,13 +67,15 @@ fn over(held: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec<Ru
     let ours = now
         .filter_map(|rule| rule.rule.as_ref())
         .map(|(rule, _)| rule);
-    // A port that has become another VM's by now is not kept from it.
-    let leads_here = |port: &Port| {
+    // A port that has become another VM's by now is not kept from it. An entry that somebody
+    // deleted or bent is none of another VM's.
+    let is_not_another_ones = |port: &Port| {
         let to = held.ports.get(port.as_str());
-        to.and_then(Option::as_ref) == Some(chain) && (keep.ports)(port)
+        let to = to.and_then(Option::as_ref);
+        to.is_none_or(|to| to == chain) && (keep.ports)(port)
     };
     let keep = Keep {
-        ports: &leads_here,
+        ports: &is_not_another_ones,
         ..*keep
     };
     fence.over(ours, &keep)

@@ -19,6 +19,8 @@ pub struct Ruleset {
     /// The map: where the frames of each port go. `None`: not to a VM's chain. The keys are text
     /// because nobody is kept from adding what is no port of ours.
     pub ports: BTreeMap<String, Option<ChainName>>,
+    /// Ports whose entries lead past all VMs' chains.
+    pub strays: BTreeSet<String>,
     /// The rules of each VM's chain, in order.
     pub chains: BTreeMap<ChainName, Vec<HeldRule>>,
     /// What all fences share; `None` where it was not listed.
@@ -62,12 +64,6 @@ pub struct HeldRule {
     pub handle: u32,
     /// The rule and the packets it dropped; `None` if it is not one of ours.
     pub rule: Option<(Rule, u64)>,
-}
-
-/// Whether an entry of the map keeps frames of a port from the chains of those who would hear them.
-/// (What is no port's name is a key that somebody found a use for.)
-pub fn is_stray(port: &str, target: Option<&ChainName>) -> bool {
-    target.is_none() && port.parse::<Port>().is_ok()
 }
 
 /// Whether an object is somebody else's: more is listed of the kinds that are asked for by family.
@@ -115,11 +111,14 @@ impl Ruleset {
     fn read_map(&mut self, map: Value) -> Result<()> {
         let map: VerdictMap = serde_json::from_value(map)?;
         if map.table == TABLE && map.name == PORTS {
-            let targets = map
-                .elem
-                .into_iter()
-                .map(|(key, verdict)| (key.port(), verdict.chain()));
-            self.ports.extend(targets);
+            for (key, verdict) in map.elem {
+                let port = key.port();
+                // What is no port's name is a key that somebody found a use for.
+                if verdict.leads_past() && port.parse::<Port>().is_ok() {
+                    self.strays.insert(port.clone());
+                }
+                self.ports.insert(port, verdict.chain());
+            }
         }
         Ok(())
     }
@@ -163,13 +162,12 @@ impl Ruleset {
         let rules = self.chains.values().flatten();
         let ours = rules.filter_map(|rule| Some(rule.rule.as_ref()?.0.port().as_str()));
         let fenced: BTreeSet<_> = ours.collect();
-        let stray = self.ports.iter().filter(|(port, target)| {
-            is_stray(port, target.as_ref()) && !fenced.contains(port.as_str())
-        });
-        let stray = stray.map(|(port, _)| {
+        let strays = self.strays.iter();
+        let strays = strays.filter(|port| !fenced.contains(port.as_str()));
+        let strays = strays.map(|port| {
             format!("the map's entry for port {port:?} leads past the chains of all VMs")
         });
-        Ok(base.flatten().into_iter().chain(stray).collect())
+        Ok(base.flatten().into_iter().chain(strays).collect())
     }
 
     /// What is wrong about each chain besides our rules in it.
