@@ -62,7 +62,8 @@ pub fn chain(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<Look> {
         // last, because before 1.1 it reads as little of the ruleset as its last command needs.
         question += &list;
     }
-    let output = ask(&TERSE, &question, &[NOT_THERE[0], NOT_THERE[1], CHANGED])?;
+    let expected = [&NOT_THERE[..], &[CHANGED]].concat();
+    let output = ask(&TERSE, &question, &expected)?;
     // The element is printed in nft's own language, and the chain once more behind it.
     let listing = behind_the_other_family(&output).split("\ntable ").next();
     let mut held = Ruleset::default();
