@@ -9,6 +9,10 @@ const C: &str = "02:00:0a:00:00:05";
 /// What takes a table out of force without deleting it.
 const DORMANT: &str = "add table bridge macfence { flags dormant; }";
 
+/// What deletes the map, and first what holds it.
+const NO_MAP: &str = "flush chain bridge macfence forward; flush map bridge macfence ports; \
+                      delete map bridge macfence ports";
+
 fn host() -> Host {
     let host = Host::new();
     host.bridge("br0");
@@ -29,8 +33,7 @@ fn what_somebody_broke_by_hand_is_mended() {
         "delete table bridge macfence",
         "flush table bridge macfence",
         "flush map bridge macfence ports",
-        "flush chain bridge macfence forward; flush map bridge macfence ports; \
-         delete map bridge macfence ports",
+        NO_MAP,
         "delete element bridge macfence ports { \"vnet0\" }",
         "flush chain bridge macfence vm-a",
         "flush chain bridge macfence forward",
@@ -96,8 +99,7 @@ fn a_changed_vm_is_fenced_wherever_its_entries_lead() {
          add element bridge macfence ports { \"vnet0\" : jump vm-b }",
         "delete element bridge macfence ports { \"vnet0\" }",
         "flush map bridge macfence ports",
-        "flush chain bridge macfence forward; flush map bridge macfence ports; \
-         delete map bridge macfence ports; insert rule bridge macfence vm-a accept",
+        &format!("{NO_MAP}; insert rule bridge macfence vm-a accept"),
         // One VM's chain speaks of another one's port.
         "add rule bridge macfence vm-a iifname \"vnet2\" ether saddr != 02:00:0a:00:00:05 counter drop",
     ] {
@@ -137,8 +139,7 @@ fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
         "flush chain bridge macfence forward",
         "delete chain bridge macfence forward",
         "insert rule bridge macfence forward accept",
-        "flush chain bridge macfence forward; flush map bridge macfence ports; \
-         delete map bridge macfence ports",
+        NO_MAP,
         DORMANT,
     ] {
         host.macfence(["remove", "new"]).ok();

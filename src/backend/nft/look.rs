@@ -76,12 +76,7 @@ pub fn chain(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<Look> {
     // What nft misses before it has asked the kernel for the elements, it names at once.
     let has_map = is_there || !output.says(GET);
     if !has_map && !output.says(LIST) {
-        let held = self::chain(chain, &BTreeSet::new())?.held;
-        return Ok(Look {
-            held,
-            mapped: false,
-            has_map,
-        });
+        held = self::chain(chain, &BTreeSet::new())?.held;
     }
     Ok(Look {
         held,
