@@ -131,10 +131,7 @@ impl Target {
             number(worst.median),
             format!("{} to {}", number(worst.low), number(worst.high)),
             worst.figure.vms.to_string(),
-            match is_reached {
-                true => "reached".to_owned(),
-                false => "not reached".to_owned(),
-            },
+            if is_reached { "reached" } else { "not reached" }.to_owned(),
         ])
     }
 }

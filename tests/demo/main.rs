@@ -114,15 +114,12 @@ fn main() -> ExitCode {
     good &= host.fenced().is_empty();
 
     println!();
-    match good {
-        true => {
-            println!("{}", paint.green("Everything was as it should be."));
-            ExitCode::SUCCESS
-        }
-        false => {
-            println!("{}", paint.red("Something was not as it should be."));
-            ExitCode::FAILURE
-        }
+    if good {
+        println!("{}", paint.green("Everything was as it should be."));
+        ExitCode::SUCCESS
+    } else {
+        println!("{}", paint.red("Something was not as it should be."));
+        ExitCode::FAILURE
     }
 }
 
@@ -162,9 +159,10 @@ fn show(paint: &Paint, hearing: &Hearing) {
         .for_each(|listener| print!("{:<8}", listener.name));
     println!();
     for ((sender, claimed), heard) in SENDERS.into_iter().zip(hearing) {
-        let who = match sender == claimed {
-            true => PARTIES[sender].name.to_owned(),
-            false => format!("{} as {}", PARTIES[sender].name, PARTIES[claimed].name),
+        let who = if sender == claimed {
+            PARTIES[sender].name.to_owned()
+        } else {
+            format!("{} as {}", PARTIES[sender].name, PARTIES[claimed].name)
         };
         print!("  {who:<20}");
         for (listener, heard) in heard.iter().enumerate() {
@@ -184,9 +182,10 @@ struct Paint(bool);
 
 impl Paint {
     fn code(&self, code: &str, text: &str) -> String {
-        match self.0 {
-            true => format!("\x1b[{code}m{text}\x1b[0m"),
-            false => text.to_owned(),
+        if self.0 {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
         }
     }
 

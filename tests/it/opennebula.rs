@@ -305,9 +305,12 @@ fn ports_that_the_template_does_not_name_are_the_hypervisors() {
     call(&host, &virsh, &["one-post", "one-42"], &template).quiet();
     assert_eq!(fenced(&host), is(&all));
     // One of them goes; libvirt knows it no more.
-    let gone = nics.clone().map(|nic| match nic.contains(B) {
-        true => nic.replace("</NIC>", &format!("{ATTACH}</NIC>")),
-        false => nic,
+    let gone = nics.clone().map(|nic| {
+        if nic.contains(B) {
+            nic.replace("</NIC>", &format!("{ATTACH}</NIC>"))
+        } else {
+            nic
+        }
     });
     let left = domain("one-42", &[(A, "one-42-0", "br0"), (A, "one-42-2", "br0")]);
     std::fs::write(virsh.path().join("one-42.xml"), left).unwrap();

@@ -70,9 +70,12 @@ fn the_deb_installs_with_apt_alone_and_goes_again() {
     host.ok("dpkg-deb", &["-x", path, dir.path().to_str().unwrap()]);
     // Debian's pages are compressed, and zsh's completions elsewhere.
     let expected = expected("usr").into_iter();
-    let expected = expected.map(|line| match line.contains("/man/") {
-        true => line + ".gz",
-        false => line.replace("site-functions", "vendor-completions"),
+    let expected = expected.map(|line| {
+        if line.contains("/man/") {
+            line + ".gz"
+        } else {
+            line.replace("site-functions", "vendor-completions")
+        }
     });
     let copyright = "644 usr/share/doc/macfence/copyright".to_owned();
     assert_eq!(tree(&host, dir.path()), sorted(expected.chain([copyright])));

@@ -144,9 +144,10 @@ fn fifty_random_sets_of_vms_hear_the_same_through_ebtables_by_hand_and_ours_and_
     for seed in 1..=SETS[0] + SETS[1] {
         println!("seed {seed}");
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let trusts = match seed <= SETS[0] {
-            true => 0,
-            false => 1 + dice.below(3),
+        let trusts = if seed <= SETS[0] {
+            0
+        } else {
+            1 + dice.below(3)
         };
         let set = Set::roll(&mut dice, trusts);
         let host = Host::new();

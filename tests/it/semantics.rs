@@ -215,9 +215,10 @@ fn compare(knobs: &Knobs, parties: &[Party], taps: &[Tap]) -> usize {
                 .iter()
                 .filter_map(|frame| number(frame))
                 .collect();
-            let expected = match knobs.hears(listener, &parties[*sender], *src) {
-                true => vec![id as u32],
-                false => vec![],
+            let expected = if knobs.hears(listener, &parties[*sender], *src) {
+                vec![id as u32]
+            } else {
+                vec![]
             };
             let from = parties[*sender].port;
             let who = format!(
