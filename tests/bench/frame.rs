@@ -157,6 +157,7 @@ impl Lane {
         let start = Instant::now();
         send(&self.sender, &frame, frames);
         // The kernel forwards a frame before it takes the next, unless it has too much to do.
+        // Who slept here would measure the sleep.
         while self.left() < until {
             assert!(start.elapsed() < 20 * DURATION, "{}: frames lost", self.way);
         }

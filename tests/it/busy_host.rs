@@ -6,8 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::lab::libvirt::until;
-use crate::lab::{Host, MACFENCE, domain, path_with, script};
+use crate::lab::{Host, MACFENCE, domain, path_with, script, until};
 
 const VMS: usize = 100;
 const AT_A_TIME: usize = 8;

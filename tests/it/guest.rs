@@ -7,8 +7,8 @@ use macfence::mac::MacAddr;
 use serde_json::Value;
 
 use crate::lab::frame::{Kind, frame};
-use crate::lab::libvirt::{Libvirt, until};
-use crate::lab::{Host, MACFENCE, Tap, domain, guest};
+use crate::lab::libvirt::Libvirt;
+use crate::lab::{Host, MACFENCE, Tap, domain, guest, until};
 
 const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
 

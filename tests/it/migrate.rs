@@ -1,14 +1,15 @@
 //! From the seed's ebtables rules to nft, with no VM open at any moment.
 
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
 use macfence::mac::MacAddr;
 
 use crate::lab::frame::{Kind, frame, number};
-use crate::lab::{Host, MACFENCE, Ran, Tap, domain, fake_virsh, need, path_with};
+use crate::lab::{Host, MACFENCE, Ran, Tap, domain, fake_virsh, need, path_with, until};
 
 const VMS: usize = 50;
 
@@ -308,30 +309,27 @@ impl Forbidden {
 fn no_forbidden_frame_is_heard_while_fifty_vms_migrate() {
     let (host, virsh) = seeded(VMS);
     let frames = Forbidden::on(&host);
-    let (done, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    let number_sent = AtomicU32::new(0);
+    let sent = || number_sent.load(Ordering::Relaxed);
     thread::scope(|scope| {
-        let sender = scope.spawn(|| {
+        // The sender ends when this is dropped, be it because something here has failed.
+        let (lasting, over) = mpsc::channel::<()>();
+        let (frames, number_sent) = (&frames, &number_sent);
+        let sender = scope.spawn(move || {
             let mut heard = 0;
-            while !done.load(Ordering::Relaxed) {
-                heard += frames.heard(sent.fetch_add(1, Ordering::Relaxed));
+            while over.try_recv() == Err(TryRecvError::Empty) {
+                heard += frames.heard(number_sent.fetch_add(1, Ordering::Relaxed));
             }
             heard
         });
-        while sent.load(Ordering::Relaxed) < 100 {
-            thread::yield_now();
-        }
+        until("100 are sent", || sent() >= 100);
         migrate(&host, &virsh, &[]).ok();
-        let after = sent.load(Ordering::Relaxed);
-        while sent.load(Ordering::Relaxed) < after + 100 {
-            thread::yield_now();
-        }
-        done.store(true, Ordering::Relaxed);
+        let after = sent();
+        until("100 more are sent", || sent() >= after + 100);
+        drop(lasting);
         assert_eq!(sender.join().unwrap(), 0);
     });
-    println!(
-        "{} frames sent, none heard",
-        2 * sent.load(Ordering::Relaxed)
-    );
+    println!("{} frames sent, none heard", 2 * sent());
     assert_eq!(host.fenced().len(), VMS);
     assert_eq!(ebtables_rules(&host), ["-p ARP -i eth7 -j ACCEPT"]);
 }

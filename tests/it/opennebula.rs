@@ -4,6 +4,7 @@
 use std::process::Command;
 use std::slice;
 use std::thread;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -489,7 +490,8 @@ fn a_state_hook_fences_what_runs_and_waits_for_a_port_that_is_about_to_come() {
     let attaching = second.replace("</NIC>", &format!("{ATTACH}</NIC>"));
     thread::scope(|scope| {
         let hook = scope.spawn(|| post(&[first.clone(), attaching.clone()]));
-        thread::sleep(std::time::Duration::from_millis(300));
+        // The hook waits by then.
+        thread::sleep(Duration::from_millis(300));
         host.ports("br0", &["one-42-1"]);
         hook.join().unwrap().quiet();
     });
@@ -570,7 +572,8 @@ fn what_is_still_in_use_stays_fenced_whatever_opennebula_says_has_ended() {
     // It lets go while we wait.
     thread::scope(|scope| {
         let clean = scope.spawn(|| host.macfence_reading(&extract(&nics), ["hook", "one-clean"]));
-        thread::sleep(std::time::Duration::from_millis(100));
+        // The hook waits by then.
+        thread::sleep(Duration::from_millis(100));
         drop(taps);
         clean.join().unwrap().quiet();
     });

@@ -149,6 +149,7 @@ fn of_two_answers_about_a_vm_the_newer_is_written_last() {
         // Meanwhile the VM gets another NIC, and its hook runs.
         std::fs::write(dir.path().join("domain.xml"), domain("one-1", &two)).unwrap();
         let newer = scope.spawn(|| call(host, dir, "ebtables-kvm", &["one-1"]).ok());
+        // Time for the newer one to overtake the older, if it can.
         thread::sleep(std::time::Duration::from_millis(200));
         std::fs::write(&go, "").unwrap();
         older.join().unwrap();

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -49,7 +50,8 @@ fn a_hook_that_is_killed_does_not_change_anything_behind_the_next_ones_back() {
     });
     // The last word is that the VM is not fenced.
     host.macfence(["remove", "one-1"]).ok();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // Had its nft outlived the hook, it would have loaded the rules by then.
+    thread::sleep(Duration::from_millis(1500));
     assert!(host.fenced().is_empty());
 }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use macfence::mac::MacAddr;
 
 use crate::lab::frame::{Kind, frame, number};
-use crate::lab::libvirt::until;
-use crate::lab::{Host, Tap, domain};
+use crate::lab::{Host, Tap, domain, until};
 
 struct Vm {
     host: usize,
@@ -17,8 +16,9 @@ struct Vm {
     tap: Tap,
 }
 
-/// Two hosts with two VMs of network 0 and two of network 1 on each, and a watcher at the cable.
-fn hosts() -> ([Host; 2], Vec<Vm>, Tap) {
+/// Two hosts with two VMs of network 0 and two of network 1 on each, and on each a watcher, whom
+/// nobody fences.
+fn hosts() -> ([Host; 2], Vec<Vm>, [Tap; 2]) {
     let hosts = [Host::new(), Host::new()];
     hosts.iter().for_each(|host| host.bridge("br0"));
     hosts[0].cable("br0", &hosts[1], "br0");
@@ -47,30 +47,27 @@ fn hosts() -> ([Host; 2], Vec<Vm>, Tap) {
             tap,
         });
     }
-    let watcher = hosts[1].tap("br0", "eth9");
-    (hosts, vms, watcher)
+    let watchers = hosts.each_ref().map(|host| host.tap("br0", "eth9"));
+    (hosts, vms, watchers)
 }
 
 /// Sends a frame and returns who heard it, on either host.
-fn hearers(vms: &[Vm], watcher: &Tap, sender: &Vm, bytes: &[u8]) -> Vec<&'static str> {
+fn hearers(vms: &[Vm], watchers: &[Tap; 2], sender: &Vm, bytes: &[u8]) -> Vec<&'static str> {
     sender.tap.send(bytes);
     let id = number(bytes);
-    if sender.host == 0 {
-        // It has crossed the cable when the watcher, whom nobody fences, has it.
-        until("a frame crosses the cable", || {
-            watcher.heard().iter().any(|f| number(f) == id)
-        });
-        thread::sleep(Duration::from_millis(5));
-    } else {
-        thread::sleep(Duration::from_millis(20));
-    }
+    until("a frame crosses the cable", || {
+        let far = &watchers[1 - sender.host];
+        far.heard().iter().any(|f| number(f) == id)
+    });
+    // The far bridge may not have come to all of its ports yet.
+    thread::sleep(Duration::from_millis(5));
     let heard = |vm: &&Vm| vm.tap.heard().iter().any(|f| number(f) == id);
     vms.iter().filter(heard).map(|vm| vm.port).collect()
 }
 
 #[test]
 fn a_network_spans_hosts_and_nobody_else_hears_it() {
-    let (_hosts, vms, watcher) = hosts();
+    let (_hosts, vms, watchers) = hosts();
     let mut id = 0;
     for sender in &vms {
         let everybody = vms.iter().map(|vm| vm.mac);
@@ -79,7 +76,7 @@ fn a_network_spans_hosts_and_nobody_else_hears_it() {
                 id += 1;
                 let own = |vm: &&Vm| vm.network == sender.network && vm.port != sender.port;
                 let expected: Vec<_> = vms.iter().filter(own).map(|vm| vm.port).collect();
-                let heard = hearers(&vms, &watcher, sender, &frame(kind, sender.mac, dst, id));
+                let heard = hearers(&vms, &watchers, sender, &frame(kind, sender.mac, dst, id));
                 assert_eq!(heard, expected, "{kind:?} from {} to {dst}", sender.port);
             }
         }
@@ -88,10 +85,10 @@ fn a_network_spans_hosts_and_nobody_else_hears_it() {
 
 #[test]
 fn a_dhcp_discover_is_heard_in_no_other_network() {
-    let (_hosts, vms, watcher) = hosts();
+    let (_hosts, vms, watchers) = hosts();
     let bytes = frame(Kind::Dhcp, vms[0].mac, MacAddr::new([0xff; 6]), 1);
     assert_eq!(
-        hearers(&vms, &watcher, &vms[0], &bytes),
+        hearers(&vms, &watchers, &vms[0], &bytes),
         ["one-2-0", "one-5-0", "one-6-0"]
     );
 }

@@ -2,12 +2,14 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::libvirt::{Libvirt, until};
-use crate::lab::{Host, MACFENCE, domain, fake_virsh, path_with};
+use crate::lab::libvirt::Libvirt;
+use crate::lab::{Host, MACFENCE, domain, fake_virsh, path_with, until};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -198,12 +200,14 @@ fn a_port_is_looked_for_however_many_came_before_that_were_nobodys() {
     let watch = Watch::start(&host, Some(&virsh));
     for n in 0..9 {
         host.ports("br0", &[&format!("veth{n}")]);
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        // Each of them is looked for by itself.
+        thread::sleep(Duration::from_millis(300));
     }
     // A port that a VM has left, and that another one gets; libvirt tells late.
     host.unplug("vnet1");
     host.ports("br0", &["vnet1", "vnet2"]);
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // Long enough to look in vain more than once.
+    thread::sleep(Duration::from_millis(1500));
     let file = |name: &str, text: &str| std::fs::write(virsh.path().join(name), text).unwrap();
     file("c.xml", &domain("c", &[(A, "vnet1", "br0")]));
     file("d.xml", &domain("d", &[(B, "vnet2", "br0")]));

@@ -3,10 +3,8 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use super::{Host, Ran, bind, need, replace, script, tmpfs};
+use super::{Host, Ran, bind, need, replace, script, tmpfs, until};
 
 /// A libvirtd, its helpers and its domains, in a process namespace of their own: they all end
 /// with it, and with us.
@@ -100,10 +98,8 @@ impl<'a> Libvirt<'a> {
 
     /// Ends libvirtd; its domains run on.
     pub fn stop_daemon(&mut self) {
-        let ended = self.shell(
-            "pid=$(cat /run/libvirtd.pid); kill $pid; while [ -e /proc/$pid ]; do sleep 0.02; done",
-        );
-        assert!(ended, "libvirtd");
+        assert!(self.shell("pid=$(cat /run/libvirtd.pid) && kill $pid"));
+        until("libvirtd has ended", || self.shell("[ ! -e /proc/$pid ]"));
     }
 
     /// Whether there is a QEMU for this domain.
@@ -194,12 +190,3 @@ pub fn diskless(name: &str, boot: &str, interfaces: &str) -> String {
 
 /// Where the lab's libvirt listens.
 pub const URI: &str = "qemu:///system";
-
-/// Waits until something is so.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: not within a minute");
-        thread::sleep(Duration::from_millis(20));
-    }
-}

@@ -15,6 +15,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -284,6 +285,15 @@ pub fn replace(file: &str, content: &str) {
 pub fn install() {
     tmpfs("/usr/local/sbin");
     std::fs::copy(MACFENCE, "/usr/local/sbin/macfence").expect("macfence");
+}
+
+/// Waits until something is so, at most a minute.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within a minute");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Fails with the name of what is missing.
