@@ -21,7 +21,6 @@ mod targets;
 mod vms;
 
 use std::io::{Write, stdout};
-use std::path::Path;
 use std::time::Instant;
 
 use figures::Figures;
@@ -41,7 +40,7 @@ const PARTS: [Part; 4] = [
 const DRAW: &str = "draw";
 
 fn main() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let docs = lab::source("docs");
     let (csv, svg) = (docs.join("bench.csv"), docs.join("bench.svg"));
     let asked: Vec<String> = std::env::args().skip(1).collect();
     if asked != [DRAW] {

@@ -6,7 +6,7 @@ use std::process::Command;
 use macfence::mac::MacAddr;
 use tempfile::TempDir;
 
-use crate::lab::{Host, MACFENCE, script};
+use crate::lab::{Host, MACFENCE, macfence_with, path_with, script};
 
 /// The bridges of a host: one takes at most 1,023 ports.
 pub const BRIDGES: usize = 5;
@@ -117,13 +117,13 @@ impl Vms {
 
     /// macfence, with this hypervisor.
     pub fn macfence(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(MACFENCE);
-        command.args(args).env("PATH", self.path());
+        let mut command = macfence_with(&self.dir);
+        command.args(args);
         command
     }
 
     pub fn path(&self) -> String {
-        crate::lab::path_with(&self.dir)
+        path_with(&self.dir)
     }
 
     /// What macfence exports of them for a firewall.

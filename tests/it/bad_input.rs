@@ -1,9 +1,8 @@
 //! Whatever comes in wrong: one line that names it, exit status 1, and a kernel that has not moved.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::lab::{Host, IS_LOADING, MACFENCE, Ran, domain, path_with, script};
+use crate::lab::{Host, IS_LOADING, MACFENCE, Ran, domain, for_everybody, macfence_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -45,8 +44,7 @@ fn with(host: &Host, programs: &[(&str, &str)], args: &[&str], stdin: &str) -> R
     for (name, text) in programs {
         script(&dir, name, text);
     }
-    let path = path_with(&dir);
-    host.exec(Command::new(MACFENCE).args(args).env("PATH", path), stdin)
+    host.exec(macfence_with(&dir).args(args), stdin)
 }
 
 const APPLY: [&str; 3] = ["apply", "--xml", "-"];
@@ -232,12 +230,9 @@ fn no_nft() {
 #[test]
 fn no_rights() {
     let host = host();
-    let program = host.for_everybody();
+    let program = for_everybody();
     let xml = domain("a", &[(A, "vnet0", "br0")]);
-    let as_nobody = |host: &Host, args: &[&str]| {
-        let mut command = Command::new(program.path().join("macfence"));
-        host.exec(command.args(args).uid(65534).gid(65534), &xml)
-    };
+    let as_nobody = |host: &Host, args: &[&str]| host.as_nobody(&program, args, &xml);
     for args in [&APPLY[..], &["remove", "one-1"], &["list"]] {
         refused(&host, &["sudo: "], |host| as_nobody(host, args));
     }
@@ -269,10 +264,9 @@ fn killed(name: &str, args: &[&str], stdin: &str) {
     // The stubborn sort: deaf to SIGTERM.
     let hang = "trap '' TERM; sleep 1000 & echo $$ $! >$0.pids; wait; sleep 1000";
     script(&dir, name, hang);
-    let path = path_with(&dir);
     let words = format!("{name} did not end within 10 s and was killed");
     refused(&host, &[&words], |host| {
-        host.exec(Command::new(MACFENCE).args(args).env("PATH", path), stdin)
+        host.exec(macfence_with(&dir).args(args), stdin)
     });
     let pids = std::fs::read_to_string(dir.path().join(format!("{name}.pids"))).unwrap();
     for pid in pids.split_whitespace() {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::lab::{Host, MACFENCE, domain, path_with, script, until};
+use crate::lab::{Host, domain, macfence_with, script, until};
 
 const VMS: usize = 100;
 const AT_A_TIME: usize = 8;
@@ -52,11 +52,8 @@ struct Storm<'a> {
 
 impl Storm<'_> {
     fn macfence(&self, args: &[&str], stdin: &str) {
-        let mut command = Command::new(MACFENCE);
-        command
-            .args(args)
-            .env("PATH", path_with(&self.hypervisor.0));
-        self.host.exec(&mut command, stdin).ok();
+        let mut command = macfence_with(&self.hypervisor.0);
+        self.host.exec(command.args(args), stdin).ok();
     }
 
     /// A VM starts, gets a NIC, and ends.
@@ -146,10 +143,8 @@ fn a_vm_that_was_said_to_be_fenced_is_at_every_moment() {
     };
     let log = storm.hypervisor.0.path().join("log");
     let mut watch = host.run(|| {
-        let mut watch = Command::new(MACFENCE);
-        watch
-            .arg("watch")
-            .env("PATH", path_with(&storm.hypervisor.0));
+        let mut watch = macfence_with(&storm.hypervisor.0);
+        watch.arg("watch");
         let file = || {
             std::fs::File::options()
                 .create(true)

@@ -7,7 +7,7 @@ use std::process::Command;
 use macfence::mac::MacAddr;
 
 use crate::lab::frame::{Kind, frame};
-use crate::lab::{Host, MACFENCE, Tap, domain, path_with, script};
+use crate::lab::{Host, Tap, domain, macfence_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -257,12 +257,10 @@ fn the_path_of_one_vm_is_short_and_never_lists_the_table() {
     // An nft that keeps what it is told.
     let keeping = "{ echo call; cat /dev/stdin; echo; } >>$0.log; exec /usr/sbin/nft \"$@\"";
     script(&dir, "nft", keeping);
-    let path = path_with(&dir);
     let log = dir.path().join("nft.log");
     let calls = |args: &[&str], xml: &str| {
         let _ = std::fs::remove_file(&log);
-        host.exec(Command::new(MACFENCE).args(args).env("PATH", &path), xml)
-            .ok();
+        host.exec(macfence_with(&dir).args(args), xml).ok();
         let log = std::fs::read_to_string(&log).unwrap_or_default();
         assert!(!log.contains("list table "), "{log}");
         log.lines().filter(|line| *line == "call").count()

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{Host, MACFENCE, domain, fake_virsh, path_with};
+use crate::lab::{Host, domain, fake_virsh, macfence_with};
 
 const VMS: usize = 20;
 const POINTS: u32 = 25;
@@ -47,11 +47,8 @@ fn is_killed(args: &[&str], files: &[usize]) {
         .map(|(name, xml)| (&**name, &**xml))
         .collect();
     let virsh = fake_virsh(&running);
-    let mut command = Command::new(MACFENCE);
-    command
-        .args(args)
-        .env("PATH", path_with(&virsh))
-        .stderr(Stdio::null());
+    let mut command = macfence_with(&virsh);
+    command.args(args).stderr(Stdio::null());
     for vm in files {
         command
             .arg("--xml")

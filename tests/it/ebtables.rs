@@ -4,7 +4,7 @@ use std::process::Command;
 
 use nix::pty::openpty;
 
-use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, need, path_with, script};
+use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, macfence_with, need, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -367,7 +367,6 @@ fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     let dir = tempfile::tempdir().unwrap();
-    let path = path_with(&dir);
     script(&dir, "ebtables-restore", "exit 1");
     script(
         &dir,
@@ -376,7 +375,6 @@ fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
         exec /usr/sbin/ebtables \"$@\"",
     );
     for _ in 0..5 {
-        let mut command = Command::new(MACFENCE);
         let args = [
             "--backend",
             "ebtables",
@@ -386,8 +384,7 @@ fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
             "--trusted",
             "0:16:3e:0:0:1",
         ];
-        host.exec(command.args(args).env("PATH", &path), &xml)
-            .error();
+        host.exec(macfence_with(&dir).args(args), &xml).error();
     }
     let chains = || {
         host.ok("ebtables", &["-L"])
@@ -412,15 +409,9 @@ fn remove_does_not_take_what_is_another_vms_by_now() {
         <interface><mac address='2:0:0:0:0:1'/></interface></devices></domain>",
         ),
     ]);
-    let path = path_with(&dir);
     let remove = |vm: &str| {
-        let mut command = Command::new(MACFENCE);
-        host.exec(
-            command
-                .args(["--backend", "ebtables", "remove", vm])
-                .env("PATH", &path),
-            "",
-        )
+        let mut command = macfence_with(&dir);
+        host.exec(command.args(["--backend", "ebtables", "remove", vm]), "")
     };
     remove("old").ok();
     assert_eq!(forward(&host).len(), 2);
@@ -449,15 +440,8 @@ fn list_and_remove_find_a_vms_rules_by_its_ports() {
     apply(&host, &two, &[]).ok();
     let dir = fake_virsh(&[("one-1", &one)]);
     let macfence = |args: &[&str]| {
-        let path = path_with(&dir);
-        let mut command = Command::new(MACFENCE);
-        host.exec(
-            command
-                .args(["--backend", "ebtables"])
-                .args(args)
-                .env("PATH", path),
-            "",
-        )
+        let mut command = macfence_with(&dir);
+        host.exec(command.args(["--backend", "ebtables"]).args(args), "")
     };
     let list: serde_json::Value =
         serde_json::from_str(&macfence(&["list", "--json"]).ok()).unwrap();
@@ -519,10 +503,9 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
     );
     host.ok("nft", &["flush", "ruleset"]);
     let dir = tempfile::tempdir().unwrap();
-    let path = path_with(&dir);
     let with_nft = |says: &str, args: &[&str]| {
         script(&dir, "nft", says);
-        host.exec(Command::new(MACFENCE).args(args).env("PATH", &path), &xml)
+        host.exec(macfence_with(&dir).args(args), &xml)
     };
     let apply = ["-v", "apply", "--xml", "-"];
     for says in [
@@ -556,11 +539,7 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
         assert!(rules(&host).is_empty());
     }
     host.hide("nft");
-    let none = Command::new(MACFENCE);
-    let ran = {
-        let mut none = none;
-        host.exec(none.args(apply), &xml)
-    };
+    let ran = host.macfence_reading(&xml, apply);
     assert!(ran.stderr.contains("(ebtables)"), "{}", ran.stderr);
     host.hide("ebtables");
     let error = host.apply(&xml).error();
@@ -607,12 +586,11 @@ fn faults() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     let dir = tempfile::tempdir().unwrap();
-    let path = path_with(&dir);
     let with = |says: &str| {
         script(&dir, "ebtables", says);
-        let mut command = Command::new(MACFENCE);
+        let mut command = macfence_with(&dir);
         let command = command.args(["--backend", "ebtables", "apply", "--xml", "-"]);
-        host.exec(command.env("PATH", &path), &xml).error()
+        host.exec(command, &xml).error()
     };
     for (says, words) in [
         ("echo hello", "unknown listing"),
@@ -660,15 +638,11 @@ fn many_rules_do_not_cost_a_process_each() {
         );
         script(&dir, program, &says);
     }
-    let path = path_with(&dir);
     let calls = |args: &[&str]| {
         let _ = std::fs::remove_file(&log);
-        let mut command = Command::new(MACFENCE);
-        let command = command
-            .args(["--backend", "ebtables"])
-            .args(args)
-            .env("PATH", &path);
-        host.exec(command, "").ok();
+        let mut command = macfence_with(&dir);
+        host.exec(command.args(["--backend", "ebtables"]).args(args), "")
+            .ok();
         std::fs::read_to_string(&log).unwrap().lines().count()
     };
     let mut apply = vec!["apply".to_owned()];

@@ -1,9 +1,8 @@
 //! What is printed is what would be loaded.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::lab::{Host, domain};
+use crate::lab::{Host, domain, for_everybody};
 
 const NICS: [(&str, &str, &str); 2] = [
     ("02:00:c0:a8:00:05", "one-1-0", "br0"),
@@ -83,12 +82,8 @@ fn exporting_needs_no_rights_no_nft_and_no_hypervisor() {
     for program in ["nft", "virsh", "sudo"] {
         host.hide(program);
     }
-    let program = host.for_everybody();
-    let mut command = Command::new(program.path().join("macfence"));
-    let ran = host.exec(
-        command.args(["export", "--xml", "-"]).uid(65534),
-        &domain("a", &NICS),
-    );
+    let export = ["export", "--xml", "-"];
+    let ran = host.as_nobody(&for_everybody(), &export, &domain("a", &NICS));
     assert!(ran.ok().contains("one-1-1"));
 }
 

@@ -8,7 +8,8 @@ use nix::mount::{MsFlags, mount};
 
 use crate::lab::oneadmin::Oneadmin;
 use crate::lab::{
-    Host, IS_LOADING, MACFENCE, Ran, domain, fake_virsh, need, path_with, script, tmpfs,
+    Host, IS_LOADING, LOGIN_PATH, MACFENCE, Ran, domain, fake_virsh, macfence_with, need,
+    path_with, prepend, script, tmpfs,
 };
 
 const VMS: usize = 8;
@@ -56,8 +57,7 @@ const COMMANDS: [&[&str]; 8] = [
 ];
 
 fn run(host: &Host, virsh: &tempfile::TempDir, args: &[&str]) -> Ran {
-    let mut command = Command::new(MACFENCE);
-    host.exec(command.args(args).env("PATH", path_with(virsh)), "")
+    host.exec(macfence_with(virsh).args(args), "")
 }
 
 /// Likewise, with the programs of another directory before.
@@ -67,7 +67,7 @@ fn run_with(
     virsh: &tempfile::TempDir,
     args: &[&str],
 ) -> Ran {
-    let path = format!("{}:{}", faulty.path().display(), path_with(virsh));
+    let path = prepend(faulty, &path_with(virsh));
     host.exec(Command::new(MACFENCE).args(args).env("PATH", path), "")
 }
 
@@ -221,7 +221,8 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
         "{IS_LOADING} || exec /usr/bin/sudo \"$@\"; echo 'sudo: a password is required' >&2; exit 1"
     );
     script(&sudo, "sudo", &says);
-    let both = format!("{}:{}", sudo.path().display(), virsh.path().display());
+    let healthy = prepend(&virsh, LOGIN_PATH);
+    let both = prepend(&sudo, &healthy);
     for args in [
         "apply one-5",
         "apply one-5 one-6",
@@ -229,7 +230,7 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
         "sync",
         "flush",
     ] {
-        let ran = one.with_programs(&both, &format!("/usr/local/sbin/macfence {args}"), "");
+        let ran = one.with_path(&both, &format!("/usr/local/sbin/macfence {args}"), "");
         let error = ran.error();
         assert!(
             error.contains("sudo: a password is required"),
@@ -250,11 +251,7 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
         let _ = std::fs::write("/run/full", vec![0; 1 << 20]);
         assert!(std::fs::write("/run/more", [0; 5000]).is_err());
     });
-    let ran = one.with_programs(
-        virsh.path().to_str().unwrap(),
-        "/usr/local/sbin/macfence apply one-5",
-        "",
-    );
+    let ran = one.with_path(&healthy, "/usr/local/sbin/macfence apply one-5", "");
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(host.fenced().contains(&name(5)));
     // Which port is on a bridge cannot be told without /sys: that is not "on none".

@@ -3,13 +3,13 @@
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
-use std::path::Path;
+use crate::lab::source;
 
 /// Tries a target with each seed and with each text that fuzzing has found worth keeping: those
 /// that reach some code that no shorter one does.
 #[test]
 fn no_text_of_the_corpus_makes_a_parser_panic() {
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let fuzz = source("tests/fuzz");
     for (name, target) in [
         ("domain", targets::domain as fn(&str)),
         ("virsh", targets::virsh),

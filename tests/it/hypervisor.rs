@@ -1,9 +1,7 @@
 //! The main job on a real libvirtd with a real QEMU.
 
-use std::process::Command;
-
 use crate::lab::libvirt::Libvirt;
-use crate::lab::{Host, MACFENCE, path_with, script};
+use crate::lab::{Host, macfence_with, script};
 
 /// A bridge interface, without the ROM that would look for a server to boot from and be counted.
 fn interface(mac: &str, port: &str) -> String {
@@ -98,13 +96,9 @@ fn virsh_is_asked_once_whatever_the_names_are() {
         "virsh",
         "echo call >>$0.log; exec /usr/bin/virsh \"$@\"",
     );
-    let path = path_with(&dir);
     let apply = |names: &[&str]| {
-        let mut command = Command::new(MACFENCE);
-        host.exec(
-            command.args(["apply", "--"]).args(names).env("PATH", &path),
-            "",
-        )
+        let mut command = macfence_with(&dir);
+        host.exec(command.args(["apply", "--"]).args(names), "")
     };
     let before = host.generation();
     apply(&names).ok();

@@ -1,14 +1,14 @@
 //! What `make install` puts on a host, and what it says there.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use clap::{CommandFactory, Parser};
 use macfence::cli::Cli;
 use macfence::config::Config;
 
-use crate::lab::{Host, Ran, need};
+use crate::lab::{Host, Ran, built, need, source};
 
 /// Every file below `PREFIX`, with its mode; 777 is a link.
 const FILES: &str = "\
@@ -84,18 +84,6 @@ pub fn tree(host: &Host, dir: &Path) -> Vec<String> {
     sorted(host.exec(&mut find, "").ok().lines().map(str::to_owned))
 }
 
-/// A file of the repository.
-fn source(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// A file that `target` builds in the repository.
-pub fn built(path: &str, target: &str) -> PathBuf {
-    let file = source(path);
-    assert!(file.exists(), "{path} is missing: {target} builds it");
-    file
-}
-
 /// `make install` or `make uninstall` with this `DESTDIR`; returns what it says.
 fn make(host: &Host, target: &str, destdir: &Path, more: &[&str]) -> String {
     need("make");
@@ -106,7 +94,7 @@ fn make(host: &Host, target: &str, destdir: &Path, more: &[&str]) -> String {
     for inherited in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PREFIX", "DESTDIR"] {
         make.env_remove(inherited);
     }
-    make.current_dir(env!("CARGO_MANIFEST_DIR"));
+    make.current_dir(source(""));
     // Tests run side by side, and build nothing: what is there is what they look at.
     make.args(["-s", "-o", "build", target]).args(more);
     host.exec(make.arg(format!("DESTDIR={}", destdir.display())), "")
@@ -286,10 +274,7 @@ fn bash_completes_subcommands_and_flags() {
 fn the_units_are_such_as_systemd_takes_and_hold_the_service_in() {
     need("systemd-analyze");
     let dir = tempfile::tempdir().unwrap();
-    let shipped = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("share/systemd");
-        fs::read_to_string(path.join(name)).unwrap()
-    };
+    let shipped = |name: &str| fs::read_to_string(source("share/systemd").join(name)).unwrap();
     let units = ["macfence.service", "macfence-sync.service"];
     let sandbox = |unit: &str| {
         let text = shipped(unit);

@@ -6,10 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::lab::{MACFENCE, need};
-
-/// Where `tests/setup` puts the kernels.
-const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/kernel");
+use crate::lab::{MACFENCE, fetched, need};
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -63,19 +60,11 @@ fn initramfs(kernel: &Path, dir: &Path) -> std::path::PathBuf {
     ] {
         create_dir_all(root.join(folder)).unwrap();
     }
-    let find = |name: &str| {
-        let dirs = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-        let path = dirs
-            .map(|dir| Path::new(dir).join(name))
-            .into_iter()
-            .find(|p| p.exists());
-        path.unwrap_or_else(|| panic!("{name} is missing: tests/setup installs it"))
-    };
-    copy(find("busybox"), root.join("bin/busybox")).unwrap();
-    install(&find("ip"), &root, "/usr/sbin/ip");
-    install(&find("ebtables-legacy"), &root, "/usr/sbin/ebtables");
+    copy(need("busybox"), root.join("bin/busybox")).unwrap();
+    install(&need("ip"), &root, "/usr/sbin/ip");
+    install(&need("ebtables-legacy"), &root, "/usr/sbin/ebtables");
     install(
-        &find("ebtables-legacy-restore"),
+        &need("ebtables-legacy-restore"),
         &root,
         "/usr/sbin/ebtables-restore",
     );
@@ -113,13 +102,8 @@ fn boot(suite: &str, version: &str) {
     for program in ["qemu-system-x86_64", "busybox", "strip", "timeout"] {
         need(program);
     }
-    let kernel = Path::new(KERNELS).join(suite);
-    let image = kernel.join("vmlinuz");
-    assert!(
-        image.exists(),
-        "{} is missing: tests/setup fetches it",
-        image.display()
-    );
+    let image = fetched(&format!("kernel/{suite}/vmlinuz"));
+    let kernel = image.parent().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
         .args([
@@ -139,9 +123,9 @@ fn boot(suite: &str, version: &str) {
             "console=ttyS0 quiet panic=-1",
         ])
         .arg("-kernel")
-        .arg(image)
+        .arg(&image)
         .arg("-initrd")
-        .arg(initramfs(&kernel, dir.path()))
+        .arg(initramfs(kernel, dir.path()))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

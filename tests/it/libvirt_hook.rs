@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::lab::libvirt::{Libvirt, diskless};
-use crate::lab::{Host, MACFENCE, Ran, domain};
+use crate::lab::{Host, LOGIN_PATH, MACFENCE, Ran, domain, prepend, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -69,8 +69,8 @@ fn a_domain_that_cannot_be_fenced_does_not_start() {
     let host = Host::new();
     let (mut libvirt, dir) = hooked(&host);
     libvirt.create("one-1", &interface(A));
-    crate::lab::script(dir.path(), "nft", "echo 'Error: no more rules' >&2; exit 1");
-    crate::lab::script(dir.path(), "ebtables", "echo 'nor here' >&2; exit 1");
+    script(&dir, "nft", "echo 'Error: no more rules' >&2; exit 1");
+    script(&dir, "ebtables", "echo 'nor here' >&2; exit 1");
     std::fs::write(dir.path().join("broken"), "").unwrap();
     let refused = libvirt.try_create(&diskless("one-2", "", &interface("02:00:c0:a8:01:05")));
     assert_eq!(refused.status, 1);
@@ -163,13 +163,12 @@ fn a_running_domain_is_not_ended_because_its_fence_could_not_be_looked_at() {
     let (libvirt, dir) = hooked(&host);
     libvirt.create("one-1", &interface(A));
     let before = (host.generation(), host.ruleset());
-    crate::lab::script(dir.path(), "nft", "echo 'Error: no more rules' >&2; exit 1");
-    crate::lab::script(dir.path(), "ebtables", "echo 'nor here' >&2; exit 1");
+    script(&dir, "nft", "echo 'Error: no more rules' >&2; exit 1");
+    script(&dir, "ebtables", "echo 'nor here' >&2; exit 1");
     let mut command = Command::new(MACFENCE);
     command.args(["hook", "libvirt", "--", "one-1", "reconnect", "begin", "-"]);
     let xml = libvirt.virsh(&["dumpxml", "one-1"]);
-    let path = format!("{}:/usr/bin:/bin", dir.path().display());
-    let said = host.exec(command.env("PATH", path), &xml);
+    let said = host.exec(command.env("PATH", prepend(&dir, LOGIN_PATH)), &xml);
     assert!(
         said.stderr.starts_with("macfence: warning: ") && said.stderr.contains("no more rules")
     );

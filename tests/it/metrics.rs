@@ -4,18 +4,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::lab::frame::{Kind, frame};
-use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, need, path_with, script};
+use crate::lab::{Host, Ran, domain, fake_virsh, macfence_with, need, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
 
 fn metrics(host: &Host, virsh: &tempfile::TempDir, args: &[&str]) -> Ran {
-    let mut command = Command::new(MACFENCE);
-    command
-        .arg("metrics")
-        .args(args)
-        .env("PATH", path_with(virsh));
-    host.exec(&mut command, "")
+    host.exec(macfence_with(virsh).arg("metrics").args(args), "")
 }
 
 /// Metrics without their explanations.

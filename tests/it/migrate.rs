@@ -9,7 +9,7 @@ use std::time::Duration;
 use macfence::mac::MacAddr;
 
 use crate::lab::frame::{Kind, frame, number};
-use crate::lab::{Host, MACFENCE, Ran, Tap, domain, fake_virsh, need, path_with, until};
+use crate::lab::{Host, Ran, Tap, domain, fake_virsh, macfence_with, need, until};
 
 const VMS: usize = 50;
 
@@ -51,14 +51,7 @@ fn seeded(vms: usize) -> (Host, tempfile::TempDir) {
 }
 
 fn migrate(host: &Host, virsh: &tempfile::TempDir, flags: &[&str]) -> Ran {
-    let path = path_with(virsh);
-    host.exec(
-        Command::new(MACFENCE)
-            .arg("migrate")
-            .args(flags)
-            .env("PATH", path),
-        "",
-    )
+    host.exec(macfence_with(virsh).arg("migrate").args(flags), "")
 }
 
 fn ebtables_rules(host: &Host) -> Vec<String> {
@@ -338,18 +331,14 @@ fn no_forbidden_frame_is_heard_while_fifty_vms_migrate() {
 fn a_migration_that_is_killed_leaves_all_fenced_and_a_second_run_completes_it() {
     let (host, virsh) = seeded(VMS);
     let frames = Forbidden::on(&host);
-    let path = path_with(&virsh);
     let saved = host.ok("ebtables-save", &[]);
     for point in 0..40 {
         host.ok("nft", &["flush", "ruleset"]);
         host.exec(Command::new("ebtables-restore").arg("--noflush"), &saved)
             .ok();
         host.run(|| {
-            let mut migrate = Command::new(MACFENCE);
-            let migrate = migrate
-                .arg("migrate")
-                .env("PATH", &path)
-                .stdout(Stdio::null());
+            let mut migrate = macfence_with(&virsh);
+            let migrate = migrate.arg("migrate").stdout(Stdio::null());
             let mut migrate = migrate.stderr(Stdio::null()).spawn().unwrap();
             thread::sleep(Duration::from_millis(point * 8));
             migrate.kill().unwrap();

@@ -2,27 +2,18 @@
 
 use std::process::Command;
 
-use crate::lab::{Host, MACFENCE, domain};
-
-/// Where `tests/setup` puts them.
-const VERSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/nft");
+use crate::lab::{Host, domain, fetched, macfence_with};
 
 fn check(version: &str) {
-    let dir = format!("{VERSIONS}/{version}");
-    let nft = format!("{dir}/nft");
-    assert!(
-        std::path::Path::new(&nft).exists(),
-        "{nft} is missing: tests/setup fetches it"
-    );
+    let nft = fetched(&format!("nft/{version}/nft"));
+    let dir = nft.parent().unwrap();
+    let nft = nft.to_str().unwrap();
     let host = Host::new();
-    let said = host.ok(&nft, &["--version"]);
+    let said = host.ok(nft, &["--version"]);
     assert!(said.contains(&format!("v{version} ")), "{said}");
     host.bridge("br0");
     host.ports("br0", &["one-1-0", "one-1-1", "one-2-0"]);
-    let path = format!("{dir}:{}", std::env::var("PATH").unwrap());
-    let macfence = |args: &[&str], stdin: &str| {
-        host.exec(Command::new(MACFENCE).args(args).env("PATH", &path), stdin)
-    };
+    let macfence = |args: &[&str], stdin: &str| host.exec(macfence_with(dir).args(args), stdin);
     let one = |port| domain("one-1", &[("02:00:c0:a8:00:05", port, "br0")]);
     let both = domain(
         "one-1",
@@ -48,23 +39,23 @@ fn check(version: &str) {
         let before = host.generation();
         macfence(&args, &both).ok();
         assert_eq!(host.generation(), before, "prefix length {len}");
-        let listed = host.ok(&nft, &["list", "ruleset"]);
+        let listed = host.ok(nft, &["list", "ruleset"]);
         let args = [&["export", "--xml", "-"], &flags[..]].concat();
         let export = macfence(&args, &both).ok();
         let empty = Host::new();
         empty
-            .exec(Command::new(&nft).args(["-j", "-f", "-"]), &export)
+            .exec(Command::new(nft).args(["-j", "-f", "-"]), &export)
             .ok();
-        assert_eq!(words(&empty.ok(&nft, &["list", "ruleset"])), words(&listed));
-        empty.ok(&nft, &["flush", "ruleset"]);
+        assert_eq!(words(&empty.ok(nft, &["list", "ruleset"])), words(&listed));
+        empty.ok(nft, &["flush", "ruleset"]);
         empty
-            .exec(Command::new(&nft).args(["-f", "-"]), &listed)
+            .exec(Command::new(nft).args(["-f", "-"]), &listed)
             .ok();
-        assert_eq!(empty.ok(&nft, &["list", "ruleset"]), listed);
+        assert_eq!(empty.ok(nft, &["list", "ruleset"]), listed);
     }
 
     // A VM's life, with every way that the kernel is read: one chain, the map, the table.
-    host.ok(&nft, &["flush", "ruleset"]);
+    host.ok(nft, &["flush", "ruleset"]);
     let apply = ["apply", "--xml", "-"];
     macfence(&apply, &both).ok();
     macfence(
@@ -78,12 +69,7 @@ fn check(version: &str) {
     )
     .ok();
     let list = |host: &Host| -> Vec<String> {
-        let json = host.exec(
-            Command::new(MACFENCE)
-                .args(["list", "--json"])
-                .env("PATH", &path),
-            "",
-        );
+        let json = host.exec(macfence_with(dir).args(["list", "--json"]), "");
         let vms: serde_json::Value = serde_json::from_str(&json.ok()).unwrap();
         vms.as_array()
             .unwrap()
@@ -109,7 +95,7 @@ fn check(version: &str) {
     macfence(&["remove", "thief"], "").ok();
     assert_eq!(list(&host), [r#""one-1""one-1-0""#]);
     macfence(&["remove", "one-1"], "").ok();
-    host.ok(&nft, &["delete", "table", "bridge", "macfence"]);
+    host.ok(nft, &["delete", "table", "bridge", "macfence"]);
     for args in [
         &["flush"][..],
         &["list"],
@@ -118,7 +104,7 @@ fn check(version: &str) {
     ] {
         macfence(args, "").ok();
     }
-    assert_eq!(host.ok(&nft, &["list", "ruleset"]), "");
+    assert_eq!(host.ok(nft, &["list", "ruleset"]), "");
 
     // More ports than it can be asked about at once.
     let names: Vec<_> = (0..200).map(|nic| format!("many-ports-{nic:04}")).collect();
@@ -134,12 +120,12 @@ fn check(version: &str) {
     assert_eq!(host.generation(), before);
     macfence(&apply, &domain("many", &nics[1..])).ok();
     macfence(&["remove", "many"], "").ok();
-    host.ok(&nft, &["delete", "table", "bridge", "macfence"]);
+    host.ok(nft, &["delete", "table", "bridge", "macfence"]);
 
     // Beside other people's tables whose flags it prints as what is no JSON.
     let others = "table arp macfence { flags dormant; chain forward { }; chain vm-one-1 { drop; }; }; \
                   table bridge zzz { flags dormant; }";
-    host.ok(&nft, &[others]);
+    host.ok(nft, &[others]);
     macfence(&apply, &one("one-1-0")).ok();
     let before = host.generation();
     macfence(&apply, &one("one-1-0")).ok();

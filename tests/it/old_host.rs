@@ -1,9 +1,7 @@
 //! A host without nft. These run here, where nft is taken away and ebtables is the nft variant, and
 //! once more on old kernels with the legacy ebtables: see [`super::legacy`].
 
-use std::process::Command;
-
-use crate::lab::{Host, MACFENCE, domain, path_with, script};
+use crate::lab::{Host, domain, macfence_with, script};
 use crate::semantics::{SEED, TRUSTING, check_frames};
 
 fn host() -> Host {
@@ -63,9 +61,7 @@ fn the_life_of_vms_on_an_old_host() {
         "ebtables",
         "case $* in *-A*) exit 1;; esac; exec /usr/sbin/ebtables \"$@\"",
     );
-    let path = path_with(&dir);
-    host.exec(Command::new(MACFENCE).args(&apply).env("PATH", path), "")
-        .ok();
+    host.exec(macfence_with(&dir).args(&apply), "").ok();
     let all = rules(&host);
     assert_eq!(all.len(), 10, "{all:?}");
     let again = host.macfence(&apply);

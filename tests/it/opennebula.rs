@@ -1,7 +1,6 @@
 //! OpenNebula's network drivers and state hooks, called as it calls them: by `oneadmin`, who may
 //! run nothing but what the shipped sudoers file allows.
 
-use std::process::Command;
 use std::slice;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use crate::lab::frame::{Kind, frame};
 use crate::lab::oneadmin::Oneadmin;
-use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, path_with, script};
+use crate::lab::{Host, Ran, domain, fake_virsh, macfence_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -284,12 +283,7 @@ fn without_targets() -> (Host, tempfile::TempDir) {
 }
 
 fn call(host: &Host, virsh: &tempfile::TempDir, entry: &[&str], template: &str) -> Ran {
-    let mut command = Command::new(MACFENCE);
-    command
-        .arg("hook")
-        .args(entry)
-        .env("PATH", path_with(virsh));
-    host.exec(&mut command, template)
+    host.exec(macfence_with(virsh).arg("hook").args(entry), template)
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use nix::mount::{MsFlags, mount};
 
-use crate::install::{HOOKS, built, expected, hook_is, sorted, tree};
-use crate::lab::{Host, Ran, need, tmpfs};
+use crate::install::{HOOKS, expected, hook_is, sorted, tree};
+use crate::lab::{Host, Ran, built, fetched, need, tmpfs};
 
 /// The `deb` or the `rpm` that `make` builds.
 fn package(kind: &str) -> PathBuf {
@@ -26,7 +26,7 @@ impl<'a> Debian<'a> {
     const ROOT: &'static str = "/run/debian/root";
 
     fn on(host: &'a Host) -> Self {
-        let lower = built("target/debootstrap", "tests/setup");
+        let lower = fetched("debootstrap");
         host.run(|| {
             tmpfs("/run/debian");
             for dir in ["root", "upper", "work"] {

@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::lab::{Host, IS_LOADING, domain, need, script, tmpfs};
+use crate::lab::{Host, IS_LOADING, LOGIN_PATH, domain, for_everybody, need, script, tmpfs};
 
 /// A host where nobody may run nft through sudo.
 fn host() -> Host {
@@ -22,7 +22,7 @@ fn host() -> Host {
 #[test]
 fn an_nft_that_hangs_behind_sudo_is_killed_and_loads_nothing_later() {
     let host = host();
-    let program = host.for_everybody();
+    let program = for_everybody();
     let dir = program.path().display();
     // sudo's rule names /usr/sbin/nft: that is what must be slow.
     host.run(|| {
@@ -45,10 +45,10 @@ fn an_nft_that_hangs_behind_sudo_is_killed_and_loads_nothing_later() {
         .unwrap();
     });
     let before = host.generation();
-    let mut command = Command::new(program.path().join("macfence"));
-    let command = command.args(["apply", "--xml", "-"]).uid(65534).gid(65534);
     let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
-    let error = host.exec(command, &xml).error();
+    let error = host
+        .as_nobody(&program, &["apply", "--xml", "-"], &xml)
+        .error();
     assert!(
         error.contains("nft did not end within 10 s and was killed")
             && !error.contains("nothing was changed"),
@@ -62,14 +62,10 @@ fn an_nft_that_hangs_behind_sudo_is_killed_and_loads_nothing_later() {
 #[test]
 fn sudo_nft_is_all_that_is_needed() {
     let host = host();
-    let program = host.for_everybody();
+    let program = for_everybody();
     let as_nobody = |args: &[&str], stdin: &str| {
         let mut command = Command::new(program.path().join("macfence"));
-        // A login through ssh without a terminal: no system directories in PATH.
-        let command = command
-            .args(args)
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        let command = command.args(args).env_clear().env("PATH", LOGIN_PATH);
         host.exec(command.uid(65534).gid(65534), stdin)
     };
     for (vm, port) in [("one-1", "one-1-0"), ("one-2", "one-2-0")] {
@@ -91,12 +87,10 @@ fn sudo_nft_is_all_that_is_needed() {
 #[test]
 fn a_sudo_that_keeps_nft_from_what_it_is_asked_is_named() {
     let host = host();
-    let program = host.for_everybody();
+    let program = for_everybody();
     let apply = || {
-        let mut command = Command::new(program.path().join("macfence"));
-        let command = command.args(["apply", "--xml", "-"]).uid(65534).gid(65534);
         let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
-        host.exec(command, &xml)
+        host.as_nobody(&program, &["apply", "--xml", "-"], &xml)
     };
     let sudoers = |defaults: &str| {
         host.run(|| {

@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::lab::oneadmin::Oneadmin;
-use crate::lab::{Host, MACFENCE, Ran, domain, path_with, script};
+use crate::lab::{Host, LOGIN_PATH, MACFENCE, Ran, domain, path_with, prepend, script, source};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -211,8 +211,7 @@ fn command_line(conf: &str, name: &str, vm: u32) -> String {
 
 #[test]
 fn the_hooks_of_an_oned_conf_work_for_oneadmin() {
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/share/opennebula/oned.conf");
-    let conf = std::fs::read_to_string(shipped).unwrap();
+    let conf = std::fs::read_to_string(source("share/opennebula/oned.conf")).unwrap();
     let (host, dir) = host(&domain("one-1", &[(A, "one-1-0", "br0")]));
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let one = Oneadmin::of(&host);
@@ -225,11 +224,8 @@ fn the_hooks_of_an_oned_conf_work_for_oneadmin() {
     });
     let conf = conf.replace("@datadir@", "/usr/local/sbin/macfence.d");
     let call = |name: &str| {
-        let said = one.with_programs(
-            dir.path().to_str().unwrap(),
-            &command_line(&conf, name, 1),
-            "",
-        );
+        let path = prepend(&dir, LOGIN_PATH);
+        let said = one.with_path(&path, &command_line(&conf, name, 1), "");
         assert_eq!(
             (said.status, &*said.stdout, &*said.stderr),
             (0, "", ""),

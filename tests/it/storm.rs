@@ -1,13 +1,12 @@
 //! Many hooks at once, as OpenNebula runs them.
 
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::lab::{Host, IS_LOADING, MACFENCE, domain, path_with, script};
+use crate::lab::{Host, IS_LOADING, domain, macfence_with, script};
 
 /// What is done to a VM, one after the other; the last word counts.
 const LIVES: [&[&str]; 4] = [
@@ -34,16 +33,9 @@ fn a_hook_that_is_killed_does_not_change_anything_behind_the_next_ones_back() {
         domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]),
     )
     .unwrap();
-    let path = path_with(&dir);
     host.run(|| {
-        let mut apply = Command::new(MACFENCE);
-        let mut apply = apply
-            .arg("apply")
-            .arg("--xml")
-            .arg(&xml)
-            .env("PATH", path)
-            .spawn()
-            .unwrap();
+        let mut apply = macfence_with(&dir);
+        let mut apply = apply.arg("apply").arg("--xml").arg(&xml).spawn().unwrap();
         std::fs::read(dir.path().join("loading")).unwrap();
         apply.kill().unwrap();
         apply.wait().unwrap();

@@ -1,8 +1,6 @@
 //! Xen hosts: what stand-ins for its tools print is what the real ones do.
 
-use std::process::Command;
-
-use crate::lab::{Host, MACFENCE, Ran, path_with, script};
+use crate::lab::{Host, Ran, macfence_with, script};
 
 const XL: &str = "\
 Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
@@ -32,9 +30,8 @@ fn tool(dir: &tempfile::TempDir, name: &str, list: &str) {
 }
 
 fn ebtables_xen(host: &Host, dir: &tempfile::TempDir, vm: &str) -> Ran {
-    let mut command = Command::new(MACFENCE);
-    command.args(["hook", "ebtables-xen", "--", vm]);
-    host.exec(command.env("PATH", path_with(dir)), "")
+    let mut command = macfence_with(dir);
+    host.exec(command.args(["hook", "ebtables-xen", "--", vm]), "")
 }
 
 fn ports(host: &Host) -> Vec<String> {

@@ -6,12 +6,14 @@ pub mod frame;
 pub mod guest;
 pub mod libvirt;
 pub mod oneadmin;
+mod paths;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+pub use paths::*;
 
 /// A host: a network and a mount namespace, kept alive by these two files.
 pub struct Host {
@@ -121,6 +125,12 @@ impl Host {
         self.exec(Command::new(MACFENCE).args(args), stdin)
     }
 
+    /// Runs macfence as a user who has no rights, from a directory [`for_everybody`].
+    pub fn as_nobody(&self, dir: &tempfile::TempDir, args: &[&str], stdin: &str) -> Ran {
+        let mut command = Command::new(dir.path().join("macfence"));
+        self.exec(command.args(args).uid(65534).gid(65534), stdin)
+    }
+
     /// Fences the VM of this domain XML.
     pub fn apply(&self, xml: &str) -> Ran {
         self.macfence_reading(xml, ["apply", "--xml", "-"])
@@ -193,14 +203,7 @@ impl Host {
     /// Takes a program away from the host.
     pub fn hide(&self, program: &str) {
         let none: Option<&str> = None;
-        for dir in [
-            "/usr/local/sbin",
-            "/usr/local/bin",
-            "/usr/sbin",
-            "/usr/bin",
-            "/sbin",
-            "/bin",
-        ] {
+        for dir in paths::SYSTEM_DIRS {
             let path = format!("{dir}/{program}");
             if Path::new(&path).exists() {
                 let null = Some("/dev/null");
@@ -208,15 +211,6 @@ impl Host {
                 self.run(hide).expect("a hidden program");
             }
         }
-    }
-
-    /// A directory with a copy of macfence that any user may run, wherever it was built.
-    pub fn for_everybody(&self) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().expect("a directory");
-        let everybody = Permissions::from_mode(0o755);
-        std::fs::set_permissions(dir.path(), everybody).expect("permissions");
-        std::fs::copy(MACFENCE, dir.path().join("macfence")).expect("a copy");
-        dir
     }
 
     /// The whole ruleset of the host, with handles and counters.
@@ -252,9 +246,6 @@ impl Host {
         self.run(generation)
     }
 }
-
-/// The program under test.
-pub const MACFENCE: &str = env!("CARGO_BIN_EXE_macfence");
 
 /// Mounts an empty directory over this one, in the mount namespace of the caller.
 pub fn tmpfs(dir: &str) {
@@ -296,33 +287,9 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Fails with the name of what is missing.
-pub fn need(program: &str) {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs: Vec<_> = std::env::split_paths(&path).collect();
-    dirs.extend(["/usr/sbin".into(), "/sbin".into()]);
-    assert!(
-        dirs.iter().any(|dir| dir.join(program).exists()),
-        "{program} is missing: tests/setup installs it"
-    );
-}
-
 /// What tells, in the script of an nft of ours, that it is to load something: we ask in its own
 /// language, and load JSON, if not only to see whether it works.
 pub const IS_LOADING: &str = "[ \"$1\" != -c ] && [ \"$(head -c 1 /dev/stdin)\" = '{' ]";
-
-/// Puts a shell script where a program of that name is looked for.
-pub fn script(dir: impl AsRef<Path>, name: &str, script: &str) {
-    let path = dir.as_ref().join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
-    std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("permissions");
-}
-
-/// The `PATH` on which the programs in a directory come before all others.
-pub fn path_with(dir: &tempfile::TempDir) -> String {
-    let path = std::env::var("PATH").expect("PATH");
-    format!("{}:{path}", dir.path().display())
-}
 
 /// A directory with a virsh that knows these running domains, by name and XML.
 pub fn fake_virsh(domains: &[(&str, &str)]) -> tempfile::TempDir {

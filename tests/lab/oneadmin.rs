@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Host, Ran, install, need, replace, script, tmpfs};
+use super::{Host, LOGIN_PATH, Ran, install, need, replace, script, source, tmpfs};
 
 /// Where OpenNebula keeps its drivers and hooks on a host.
 pub const REMOTES: &str = "/var/tmp/one";
@@ -31,7 +31,7 @@ impl<'a> Oneadmin<'a> {
     /// Makes the user, and installs macfence and the files in share/ for it.
     pub fn of(host: &'a Host) -> Self {
         need("sudo");
-        let share = Path::new(env!("CARGO_MANIFEST_DIR")).join("share");
+        let share = source("share");
         host.run(|| {
             let passwd = std::fs::read_to_string("/etc/passwd").expect("passwd");
             // No shadow entry is looked for where the password is no `x`.
@@ -67,15 +67,15 @@ impl<'a> Oneadmin<'a> {
     /// Runs a command line as OpenNebula does through ssh: no terminal, no environment to speak
     /// of, and a shell of its own.
     pub fn run(&self, command_line: &str, stdin: &str) -> Ran {
-        self.with_programs("", command_line, stdin)
+        self.with_path(LOGIN_PATH, command_line, stdin)
     }
 
-    /// Likewise, with the programs of a directory before all others.
-    pub fn with_programs(&self, dir: &str, command_line: &str, stdin: &str) -> Ran {
+    /// Likewise, with another `PATH`.
+    pub fn with_path(&self, path: &str, command_line: &str, stdin: &str) -> Ran {
         let mut command = Command::new("/usr/bin/setsid");
         command.args(["-w", "/bin/sh", "-c", command_line]);
         command.env_clear().env("TMPDIR", "/var/tmp/tmp");
-        command.env("PATH", format!("{dir}:/usr/local/bin:/usr/bin:/bin"));
+        command.env("PATH", path);
         self.host
             .exec(command.current_dir("/").uid(ID).gid(ID), stdin)
     }
