@@ -1,12 +1,12 @@
-//! What the kernel should hold beside what it holds. Pure, like [`crate::fence`].
+//! Compares what the kernel should hold with what it holds. Pure, like [`crate::fence`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::backend::HeldFence;
-use crate::fence::{Fence, Keep, Rule};
+use crate::fence::{ActualFence, ActualGuard, Fence, Hears, Keep, Merged};
+use crate::mac::MacAddr;
 use crate::vm::{Port, VmName};
 
 /// How a VM's fence is.
@@ -52,82 +52,125 @@ impl fmt::Display for Finding {
             Some(vm) => write!(f, "{vm}")?,
             None => f.write_str("-")?,
         }
-        match self.detail.is_empty() {
-            true => Ok(()),
-            false => write!(f, ": {}", self.detail.join("; ")),
+        if self.detail.is_empty() {
+            return Ok(());
         }
+        write!(f, ": {}", self.detail.join("; "))
     }
 }
 
-/// Compares what should be, a fence for each VM, with what is. Held fences that name no VM, as
-/// those of ebtables, are those of the VM whose ports they are for.
-pub fn compare(desired: &[Fence], held: &[HeldFence], keep: &Keep) -> Vec<Finding> {
-    let mut by_vm: BTreeMap<&VmName, &HeldFence> = BTreeMap::new();
-    let mut by_port: BTreeMap<&Port, &HeldFence> = BTreeMap::new();
-    for fence in held {
+/// Compares what should be, a fence for each VM, with what is. Fences that name no VM, as those of
+/// ebtables, belong to the VM whose port they are for.
+pub fn compare(desired: &[Fence], actual: &[ActualFence], keep: &Keep) -> Vec<Finding> {
+    let mut by_vm: BTreeMap<&VmName, &ActualFence> = BTreeMap::new();
+    let mut by_port: BTreeMap<&Port, &ActualFence> = BTreeMap::new();
+    for fence in actual {
         match &fence.vm {
             Some(vm) => drop(by_vm.insert(vm, fence)),
-            None => {
-                let ports = fence.rules.iter().map(|(rule, _)| rule.port());
-                by_port.extend(ports.map(|port| (port, fence)));
-            }
+            None => by_port.extend(fence.guards.iter().map(|guard| (&guard.port, fence))),
         }
     }
-    desired
-        .iter()
-        .map(|fence| {
-            let mut held: Vec<_> = by_vm.get(&fence.vm).copied().into_iter().collect();
-            held.extend(fence.ports().iter().filter_map(|port| by_port.get(*port)));
-            finding(fence, &held, keep)
-        })
-        .collect()
+    let finding_of = |fence: &Fence| {
+        let mut actual: Vec<_> = by_vm.get(&fence.vm).copied().into_iter().collect();
+        actual.extend(fence.ports().iter().filter_map(|port| by_port.get(*port)));
+        finding(fence, &actual, keep)
+    };
+    desired.iter().map(finding_of).collect()
 }
 
-fn finding(desired: &Fence, held: &[&HeldFence], keep: &Keep) -> Finding {
-    let finding = |state, detail| Finding {
+fn finding(desired: &Fence, actual: &[&ActualFence], keep: &Keep) -> Finding {
+    let guards = actual.iter().flat_map(|fence| &fence.guards);
+    let should = desired.merge(guards.clone(), keep);
+    let (state, detail) = if actual.is_empty() && should.is_empty() {
+        (State::Ok, Vec::new())
+    } else if actual.is_empty() {
+        let ports = should.guards.iter().map(|guard| &guard.port);
+        (State::Missing, named(ports))
+    } else if should.is_empty() {
+        (State::Stale, named(guards.map(|guard| &guard.port)))
+    } else {
+        let defects = actual.iter().flat_map(|fence| fence.defects.clone());
+        let detail: Vec<_> = defects.chain(differences(&should, guards)).collect();
+        let state = if detail.is_empty() {
+            State::Ok
+        } else {
+            State::Differs
+        };
+        (state, detail)
+    };
+    Finding {
         vm: Some(desired.vm.clone()),
         state,
         detail,
-    };
-    let rules = held.iter().flat_map(|fence| &fence.rules);
-    let mut surplus: Vec<_> = rules.map(|(rule, _)| rule).collect();
-    let should = desired.over(surplus.iter().copied(), keep);
-    let mut missing: Vec<_> = should.iter().collect();
-    missing.retain(|rule| match surplus.iter().position(|held| held == rule) {
-        Some(index) => {
-            surplus.swap_remove(index);
-            false
-        }
-        None => true,
-    });
-    match (held.is_empty(), should.is_empty()) {
-        (true, true) => return finding(State::Ok, Vec::new()),
-        (true, false) => return finding(State::Missing, ports_of(&missing)),
-        (false, true) => return finding(State::Stale, ports_of(&surplus)),
-        (false, false) => {}
-    }
-    let mut detail: Vec<_> = held.iter().flat_map(|held| held.defects.clone()).collect();
-    detail.extend(
-        missing
-            .iter()
-            .map(|rule| format!("no rule that lets {rule}")),
-    );
-    surplus.sort();
-    detail.extend(
-        surplus
-            .iter()
-            .map(|rule| format!("a rule too many that lets {rule}")),
-    );
-    match detail.is_empty() {
-        true => finding(State::Ok, detail),
-        false => finding(State::Differs, detail),
     }
 }
 
-fn ports_of(rules: &[&Rule]) -> Vec<String> {
-    let ports: BTreeSet<_> = rules.iter().map(|rule| rule.port()).collect();
+fn named<'a>(ports: impl Iterator<Item = &'a Port>) -> Vec<String> {
+    let ports: BTreeSet<_> = ports.collect();
     ports
         .iter()
         .map(|port| format!("port \"{port}\""))
         .collect()
 }
+
+/// What the guards lack, and then what they have too much, each in words.
+fn differences<'a>(
+    should: &Merged,
+    actual: impl Iterator<Item = &'a ActualGuard> + Clone,
+) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut surplus = Vec::new();
+    for guard in &should.guards {
+        let now = actual.clone().filter(|now| now.port == guard.port);
+        let macs = now.clone().flat_map(|now| &now.macs);
+        let hears = now.flat_map(|now| &now.hears);
+        let (lacks, too_many) = difference(&guard.mac, macs);
+        missing.extend(lacks.map(|mac| lets_in(*mac, &guard.port)));
+        surplus.extend(too_many.iter().map(|mac| lets_in(**mac, &guard.port)));
+        let (lacks, too_many) = difference(&guard.hears, hears);
+        missing.extend(lacks.map(|hears| lets_out(hears, &guard.port)));
+        surplus.extend(too_many.iter().map(|hears| lets_out(hears, &guard.port)));
+    }
+    let wanted: BTreeSet<_> = should.guards.iter().map(|guard| &guard.port).collect();
+    for now in actual.filter(|now| !wanted.contains(&now.port) && !should.kept.contains(&now.port))
+    {
+        surplus.extend(now.macs.iter().map(|mac| lets_in(*mac, &now.port)));
+        surplus.extend(now.hears.iter().map(|hears| lets_out(hears, &now.port)));
+    }
+    let missing = missing
+        .iter()
+        .map(|what| format!("no rule that lets {what}"));
+    let surplus = surplus
+        .iter()
+        .map(|what| format!("a rule too many that lets {what}"));
+    missing.chain(surplus).collect()
+}
+
+/// The one that should be there, if it is not, and all others.
+fn difference<'a, T: PartialEq>(
+    should: &'a T,
+    are: impl Iterator<Item = &'a T>,
+) -> (Option<&'a T>, Vec<&'a T>) {
+    let mut others: Vec<_> = are.collect();
+    match others.iter().position(|one| *one == should) {
+        Some(index) => {
+            others.remove(index);
+            (None, others)
+        }
+        None => (Some(should), others),
+    }
+}
+
+fn lets_in(mac: MacAddr, port: &Port) -> String {
+    format!("only {mac} in from \"{port}\"")
+}
+
+fn lets_out(hears: &Hears, port: &Port) -> String {
+    match hears {
+        Hears::All => format!("all networks out to \"{port}\""),
+        Hears::Network { .. } => format!("only {hears} out to \"{port}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::backend;
 use crate::cli::Global;
-use crate::fence::{Isolation, Policy};
 use crate::mac::{MacPrefix, PrefixLen};
+use crate::policy::{Isolation, Policy};
 
 /// Where the configuration is, unless the command line says otherwise. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/macfence.toml";

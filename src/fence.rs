@@ -1,336 +1,211 @@
-//! What to enforce for a VM: the two rules in front of each of its ports.
+//! What to enforce for a VM: a guard in front of each of its ports. And the same as the kernel
+//! holds it, whole or damaged.
 //!
 //! Pure: knows neither a hypervisor nor a firewall, and starts no process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
-use anyhow::{Result, bail};
-use serde::Deserialize;
+use crate::mac::{MacAddr, MacPrefix};
+use crate::vm::{Port, VmName};
 
-use crate::mac::{MacAddr, MacPrefix, PrefixLen};
-use crate::vm::{Nic, Port, Vm, VmName};
+/// What stands in front of one port of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The port.
+    pub port: Port,
+    /// The only source address that frames from the port may carry. Stops a VM that pretends to be
+    /// another one.
+    pub mac: MacAddr,
+    /// Which senders' frames may reach the port.
+    pub hears: Hears,
+}
 
-/// One rule in front of a port.
+/// Which senders' frames may reach a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
-    /// Drops a frame that enters the bridge from `port` with another source address than `mac`:
-    /// the VM pretends to be somebody else.
-    Spoofed {
-        /// Where the frame comes from.
-        port: Port,
-        /// The only source address it may carry.
-        mac: MacAddr,
-        /// Whether the port is meant to have no other rule: its NIC is not isolated. Otherwise a
-        /// port without the other rule has lost it.
-        alone: bool,
-    },
-    /// Drops a frame that would leave the bridge to `port` unless its source address is in the
-    /// NIC's own network or trusted: the VM would hear another network.
-    Foreign {
-        /// Where the frame goes.
-        port: Port,
+pub enum Hears {
+    /// Everybody's: the NIC's owner did not ask for isolation.
+    All,
+    /// Only those of the NIC's network and of trusted senders. Stops a VM that listens to other
+    /// networks.
+    Network {
         /// The NIC's network.
-        own: MacPrefix,
+        prefix: MacPrefix,
         /// Who else may be heard, sorted, each once.
         trusted: Vec<MacPrefix>,
     },
 }
 
-impl Rule {
-    /// The port that the rule stands in front of.
-    pub fn port(&self) -> &Port {
-        match self {
-            Self::Spoofed { port, .. } | Self::Foreign { port, .. } => port,
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    /// What the rule lets pass: `only 02:00:c0:a8:00:05 in from "one-42-0"`.
+impl fmt::Display for Hears {
+    /// `02:00:c0:a8:00:00/40 or 00:16:3e:00:00:01/48`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Spoofed { port, mac, .. } => write!(f, "only {mac} in from \"{port}\""),
-            Self::Foreign { port, own, trusted } => {
-                write!(f, "only {own}")?;
-                trusted.iter().try_for_each(|who| write!(f, " or {who}"))?;
-                write!(f, " out to \"{port}\"")
+            Self::All => f.write_str("all networks"),
+            Self::Network { prefix, trusted } => {
+                write!(f, "{prefix}")?;
+                trusted.iter().try_for_each(|who| write!(f, " or {who}"))
             }
         }
     }
 }
 
-/// A VM and the rules that hold for it. Without rules: the VM is not fenced.
+/// A VM and the guards in front of its ports. Without guards, the VM is not fenced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
     /// The VM.
     pub vm: VmName,
-    /// Its rules, in the order of its NICs.
-    pub rules: Vec<Rule>,
+    /// One guard for each fenced port, in the order of the VM's NICs.
+    pub guards: Vec<Guard>,
 }
 
-/// What of a VM's former fence stays although its new one says otherwise, or nothing.
-#[derive(Clone, Copy)]
+/// What stays of a VM's present fence although the new one says otherwise.
 pub struct Keep<'a> {
-    /// Whether what is in front of a port stays that the new fence does not speak of.
-    pub ports: &'a dyn Fn(&Port) -> bool,
-    /// Whether a NIC that is not isolated stays so. A hypervisor does not know which are not to be.
-    pub not_isolated: bool,
+    /// Whether the guard of a port stays that the new fence omits.
+    pub ports: Box<dyn Fn(&Port) -> bool + 'a>,
+    /// Whether a NIC that hears all networks goes on to do so. A hypervisor does not know which
+    /// NICs OpenNebula's template leaves without isolation.
+    pub hears_all: bool,
 }
 
 impl Keep<'_> {
-    /// Only what the new fence says is to be.
-    pub const NOTHING: Self = Keep {
-        ports: &|_| false,
-        not_isolated: false,
-    };
+    /// Nothing stays: the VM gets exactly the new fence.
+    pub fn nothing() -> Self {
+        Self {
+            ports: Box::new(|_| false),
+            hears_all: false,
+        }
+    }
+}
+
+/// A new fence merged with what is to be kept of the present one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// The guards that the VM should have.
+    pub guards: Vec<Guard>,
+    /// Ports whose present guards stay as they are, even damaged ones.
+    pub kept: BTreeSet<Port>,
+}
+
+impl Merged {
+    /// Whether the VM should have no fence.
+    pub fn is_empty(&self) -> bool {
+        self.guards.is_empty() && self.kept.is_empty()
+    }
 }
 
 impl Fence {
-    /// The fence of a VM that is to have none.
+    /// The fence of a VM that should have none.
     pub fn none(vm: VmName) -> Self {
         Self {
             vm,
-            rules: Vec::new(),
+            guards: Vec::new(),
         }
     }
 
     /// Its ports.
     pub fn ports(&self) -> BTreeSet<&Port> {
-        ports(&self.rules)
+        self.guards.iter().map(|guard| &guard.port).collect()
     }
 
-    /// The rules that the VM should have, given those that it has.
-    pub fn over<'a>(&self, held: impl Iterator<Item = &'a Rule> + Clone, keep: &Keep) -> Vec<Rule> {
-        let not_isolated: BTreeSet<_> = held
-            .clone()
-            .filter(|_| keep.not_isolated)
-            .filter_map(|rule| match rule {
-                Rule::Spoofed {
-                    port,
-                    mac,
-                    alone: true,
-                } => Some((port, *mac)),
-                _ => None,
-            })
-            .collect();
-        let mut rules = Vec::new();
-        let mut open = BTreeSet::new();
-        for rule in &self.rules {
-            match rule {
-                Rule::Spoofed { port, mac, .. } if not_isolated.contains(&(port, *mac)) => {
-                    open.insert(port);
-                    rules.push(Rule::Spoofed {
-                        port: port.clone(),
-                        mac: *mac,
-                        alone: true,
-                    });
-                }
-                Rule::Foreign { port, .. } if open.contains(port) => {}
-                rule => rules.push(rule.clone()),
+    /// What the VM should have, given what it has.
+    pub fn merge<'a>(
+        &self,
+        actual: impl Iterator<Item = &'a ActualGuard> + Clone,
+        keep: &Keep,
+    ) -> Merged {
+        let goes_on_to_hear_all = |guard: &Guard| {
+            keep.hears_all
+                && actual.clone().any(|now| {
+                    now.port == guard.port
+                        && now.macs.contains(&guard.mac)
+                        && now.hears == [Hears::All]
+                })
+        };
+        let mut guards = self.guards.clone();
+        for guard in &mut guards {
+            if goes_on_to_hear_all(guard) {
+                guard.hears = Hears::All;
             }
         }
         let ports = self.ports();
-        let stays = |rule: &&Rule| !ports.contains(rule.port()) && (keep.ports)(rule.port());
-        rules.extend(held.filter(stays).cloned());
-        rules
+        let kept = actual
+            .map(|now| &now.port)
+            .filter(|port| !ports.contains(port) && (keep.ports)(port));
+        Merged {
+            guards,
+            kept: kept.cloned().collect(),
+        }
     }
 }
 
-/// The ports that these rules stand in front of.
-pub fn ports(rules: &[Rule]) -> BTreeSet<&Port> {
-    rules.iter().map(Rule::port).collect()
-}
-
-/// Whether a NIC whose owner did not ask for isolation is isolated all the same. Only OpenNebula
-/// has such NICs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// As the VM's template says.
-    #[default]
-    Template,
-    /// Every NIC is isolated.
-    Always,
-}
-
-/// What the operator chose.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Act only on these bridges. Empty: on all.
-    pub bridges: Vec<String>,
-    /// How many leading bits of a MAC address name its network.
-    pub prefix_len: PrefixLen,
-    /// Who may be heard besides the VM's own network.
-    pub trusted: Vec<MacPrefix>,
-    /// Which NICs hear only their own network.
-    pub isolation: Isolation,
-}
-
-/// Why a NIC has no fence.
+/// What the rules in front of a port say, as found in the kernel. A whole guard has one address
+/// and one say about who is heard; fewer were lost, more were added by somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfenced {
-    /// The port is on no Linux bridge.
-    NoBridge(Port),
-    /// The port is on a bridge that the policy leaves alone.
-    OtherBridge(Port, String),
+pub struct ActualGuard {
+    /// The port.
+    pub port: Port,
+    /// The addresses that frames from the port must carry.
+    pub macs: Vec<MacAddr>,
+    /// Whom the port hears.
+    pub hears: Vec<Hears>,
+    /// What was dropped.
+    pub dropped: Dropped,
 }
 
-impl Policy {
-    /// The fence of `vm`, given the bridge that each of its NICs is on, and the NICs that are
-    /// left out of it.
-    ///
-    /// # Errors
-    /// If `bridge_of` fails.
-    pub fn fence(
-        &self,
-        vm: &Vm,
-        bridge_of: impl Fn(&Nic) -> Result<Option<String>>,
-    ) -> Result<(Fence, Vec<Unfenced>)> {
-        let mut fence = Fence::none(vm.name.clone());
-        let mut unfenced = Vec::new();
-        for nic in &vm.nics {
-            match bridge_of(nic)? {
-                None => unfenced.push(Unfenced::NoBridge(nic.port.clone())),
-                Some(bridge) if !self.acts_on(&bridge) => {
-                    unfenced.push(Unfenced::OtherBridge(nic.port.clone(), bridge));
-                }
-                Some(_) => fence.rules.extend(self.rules(nic)),
-            }
+/// Packets dropped in front of a port since its rules were loaded; `None` where the rule is missing
+/// or nobody counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// From the port, under an address that is not its own.
+    pub spoofed: Option<u64>,
+    /// To the port, from another network.
+    pub foreign: Option<u64>,
+}
+
+impl ActualGuard {
+    /// A port without any rule.
+    pub fn none(port: Port) -> Self {
+        Self {
+            port,
+            macs: Vec::new(),
+            hears: Vec::new(),
+            dropped: Dropped::default(),
         }
-        Ok((fence, unfenced))
     }
 
-    /// Whether ports of this bridge are fenced.
-    pub fn acts_on(&self, bridge: &str) -> bool {
-        self.bridges.is_empty() || self.bridges.iter().any(|b| b == bridge)
+    /// Whether all that it says is said by `other` as well.
+    pub fn is_covered_by(&self, other: &Self) -> bool {
+        self.macs.iter().all(|mac| other.macs.contains(mac))
+            && self.hears.iter().all(|hears| other.hears.contains(hears))
     }
 
-    /// The rules in front of a NIC's port: two where it is isolated, else one.
-    pub fn rules(&self, nic: &Nic) -> Vec<Rule> {
-        let alone = !nic.isolated && self.isolation != Isolation::Always;
-        let mut rules = vec![Rule::Spoofed {
-            port: nic.port.clone(),
-            mac: nic.mac,
-            alone,
-        }];
-        if alone {
-            return rules;
-        }
-        let mut trusted = self.trusted.clone();
-        trusted.sort_unstable();
-        trusted.dedup();
-        rules.push(Rule::Foreign {
-            port: nic.port.clone(),
-            own: MacPrefix::of(nic.mac, self.prefix_len),
-            trusted,
-        });
-        rules
+    /// The guard, if it is whole. The same rule twice says nothing else than once.
+    pub fn whole(&self) -> Option<Guard> {
+        Some(Guard {
+            port: self.port.clone(),
+            mac: *the_only(&self.macs)?,
+            hears: the_only(&self.hears)?.clone(),
+        })
     }
 }
 
-/// Refuses fences that cannot hold together: a port belongs to one NIC of one VM, a VM has one
-/// fence.
-pub fn check_distinct(vms: &[Vm]) -> Result<()> {
-    let mut names = BTreeMap::new();
-    let mut ports: BTreeMap<&Port, &VmName> = BTreeMap::new();
-    for vm in vms {
-        if names.insert(&vm.name, ()).is_some() {
-            bail!("VM {:?} is described twice", vm.name.as_str());
-        }
-        for nic in &vm.nics {
-            if let Some(other) = ports.insert(&nic.port, &vm.name) {
-                bail!(
-                    "port \"{}\" is claimed twice, by VM {:?} and VM {:?}",
-                    nic.port,
-                    other.as_str(),
-                    vm.name.as_str()
-                );
-            }
-        }
-    }
-    Ok(())
+fn the_only<T: PartialEq>(values: &[T]) -> Option<&T> {
+    let (first, others) = values.split_first()?;
+    others.iter().all(|other| other == first).then_some(first)
+}
+
+/// A fence as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActualFence {
+    /// Whose it is. `None` where rules name no VM: it is then the fence of a single port.
+    pub vm: Option<VmName>,
+    /// The backend's name for it.
+    pub chain: String,
+    /// What its rules say, one guard for each port.
+    pub guards: Vec<ActualGuard>,
+    /// Why frames do not pass exactly these guards, each in words.
+    pub defects: Vec<String>,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn vm(name: &str, nics: &[(&str, &str)]) -> Vm {
-        let nic = |(port, mac): &(&str, &str)| {
-            Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
-        };
-        Vm {
-            name: name.parse().unwrap(),
-            nics: nics.iter().map(nic).collect(),
-            skipped: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn the_rules_are_the_seeds_two() {
-        let vm = vm("one-1", &[("one-1-0", "02:00:c0:a8:00:05")]);
-        let (fence, unfenced) = Policy::default()
-            .fence(&vm, |_| Ok(Some("br0".into())))
-            .unwrap();
-        let port: Port = "one-1-0".parse().unwrap();
-        let rules = [
-            Rule::Spoofed {
-                port: port.clone(),
-                mac: "02:00:c0:a8:00:05".parse().unwrap(),
-                alone: false,
-            },
-            Rule::Foreign {
-                port,
-                own: "02:00:c0:a8:00:00/40".parse().unwrap(),
-                trusted: vec![],
-            },
-        ];
-        assert_eq!(fence.rules, rules);
-        assert_eq!(unfenced, []);
-    }
-
-    #[test]
-    fn only_ports_of_the_chosen_bridges_are_fenced() {
-        let vm = vm(
-            "a",
-            &[
-                ("p0", "2:0:0:0:0:1"),
-                ("p1", "2:0:0:0:0:2"),
-                ("p2", "2:0:0:0:0:3"),
-            ],
-        );
-        let policy = Policy {
-            bridges: vec!["br0".into()],
-            ..Policy::default()
-        };
-        let bridge_of = |nic: &Nic| {
-            Ok(match nic.port.as_str() {
-                "p0" => Some("br0".to_owned()),
-                "p1" => Some("br1".to_owned()),
-                _ => None,
-            })
-        };
-        let (fence, unfenced) = policy.fence(&vm, bridge_of).unwrap();
-        assert_eq!(fence.ports(), [&"p0".parse().unwrap()].into());
-        let left_out = [
-            Unfenced::OtherBridge("p1".parse().unwrap(), "br1".into()),
-            Unfenced::NoBridge("p2".parse().unwrap()),
-        ];
-        assert_eq!(unfenced, left_out);
-    }
-
-    #[test]
-    fn a_port_or_a_name_claimed_twice_is_refused() {
-        let a = vm("a", &[("p0", "2:0:0:0:0:1")]);
-        let b = vm("b", &[("p0", "2:0:0:0:0:2")]);
-        let error = check_distinct(&[a.clone(), b]).unwrap_err().to_string();
-        assert_eq!(error, r#"port "p0" is claimed twice, by VM "a" and VM "b""#);
-        assert!(
-            check_distinct(&[a.clone(), a])
-                .unwrap_err()
-                .to_string()
-                .contains("twice")
-        );
-    }
-}
+mod tests;

@@ -13,14 +13,18 @@
 //! - [`source`] asks a hypervisor, or reads what it wrote, and knows no rules.
 //! - [`vm`] and [`mac`] are the checked values in between; [`bridge`] tells which port is on which
 //!   bridge.
-//! - [`fence`] computes what to enforce. It is pure: no process, no file.
-//! - [`compare`] sets what should be beside what is; pure as well.
-//! - [`backend`] brings it into the kernel, and what the kernel holds back out. It knows no
+//! - [`policy`] is what the operator chose, and what follows from it for a NIC.
+//! - [`fence`] is what to enforce: a guard in front of each port of a VM.
+//! - [`compare`] compares what should be with what is, [`survey`] for all running VMs.
+//! - [`backend`] brings fences into the kernel, and what the kernel holds back out. It knows no
 //!   hypervisor.
-//! - [`commands`] has one file for each subcommand; [`cli`] every flag; [`config`] what they mean
-//!   together with the configuration file.
-//! - [`process`] and [`lock`] are where other programs and other processes are dealt with,
-//!   [`events`] where the kernel tells of changes.
+//! - [`commands`] has one file for each subcommand; [`cli`] has every flag; [`config`] what they
+//!   mean together with the configuration file; [`exit`] the exit statuses.
+//! - [`process`] and [`lock`] deal with other programs and other processes, [`events`] with what the
+//!   kernel tells of changes.
+//!
+//! [`policy`], [`fence`], [`compare`], [`survey`] and both backends' planners are pure: they start no
+//! process and read no file.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -31,10 +35,13 @@ pub mod commands;
 pub mod compare;
 pub mod config;
 pub mod events;
+pub mod exit;
 pub mod fence;
 pub mod lock;
 pub mod mac;
+pub mod policy;
 pub mod process;
 pub mod report;
 pub mod source;
+pub mod survey;
 pub mod vm;

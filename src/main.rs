@@ -11,11 +11,12 @@ use macfence::{commands, report};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(arguments());
-    let failure = commands::failure(&cli.command);
-    commands::run(cli).unwrap_or_else(|e| {
+    let on_failure = commands::exit_on_failure(&cli.command);
+    let exit = commands::run(cli).unwrap_or_else(|e| {
         report::error(&e);
-        failure
-    })
+        on_failure
+    });
+    exit.into()
 }
 
 /// The command line; one that starts with the name of an entry point is that entry point's, and

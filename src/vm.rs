@@ -1,10 +1,11 @@
 //! What a source tells about a virtual machine, checked once: values of these types are safe to
 //! put into a ruleset.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Error, Result, ensure};
+use anyhow::{Error, Result, bail, ensure};
 
 use crate::mac::MacAddr;
 
@@ -108,13 +109,15 @@ pub struct Nic {
     /// The bridge that the VM's definition names, if it names one. What counts on this host is
     /// where the port really is: see [`crate::bridge`].
     pub bridge: Option<String>,
-    /// Whether it must not hear other networks. Where not, it only must not send under another
-    /// address.
-    pub isolated: bool,
+    /// Whether its owner lets it hear all networks. It must not send under another address even so.
+    pub hears_all: bool,
 }
 
 impl Nic {
-    /// An isolated NIC, unless its address is one that no station can have.
+    /// A NIC that hears only its own network.
+    ///
+    /// # Errors
+    /// If its address is one that no station can have.
     pub fn new(port: Port, mac: MacAddr, bridge: Option<String>) -> Result<Self> {
         ensure!(
             !mac.is_multicast(),
@@ -128,7 +131,7 @@ impl Nic {
             port,
             mac,
             bridge,
-            isolated: true,
+            hears_all: false,
         })
     }
 }
@@ -144,9 +147,56 @@ pub struct Vm {
     pub skipped: Vec<String>,
 }
 
+/// Refuses VMs that cannot exist side by side: a port belongs to one NIC of one VM, and a name to
+/// one VM.
+///
+/// # Errors
+/// If a port or a name is there twice.
+pub fn check_distinct(vms: &[Vm]) -> Result<()> {
+    let mut names = BTreeSet::new();
+    let mut ports: BTreeMap<&Port, &VmName> = BTreeMap::new();
+    for vm in vms {
+        if !names.insert(&vm.name) {
+            bail!("VM {:?} is described twice", vm.name.as_str());
+        }
+        for nic in &vm.nics {
+            if let Some(other) = ports.insert(&nic.port, &vm.name) {
+                bail!(
+                    "port \"{}\" is claimed twice, by VM {:?} and VM {:?}",
+                    nic.port,
+                    other.as_str(),
+                    vm.name.as_str()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn vm(name: &str, nics: &[(&str, &str)]) -> Vm {
+        let nic = |(port, mac): &(&str, &str)| {
+            Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
+        };
+        Vm {
+            name: name.parse().unwrap(),
+            nics: nics.iter().map(nic).collect(),
+            skipped: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_port_or_a_name_claimed_twice_is_refused() {
+        let a = vm("a", &[("p0", "2:0:0:0:0:1")]);
+        let b = vm("b", &[("p0", "2:0:0:0:0:2")]);
+        let error = check_distinct(&[a.clone(), b]).unwrap_err().to_string();
+        assert_eq!(error, r#"port "p0" is claimed twice, by VM "a" and VM "b""#);
+        let error = check_distinct(&[a.clone(), a]).unwrap_err().to_string();
+        assert_eq!(error, r#"VM "a" is described twice"#);
+    }
 
     #[test]
     fn a_port_name_that_nft_or_linux_would_misread_is_refused_by_name() {

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 
 use super::ebtables::Ebtables;
 use super::nft::Nft;
-use super::{Backend, Held};
+use super::{Backend, Snapshot};
 use crate::fence::{Fence, Keep};
 use crate::process;
 use crate::vm::Port;
@@ -22,9 +22,10 @@ pub struct Auto {
 
 impl Auto {
     fn chosen(&self) -> &dyn Backend {
-        match self.fell_back.get() {
-            true => &Ebtables,
-            false => &Nft,
+        if self.fell_back.get() {
+            &Ebtables
+        } else {
+            &Nft
         }
     }
 
@@ -32,11 +33,11 @@ impl Auto {
     /// else would clean up after.
     fn left_behind(&self) -> Vec<Port> {
         // Other users may seldom run ebtables, and each refusal would be in the log of sudo.
-        match self.fell_back.get() || !process::is_root() {
-            true => Vec::new(),
-            // A host without ebtables has none.
-            false => Ebtables.ports().unwrap_or_default(),
+        if self.fell_back.get() || !process::is_root() {
+            return Vec::new();
         }
+        // A host without ebtables has none.
+        Ebtables.ports().unwrap_or_default()
     }
 
     fn try_both<T>(&self, act: impl Fn(&dyn Backend) -> Result<T>) -> Result<T> {
@@ -44,7 +45,7 @@ impl Auto {
             Err(refusal) if !self.fell_back.get() => refusal,
             done => return done,
         };
-        let Some(nft) = Nft::cannot_work() else {
+        let Some(nft) = Nft::incapacity() else {
             return Err(refusal);
         };
         if let Err(ebtables) = Ebtables.ports() {
@@ -70,8 +71,8 @@ impl Backend for Auto {
         self.chosen().names_vms()
     }
 
-    fn look(&self) -> Result<Box<dyn Held>> {
-        self.try_both(|backend| backend.look())
+    fn query(&self) -> Result<Box<dyn Snapshot>> {
+        self.try_both(|backend| backend.query())
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
@@ -84,10 +85,6 @@ impl Backend for Auto {
 
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
         self.try_both(|backend| backend.enforce(fences, keep))
-    }
-
-    fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
-        self.try_both(|backend| backend.mend(fences, keep))
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {

@@ -8,78 +8,56 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::fence::{Fence, Keep, Rule};
-use crate::vm::{Port, VmName};
+use crate::fence::{ActualFence, Fence, Keep};
+use crate::vm::Port;
 
-/// A firewall that holds fences. It knows VMs, ports and rules, and no hypervisor.
+/// A firewall that holds fences. It knows VMs, ports and guards, and no hypervisor.
 ///
-/// The kernel's ruleset is the only state. Every method that changes it is to be called under
+/// The kernel's ruleset is the only state. Every method that changes it must be called under
 /// [`crate::lock`], and leaves the kernel either as it was or as it should be.
 pub trait Backend {
-    /// Its name, as `--backend` takes it; of `auto`, that of the one that works, once it was used.
+    /// Its name, as `--backend` takes it. `auto` has the name of the one that it has used.
     fn name(&self) -> &'static str;
 
     /// The table of the kernel's bridge family in which fences are.
     fn table(&self) -> &'static str;
 
-    /// Whether its rules tell whose they are. Where not, a VM's rules are found by its ports.
+    /// Whether rules tell whose they are. Where not, a VM's rules are found by its ports.
     fn names_vms(&self) -> bool;
 
-    /// Looks at all that the kernel holds.
-    fn look(&self) -> Result<Box<dyn Held>>;
-
-    /// Every fence that the kernel holds, sorted by VM, with what it dropped.
-    fn fences(&self) -> Result<Vec<HeldFence>> {
-        self.look()?.fences()
-    }
+    /// All that the kernel holds.
+    fn query(&self) -> Result<Box<dyn Snapshot>>;
 
     /// The ports that fences refer to.
     fn ports(&self) -> Result<Vec<Port>>;
 
-    /// Makes the kernel hold exactly these fences for their VMs, all in one step; a fence without
-    /// rules takes the VM's away. A port that was another VM's is taken from it. What is there
-    /// already and is right is left alone, with its counters, and so is what is to be kept. Returns
-    /// whether anything changed.
+    /// Makes the kernel hold exactly these fences for their VMs, all in one step, and makes sure
+    /// that frames pass them. A fence without guards removes the VM's. A port that was another
+    /// VM's is taken from it. What is there already and is right stays untouched, with its
+    /// counters, and so does what is to be kept. Returns whether anything changed.
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
 
-    /// Makes sure that these fences, which [`Backend::enforce`] has found in place, are really
-    /// passed by frames: that what all fences share is whole. Whoever only repeats what was said
-    /// before may do without. Returns whether anything changed.
-    fn mend(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
-
-    /// Deletes all that refers to these ports, in one step, and the fences that are left with no
+    /// Deletes all that refers to these ports, in one step, and the fences that are left without a
     /// port. Returns whether anything changed.
     fn release(&self, ports: &[Port]) -> Result<bool>;
 
-    /// Whether a fence can be told to the firewall at all: not every name can. Starts no process.
+    /// Whether the firewall can hold this fence at all: not every name can be told to it. Starts no
+    /// process.
     fn check(&self, fence: &Fence) -> Result<()>;
 
     /// What [`Backend::enforce`] would load for these fences, as text for the firewall's own
-    /// program; starts no process.
+    /// program. Starts no process.
     fn export(&self, fences: &[Fence]) -> Result<String>;
 }
 
-/// All that the kernel held when it was looked at.
-pub trait Held {
+/// All that the kernel held when it was asked.
+pub trait Snapshot {
     /// Every fence, sorted by VM, with what it dropped.
-    fn fences(&self) -> Result<Vec<HeldFence>>;
+    fn fences(&self) -> Result<Vec<ActualFence>>;
 
-    /// Does as [`Backend::enforce`], under the lock under which it was looked, and sets right what
-    /// all fences share as well.
-    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
-}
-
-/// A fence in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldFence {
-    /// Whose it is; `None` where the rules do not tell: it is then that of one port.
-    pub vm: Option<VmName>,
-    /// The backend's name for it.
-    pub chain: String,
-    /// Its rules, each with the number of packets it dropped; `None` where nobody counts.
-    pub rules: Vec<(Rule, Option<u64>)>,
-    /// What keeps frames from passing just these rules, each in words.
-    pub defects: Vec<String>,
+    /// Like [`Backend::enforce`], by this snapshot, which must have been taken under the same lock:
+    /// asking again about 4,000 VMs takes half a second.
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
 }
 
 /// A firewall by name.
@@ -101,5 +79,62 @@ pub fn choose(choice: Choice) -> Box<dyn Backend> {
         Choice::Auto => Box::new(auto::Auto::default()),
         Choice::Nft => Box::new(nft::Nft),
         Choice::Ebtables => Box::new(ebtables::Ebtables),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Policy;
+    use crate::vm::{Nic, Vm};
+
+    /// A host with a VM of one NIC, one with NICs in two networks of which one hears all networks,
+    /// and one with a name that no chain can have as it is.
+    fn fences() -> Vec<Fence> {
+        let nic = |port: &str, mac: &str, hears_all| Nic {
+            hears_all,
+            ..Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
+        };
+        let vm = |name: &str, nics: &[Nic]| Vm {
+            name: name.parse().unwrap(),
+            nics: nics.to_vec(),
+            skipped: Vec::new(),
+        };
+        let policy = Policy {
+            trusted: ["02:00:c0:a8:ff:01", "00:16:3e:00:00:00/24"]
+                .map(|trusted| trusted.parse().unwrap())
+                .to_vec(),
+            ..Policy::default()
+        };
+        let vms = [
+            vm("one-1", &[nic("one-1-0", "02:00:c0:a8:00:05", false)]),
+            vm(
+                "one-2",
+                &[
+                    nic("one-2-0", "02:00:c0:a8:00:06", false),
+                    nic("one-2-1", "02:00:c0:a8:01:06", true),
+                ],
+            ),
+            vm("my db", &[nic("vnet7", "52:54:00:aa:bb:01", false)]),
+        ];
+        let fence = |vm| policy.fence(vm, |_| Ok(Some("br0".to_owned()))).unwrap().0;
+        vms.iter().map(fence).collect()
+    }
+
+    /// A change of what is loaded shows in the snapshots. If it is meant, `INSTA_UPDATE=always
+    /// cargo test --lib` writes them anew.
+    #[test]
+    fn a_whole_host_is_exported_as_in_its_snapshot() {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path("../../tests/snapshots");
+        settings.set_prepend_module_to_snapshot(false);
+        settings.bind(|| {
+            for (name, choice) in [
+                ("host-nft", Choice::Nft),
+                ("host-ebtables", Choice::Ebtables),
+            ] {
+                insta::assert_snapshot!(name, choose(choice).export(&fences()).unwrap());
+            }
+        });
     }
 }

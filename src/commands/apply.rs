@@ -9,20 +9,16 @@ use crate::backend;
 use crate::bridge;
 use crate::cli::Vms;
 use crate::config::Config;
-use crate::fence::{Fence, Isolation, Keep, Unfenced};
+use crate::fence::{Fence, Keep};
 use crate::lock;
+use crate::policy::{Isolation, Unfenced};
 use crate::report;
 use crate::vm::Vm;
 
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let _asking = (!vms.vms.is_empty()).then(lock::asking).transpose()?;
-    let (used, changed) = fence_vms(
-        config,
-        &described(config, vms)?,
-        Look::Through,
-        &as_told(config),
-    )?;
+    let (used, changed) = fence_vms(config, &described(config, vms)?, &as_told(config))?;
     // A hook would say it for each VM, in a log, and pay for another program.
     if changed && io::stderr().is_terminal() {
         warn_of_the_other_kind(config, used);
@@ -30,31 +26,20 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     Ok(())
 }
 
-/// What stays where a hypervisor told of a VM that runs: that a NIC is not isolated, of which only
+/// What stays where a hypervisor told of a running VM: NICs that hear all networks, of which only
 /// OpenNebula's template knows.
 pub fn as_told(config: &Config) -> Keep<'static> {
     Keep {
-        not_isolated: config.policy.isolation == Isolation::Template,
-        ..Keep::NOTHING
+        hears_all: config.policy.isolation == Isolation::Template,
+        ..Keep::nothing()
     }
 }
 
-/// How closely fences are looked at that the kernel holds already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// That they are there.
-    Once,
-    /// Also that frames pass them, which takes another process.
-    Through,
-}
-
 /// Fences these VMs; returns with what firewall, and whether anything changed.
-pub fn fence_vms(
-    config: &Config,
-    vms: &[Vm],
-    look: Look,
-    keep: &Keep,
-) -> Result<(&'static str, bool)> {
+///
+/// # Errors
+/// If the firewall cannot; the kernel's rules are then what they were.
+pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static str, bool)> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
@@ -62,11 +47,14 @@ pub fn fence_vms(
         .iter()
         .map(|vm| fence(config, vm))
         .collect::<Result<Vec<_>>>()?;
-    let changed = backend.enforce(&fences, keep)?
-        || (look == Look::Through && backend.mend(&fences, keep)?);
-    note(config, || match changed {
-        true => format!("the fences are now in the kernel ({})", backend.name()),
-        false => format!("the kernel held these fences already ({})", backend.name()),
+    let changed = backend.enforce(&fences, keep)?;
+    note(config, || {
+        let state = if changed {
+            "the fences are now in the kernel"
+        } else {
+            "the kernel held these fences already"
+        };
+        format!("{state} ({})", backend.name())
     });
     Ok((backend.name(), changed))
 }

@@ -1,22 +1,15 @@
 //! `macfence check`: does the kernel hold what it should.
 
-use std::process::ExitCode;
-
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::print;
-use super::survey::Survey;
+use super::{print, survey};
 use crate::backend;
 use crate::compare::{Finding, State};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::source;
 use crate::vm::VmName;
-
-/// The exit status where something differs, as diff(1) has it.
-const DIFFERENT: u8 = 1;
-/// The exit status where it could not be found out.
-pub const TROUBLE: u8 = 2;
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -26,25 +19,24 @@ struct Row<'a> {
 }
 
 /// Runs it.
-pub fn run(config: &Config, json: bool) -> Result<ExitCode> {
+pub fn run(config: &Config, json: bool) -> Result<Exit> {
     // First the VMs, then the kernel: one that ends or starts meanwhile has been dealt with.
     let vms = source::running(&config.connect)?;
     let backend = backend::choose(config.backend);
-    let survey = Survey::of(config, &*backend, vms, &backend.fences()?)?;
+    let actual = backend.query()?.fences()?;
+    let survey = survey(config, &*backend, vms, &actual)?;
     let found = survey.findings.iter().chain(&survey.failed);
-    match json {
-        true => {
-            let rows: Vec<_> = found.map(row).collect();
-            print(&(serde_json::to_string(&rows).context("JSON")? + "\n"))?;
-        }
-        false => {
-            let wrong = found.filter(|found| found.state != State::Ok);
-            print(&wrong.map(line).collect::<String>())?;
-        }
+    if json {
+        let rows: Vec<_> = found.map(row).collect();
+        print(&(serde_json::to_string(&rows).context("JSON")? + "\n"))?;
+    } else {
+        let wrong = found.filter(|found| found.state != State::Ok);
+        print(&wrong.map(line).collect::<String>())?;
     }
-    Ok(match survey.is_well() && survey.failed.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(DIFFERENT),
+    Ok(if survey.is_well() && survey.failed.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Different
     })
 }
 

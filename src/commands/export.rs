@@ -8,7 +8,7 @@ use crate::backend;
 use crate::bridge;
 use crate::cli::Vms;
 use crate::config::Config;
-use crate::fence::{Policy, Unfenced};
+use crate::policy::{Policy, Unfenced};
 use crate::report;
 use crate::vm::Nic;
 

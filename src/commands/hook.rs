@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::apply::{self, Look, as_told};
+use super::apply::{self, as_told};
 use super::{flush, opennebula, read, remove, warn_of_skipped};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
@@ -38,7 +38,7 @@ fn on_xen(config: &Config, name: &VmName) -> Result<()> {
     let _asking = lock::asking()?;
     let vm = xen::domain(name)?;
     warn_of_skipped(&vm);
-    apply::fence_vms(config, &[vm], Look::Through, &as_told(config)).map(|_| ())
+    apply::fence_vms(config, &[vm], &as_told(config)).map(|_| ())
 }
 
 /// What libvirt tells a domain's hook. It must not be asked anything back: it waits for us, with
@@ -49,7 +49,7 @@ fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
     match operation {
         // The ports exist and are on their bridges, and no guest instruction has been run: also
         // where a domain is restored or comes in by migration.
-        "start" => fence(config, name, &xml, &Keep::NOTHING),
+        "start" => fence(config, name, &xml, &Keep::nothing()),
         // libvirtd has been restarted, and ends a domain whose hook fails. It has been running all
         // the while, with the fence that it had.
         "reconnect" => {
@@ -59,7 +59,9 @@ fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
             Ok(())
         }
         // QEMU has ended, and nobody is left who could send.
-        "stopped" | "release" => remove::unfence(config, &[described(name, &xml)?], &Keep::NOTHING),
+        "stopped" | "release" => {
+            remove::unfence(config, &[described(name, &xml)?], &Keep::nothing())
+        }
         _ => Ok(()),
     }
 }
@@ -67,7 +69,7 @@ fn on_libvirt(config: &Config, name: &VmName, operation: &str) -> Result<()> {
 fn fence(config: &Config, name: &VmName, xml: &str, keep: &Keep) -> Result<()> {
     let vm = described(name, xml)?;
     warn_of_skipped(&vm);
-    apply::fence_vms(config, &[vm], Look::Through, keep).map(|_| ())
+    apply::fence_vms(config, &[vm], keep).map(|_| ())
 }
 
 fn described(name: &VmName, xml: &str) -> Result<Vm> {

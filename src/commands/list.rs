@@ -8,10 +8,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::{owners, print, warn_of_the_other_kind};
-use crate::backend::{self, Backend, HeldFence};
+use crate::backend::{self, Backend};
 use crate::bridge;
 use crate::config::Config;
-use crate::fence::Rule;
+use crate::fence::{ActualFence, ActualGuard, Hears};
 use crate::report;
 use crate::vm::{Port, VmName};
 
@@ -88,77 +88,58 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
 }
 
 /// What the kernel holds, each with the name of its VM if it can be told.
-pub fn fences(config: &Config, backend: &dyn Backend) -> Result<Vec<HeldFence>> {
-    let fences = backend.fences()?;
-    Ok(match backend.names_vms() || fences.is_empty() {
-        true => fences,
-        false => named(config, fences),
-    })
+pub fn fences(config: &Config, backend: &dyn Backend) -> Result<Vec<ActualFence>> {
+    let fences = backend.query()?.fences()?;
+    if backend.names_vms() || fences.is_empty() {
+        return Ok(fences);
+    }
+    Ok(named(config, fences))
 }
 
 /// Puts the fences of single ports together to those of VMs, as libvirt tells whose they are.
-fn named(config: &Config, fences: Vec<HeldFence>) -> Vec<HeldFence> {
+fn named(config: &Config, fences: Vec<ActualFence>) -> Vec<ActualFence> {
     let owners = owners(config).unwrap_or_else(|e| {
         report::warning(&format!(
             "ebtables rules name no VM, and libvirt does not tell: {e:#}"
         ));
         BTreeMap::new()
     });
-    let mut named: BTreeMap<(Option<VmName>, Option<Port>), HeldFence> = BTreeMap::new();
+    let mut named: BTreeMap<(Option<VmName>, Option<Port>), ActualFence> = BTreeMap::new();
     for mut fence in fences {
-        let port = fence.rules.first().map(|(rule, _)| rule.port().clone());
+        let port = fence.guards.first().map(|guard| guard.port.clone());
         let owner = port.as_ref().and_then(|port| owners.get(port));
         fence.vm = owner.map(|(vm, _)| vm.clone());
         // Nobody's ports stay apart.
         let key = (fence.vm.clone(), port.filter(|_| fence.vm.is_none()));
         match named.entry(key) {
-            Entry::Occupied(mut other) => other.get_mut().rules.extend(fence.rules),
+            Entry::Occupied(mut other) => other.get_mut().guards.extend(fence.guards),
             Entry::Vacant(place) => drop(place.insert(fence)),
         }
     }
     named.into_values().collect()
 }
 
-fn row(fence: HeldFence) -> Result<Row> {
-    let mut nics: Vec<NicRow> = Vec::new();
-    for (rule, packets) in fence.rules {
-        let port = rule.port().as_str();
-        let index = match nics.iter().position(|nic| nic.port == port) {
-            Some(index) => index,
-            None => {
-                nics.push(NicRow::new(rule.port())?);
-                nics.len() - 1
-            }
-        };
-        let Some(nic) = nics.get_mut(index) else {
-            continue;
-        };
-        match rule {
-            Rule::Spoofed { mac, .. } => {
-                nic.mac = Some(mac.to_string());
-                nic.dropped.spoofed = packets;
-            }
-            Rule::Foreign { own, .. } => {
-                nic.prefix = Some(own.to_string());
-                nic.dropped.foreign = packets;
-            }
-        }
-    }
+fn row(fence: ActualFence) -> Result<Row> {
     Ok(Row {
         vm: fence.vm.map(|vm| vm.as_str().to_owned()),
         chain: fence.chain,
-        nics,
+        nics: fence.guards.iter().map(nic_row).collect::<Result<_>>()?,
     })
 }
 
-impl NicRow {
-    fn new(port: &Port) -> Result<Self> {
-        Ok(Self {
-            port: port.to_string(),
-            bridge: bridge::of(port)?,
-            mac: None,
-            prefix: None,
-            dropped: Dropped::default(),
-        })
-    }
+fn nic_row(guard: &ActualGuard) -> Result<NicRow> {
+    let network = guard.hears.iter().find_map(|hears| match hears {
+        Hears::All => None,
+        Hears::Network { prefix, .. } => Some(prefix.to_string()),
+    });
+    Ok(NicRow {
+        port: guard.port.to_string(),
+        bridge: bridge::of(&guard.port)?,
+        mac: guard.macs.first().map(ToString::to_string),
+        prefix: network,
+        dropped: Dropped {
+            spoofed: guard.dropped.spoofed,
+            foreign: guard.dropped.foreign,
+        },
+    })
 }

@@ -10,12 +10,11 @@ use anyhow::{Context, Result};
 use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::survey::Survey;
-use super::{list, print};
-use crate::backend::{self, HeldFence};
+use super::{list, print, survey};
+use crate::backend;
 use crate::compare::State;
 use crate::config::Config;
-use crate::fence::Rule;
+use crate::fence::ActualFence;
 use crate::report;
 use crate::source;
 
@@ -33,11 +32,11 @@ pub fn run(config: &Config, output: Option<&PathBuf>) -> Result<()> {
 fn text(config: &Config) -> Result<String> {
     let vms = source::running(&config.connect);
     let backend = backend::choose(config.backend);
-    let held = list::fences(config, &*backend)?;
+    let actual = list::fences(config, &*backend)?;
     let metrics = Metrics::new()?;
-    metrics.count(&held)?;
+    metrics.count(&actual)?;
     // What can be said without the hypervisor is said without it.
-    match vms.and_then(|vms| Survey::of(config, &*backend, vms, &held)) {
+    match vms.and_then(|vms| survey(config, &*backend, vms, &actual)) {
         Ok(survey) => {
             metrics.checked.set(1);
             for state in [State::Missing, State::Differs, State::Stale] {
@@ -106,25 +105,29 @@ impl Metrics {
         })
     }
 
-    fn count(&self, held: &[HeldFence]) -> Result<()> {
+    fn count(&self, actual: &[ActualFence]) -> Result<()> {
         let mut ports = BTreeSet::new();
-        for fence in held {
+        for fence in actual {
             let vm = fence.vm.as_ref().map_or("", |vm| vm.as_str());
-            for (rule, packets) in &fence.rules {
-                ports.insert(rule.port());
-                let direction = match rule {
-                    Rule::Spoofed { .. } => "from",
-                    Rule::Foreign { .. } => "to",
-                };
-                let labels = [vm, rule.port().as_str(), direction];
-                if let Some(packets) = packets {
-                    self.dropped
-                        .get_metric_with_label_values(&labels)?
-                        .inc_by(*packets);
+            for guard in &fence.guards {
+                ports.insert(&guard.port);
+                for (direction, packets) in [
+                    ("from", guard.dropped.spoofed),
+                    ("to", guard.dropped.foreign),
+                ] {
+                    let labels = [vm, guard.port.as_str(), direction];
+                    if let Some(packets) = packets {
+                        self.dropped
+                            .get_metric_with_label_values(&labels)?
+                            .inc_by(packets);
+                    }
                 }
             }
         }
-        let vms: BTreeSet<_> = held.iter().filter_map(|fence| fence.vm.as_ref()).collect();
+        let vms: BTreeSet<_> = actual
+            .iter()
+            .filter_map(|fence| fence.vm.as_ref())
+            .collect();
         self.vms.set(vms.len().try_into()?);
         self.ports.set(ports.len().try_into()?);
         Ok(())

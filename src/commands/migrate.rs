@@ -12,129 +12,218 @@ use crate::backend::ebtables::Ebtables;
 use crate::backend::nft::Nft;
 use crate::bridge;
 use crate::config::Config;
-use crate::fence::{Fence, Keep, Policy, Rule};
+use crate::fence::{ActualGuard, Fence, Guard, Hears, Keep};
 use crate::lock;
+use crate::policy::Policy;
 use crate::report;
 use crate::vm::{Nic, Port, VmName};
+
+/// Which running VM has which port, and with what NIC.
+type Owners = BTreeMap<Port, (VmName, Nic)>;
 
 /// Runs it.
 pub fn run(config: &Config, dry_run: bool) -> Result<()> {
     let _asking = lock::asking()?;
     let owners = owners(config)?;
     let _lock = lock::exclusive()?;
-    let (fences, ports) = migrated(&config.policy, &owners)?;
+    let migration = Migration::plan(&config.policy, &owners)?;
     for other in Ebtables.others()? {
         report::warning(&format!(
             "left alone, as it is none of the scripts': {other}"
         ));
     }
+    let fences = migration.fences();
+    let keep = Keep {
+        ports: Box::new(|port| migration.kept.contains(port)),
+        ..Keep::nothing()
+    };
     if dry_run {
-        let load = match fences.is_empty() {
-            true => String::new(),
-            false => Nft.preview(&fences)?,
+        let load = if fences.is_empty() {
+            String::new()
+        } else {
+            Nft.preview(&fences, &keep)?
         };
-        return print(&(load + &Ebtables.export_release(&ports)?));
+        return print(&(load + &Ebtables.export_release(&migration.ports)?));
     }
     if !fences.is_empty() {
-        Nft.enforce(&fences, &Keep::NOTHING)?;
-        Nft.mend(&fences, &Keep::NOTHING)?;
+        Nft.enforce(&fences, &keep)?;
     }
-    Ebtables.release(&ports)?;
-    let line = |fence: &Fence| {
-        let ports: Vec<_> = fence
-            .ports()
+    Ebtables.release(&migration.ports)?;
+    print(
+        &fences
             .iter()
-            .map(|port| port.as_str().to_owned())
-            .collect();
+            .map(|fence| migration.line(fence))
+            .collect::<String>(),
+    )
+}
+
+/// What is to be done.
+#[derive(Default)]
+struct Migration {
+    /// The guards that nft should hold in place of ebtables rules.
+    guards: BTreeMap<VmName, Vec<Guard>>,
+    /// The ports whose ebtables rules can then go.
+    ports: Vec<Port>,
+    /// Ports of running VMs that nft guards already. Their guards stay.
+    kept: BTreeSet<Port>,
+    /// The same, by VM.
+    kept_of: BTreeMap<VmName, BTreeSet<Port>>,
+}
+
+impl Migration {
+    fn plan(policy: &Policy, owners: &Owners) -> Result<Self> {
+        let mut migration = Self::default();
+        let listed = Ebtables.query()?.fences()?;
+        if listed.is_empty() {
+            return Ok(migration);
+        }
+        let mut in_nft: BTreeMap<Port, ActualGuard> = BTreeMap::new();
+        for fence in Nft.query()?.fences()? {
+            let Some(vm) = fence.vm else { continue };
+            let is_own = |port: &Port| owners.get(port).is_some_and(|(owner, _)| *owner == vm);
+            for guard in fence.guards.into_iter().filter(|guard| is_own(&guard.port)) {
+                let of_vm = migration.kept_of.entry(vm.clone()).or_default();
+                of_vm.insert(guard.port.clone());
+                migration.kept.insert(guard.port.clone());
+                in_nft.insert(guard.port.clone(), guard);
+            }
+        }
+        for guard in listed.into_iter().flat_map(|fence| fence.guards) {
+            let port = &guard.port;
+            if !policy.bridges.is_empty() && !bridge::of(port)?.is_some_and(|b| policy.acts_on(&b))
+            {
+                report::warning(&format!(
+                    "port \"{port}\" is left alone: it is on no chosen bridge"
+                ));
+                continue;
+            }
+            match replacement(&guard, owners.get(port), in_nft.get(port)) {
+                Ok((vm, new)) => {
+                    migration.ports.push(port.clone());
+                    migration.guards.entry(vm.clone()).or_default().push(new);
+                }
+                Err(why) => {
+                    report::warning(&format!("port \"{port}\" is left alone: {why}"));
+                }
+            }
+        }
+        Ok(migration)
+    }
+
+    fn fences(&self) -> Vec<Fence> {
+        let fence = |(vm, guards): (&VmName, &Vec<Guard>)| Fence {
+            vm: vm.clone(),
+            guards: guards.clone(),
+        };
+        self.guards.iter().map(fence).collect()
+    }
+
+    /// A fenced VM and all its ports that nft guards now.
+    fn line(&self, fence: &Fence) -> String {
+        let mut ports = fence.ports();
+        ports.extend(self.kept_of.get(&fence.vm).into_iter().flatten());
+        let ports: Vec<_> = ports.into_iter().map(Port::as_str).collect();
         format!("{}: {} fenced by nft\n", fence.vm, ports.join(", "))
-    };
-    print(&fences.iter().map(line).collect::<String>())
+    }
 }
 
-/// The fences that nft is to hold, and the ports whose ebtables rules can then go.
-fn migrated(
-    policy: &Policy,
-    owners: &BTreeMap<Port, (VmName, Nic)>,
-) -> Result<(Vec<Fence>, Vec<Port>)> {
-    let listed = Ebtables.fences()?;
-    if listed.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    let mut held: BTreeMap<VmName, Vec<Rule>> = BTreeMap::new();
-    for fence in Nft.fences()? {
-        if let Some(vm) = fence.vm {
-            held.insert(vm, fence.rules.into_iter().map(|(rule, _)| rule).collect());
-        }
-    }
-    let mut fences: BTreeMap<&VmName, Vec<Rule>> = BTreeMap::new();
-    let mut ports = Vec::new();
-    for fence in listed {
-        let rules: BTreeSet<_> = fence.rules.into_iter().map(|(rule, _)| rule).collect();
-        let Some(port) = rules.first().map(|rule| rule.port().clone()) else {
-            continue;
-        };
-        if !policy.bridges.is_empty() && !bridge::of(&port)?.is_some_and(|b| policy.acts_on(&b)) {
-            report::warning(&format!(
-                "port \"{port}\" is left alone: it is on no chosen bridge"
-            ));
-            continue;
-        }
-        match new_rules(&port, &rules, owners.get(&port), &held) {
-            Ok((vm, new)) => {
-                // What nft holds already of the VM's other ports stays, if they still are its own.
-                let is_own = |rule: &&Rule| owners.get(rule.port()).is_some_and(|(o, _)| o == vm);
-                let kept = || {
-                    held.get(vm)
-                        .into_iter()
-                        .flatten()
-                        .filter(is_own)
-                        .cloned()
-                        .collect()
-                };
-                fences.entry(vm).or_insert_with(kept).extend(new);
-                ports.push(port);
-            }
-            Err(why) => {
-                report::warning(&format!("port \"{port}\" is left alone: {why}"));
-            }
-        }
-    }
-    let fence = |(vm, rules): (&VmName, Vec<Rule>)| Fence {
-        rules,
-        ..Fence::none(vm.clone())
-    };
-    Ok((fences.into_iter().map(fence).collect(), ports))
-}
-
-/// Whose fence it is that these ebtables rules of a port make, and the rules that nft has yet to
-/// take for them to go; or why they have to stay.
-fn new_rules<'a>(
-    port: &Port,
-    rules: &BTreeSet<Rule>,
+/// The guard that nft should hold in place of a port's ebtables rules, and whose it is; or why the
+/// rules have to stay.
+fn replacement<'a>(
+    listed: &ActualGuard,
     owner: Option<&'a (VmName, Nic)>,
-    held: &BTreeMap<VmName, Vec<Rule>>,
-) -> Result<(&'a VmName, Vec<Rule>), &'static str> {
+    in_nft: Option<&ActualGuard>,
+) -> Result<(&'a VmName, Guard), &'static str> {
     let (vm, nic) = owner.ok_or("no running VM has it")?;
-    let held = held.get(vm).map(Vec::as_slice).unwrap_or_default();
-    let in_nft: BTreeSet<_> = held
-        .iter()
-        .filter(|rule| rule.port() == port)
-        .cloned()
-        .collect();
-    if !in_nft.is_empty() {
-        // Also what an interrupted run has left, of a pair or of half of one.
-        return match rules.is_subset(&in_nft) {
-            true => Ok((vm, Vec::new())),
-            false => Err("nft fences it otherwise than its ebtables rules do"),
-        };
+    if let Some(in_nft) = in_nft {
+        // An interrupted run has left a pair of rules, or half of one.
+        let whole = in_nft.whole().filter(|_| listed.is_covered_by(in_nft));
+        let guard = whole.ok_or("nft fences it otherwise than its ebtables rules do")?;
+        return Ok((vm, guard));
     }
-    match rules.iter().collect::<Vec<_>>().as_slice() {
-        [Rule::Spoofed { mac, .. }, Rule::Foreign { own, .. }] => {
-            match *mac == nic.mac && own.contains(nic.mac) {
-                true => Ok((vm, rules.iter().cloned().collect())),
-                false => Err("its ebtables rules are of another address than its VM's"),
+    let guard = listed
+        .whole()
+        .ok_or("its ebtables rules are no pair of the scripts'")?;
+    let is_own = match &guard.hears {
+        Hears::All => false,
+        Hears::Network { prefix, .. } => guard.mac == nic.mac && prefix.contains(nic.mac),
+    };
+    if !is_own {
+        return Err("its ebtables rules are of another address than its VM's");
+    }
+    Ok((vm, guard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: &str = "02:00:c0:a8:00:05";
+    const OTHER: &str = "02:00:c0:a8:01:05";
+
+    fn guard(macs: &[&str], networks: &[&str]) -> ActualGuard {
+        let network = |prefix: &&str| Hears::Network {
+            prefix: prefix.parse().unwrap(),
+            trusted: Vec::new(),
+        };
+        ActualGuard {
+            macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
+            hears: networks.iter().map(network).collect(),
+            ..ActualGuard::none("vnet0".parse().unwrap())
+        }
+    }
+
+    #[test]
+    fn only_a_pair_of_rules_with_the_address_of_a_running_vm_is_replaced() {
+        let nic = Nic::new("vnet0".parse().unwrap(), MAC.parse().unwrap(), None).unwrap();
+        let owner = ("a".parse().unwrap(), nic);
+        let own = "02:00:c0:a8:00:00/40";
+        let pair = guard(&[MAC], &[own]);
+        for (listed, owner, in_nft, refusal) in [
+            (pair.clone(), Some(&owner), None, None),
+            // The script adds its rules at every call.
+            (guard(&[MAC, MAC], &[own, own]), Some(&owner), None, None),
+            (pair.clone(), None, None, Some("no running VM")),
+            (guard(&[MAC], &[]), Some(&owner), None, Some("no pair")),
+            (
+                guard(&[MAC, OTHER], &[own]),
+                Some(&owner),
+                None,
+                Some("no pair"),
+            ),
+            (
+                guard(&[OTHER], &[own]),
+                Some(&owner),
+                None,
+                Some("another address"),
+            ),
+            (
+                guard(&[MAC], &["02:00:c0:a8:01:00/40"]),
+                Some(&owner),
+                None,
+                Some("another address"),
+            ),
+            // What an interrupted run has left.
+            (pair.clone(), Some(&owner), Some(&pair), None),
+            (guard(&[MAC], &[]), Some(&owner), Some(&pair), None),
+            (
+                guard(&[MAC], &["02:00:c0:a8:00:00/32"]),
+                Some(&owner),
+                Some(&pair),
+                Some("otherwise"),
+            ),
+            (
+                guard(&[MAC], &[]),
+                Some(&owner),
+                Some(&guard(&[MAC], &[])),
+                Some("otherwise"),
+            ),
+        ] {
+            match (replacement(&listed, owner, in_nft), refusal) {
+                (Ok((_, new)), None) => assert_eq!(Some(new), pair.whole(), "{listed:?}"),
+                (Err(why), Some(words)) => assert!(why.contains(words), "{listed:?}: {why}"),
+                (result, _) => panic!("{listed:?}: {result:?}"),
             }
         }
-        _ => Err("its ebtables rules are no pair of the scripts'"),
     }
 }

@@ -10,7 +10,6 @@ mod metrics;
 mod migrate;
 mod opennebula;
 mod remove;
-mod survey;
 mod sync;
 mod watch;
 
@@ -18,7 +17,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
@@ -28,16 +26,18 @@ use crate::backend::nft::Nft;
 use crate::bridge;
 use crate::cli::{Cli, Command, Vms};
 use crate::config::Config;
-use crate::fence;
+use crate::exit::Exit;
+use crate::fence::ActualFence;
 use crate::report;
-use crate::source::{self, libvirt, virsh};
-use crate::vm::{Nic, Port, Vm, VmName};
+use crate::source::{self, Running, libvirt, virsh};
+use crate::survey::{self, Survey};
+use crate::vm::{self, Nic, Port, Vm, VmName};
 
 /// Does what the command line says.
 ///
 /// # Errors
 /// If it could not be done; the kernel's rules are then what they were.
-pub fn run(cli: Cli) -> Result<ExitCode> {
+pub fn run(cli: Cli) -> Result<Exit> {
     let config = Config::new(cli.global)?;
     match cli.command {
         Command::Apply(vms) => apply::run(&config, &vms),
@@ -52,14 +52,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
     }
-    .map(|()| ExitCode::SUCCESS)
+    .map(|()| Exit::Done)
 }
 
 /// How a command ends that could not be done.
-pub fn failure(command: &Command) -> ExitCode {
+pub fn exit_on_failure(command: &Command) -> Exit {
     match command {
-        Command::Check { .. } => ExitCode::from(check::TROUBLE),
-        _ => ExitCode::FAILURE,
+        Command::Check { .. } => Exit::Unknown,
+        _ => Exit::Failed,
     }
 }
 
@@ -72,16 +72,13 @@ fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
     );
     for file in &asked.xml {
         let read = read(file, libvirt::XML_LIMIT).and_then(|xml| libvirt::domain(&xml));
-        vms.push(read.with_context(|| match is_stdin(file) {
-            true => "standard input".to_owned(),
-            false => file.display().to_string(),
-        })?);
+        vms.push(read.with_context(|| name_of(file))?);
     }
     let mut names = asked.vms.clone();
     names.sort();
     names.dedup();
     vms.extend(virsh::domains(&config.connect, &names)?);
-    fence::check_distinct(&vms)?;
+    vm::check_distinct(&vms)?;
     vms.iter().for_each(warn_of_skipped);
     Ok(vms)
 }
@@ -106,16 +103,38 @@ fn owners(config: &Config) -> Result<BTreeMap<Port, (VmName, Nic)>> {
     Ok(vms.into_iter().flat_map(owned).collect())
 }
 
+/// Compares what these running VMs should have on this host with what the kernel holds.
+fn survey(
+    config: &Config,
+    backend: &dyn Backend,
+    running: Running,
+    actual: &[ActualFence],
+) -> Result<Survey> {
+    let host = survey::Host {
+        bridge_of: &bridge::of,
+        can_hold: &|fence| backend.check(fence),
+    };
+    Survey::of(&config.policy, running, actual, &host)
+}
+
 fn is_stdin(file: &Path) -> bool {
     file == Path::new("-")
+}
+
+fn name_of(file: &Path) -> String {
+    if is_stdin(file) {
+        return "standard input".to_owned();
+    }
+    file.display().to_string()
 }
 
 /// Reads a file or standard input, and no more of it than it takes to know that it is longer than
 /// `limit` bytes.
 fn read(file: &Path, limit: usize) -> Result<String> {
-    let mut source: Box<dyn Read> = match is_stdin(file) {
-        true => Box::new(io::stdin()),
-        false => Box::new(File::open(file).context("cannot open")?),
+    let mut source: Box<dyn Read> = if is_stdin(file) {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file).context("cannot open")?)
     };
     let mut text = String::new();
     source
@@ -140,11 +159,12 @@ fn warn_of_unknown_bridges(config: &Config) {
 
 /// On a host that was upgraded, fences of both kinds may be in force.
 fn warn_of_the_other_kind(config: &Config, used: &str) {
-    let (other, held) = match used {
-        "nft" => ("ebtables", Ebtables.ports()),
-        _ => ("nft", Nft.ports()),
+    let (other, ports) = if used == "nft" {
+        ("ebtables", Ebtables.ports())
+    } else {
+        ("nft", Nft.ports())
     };
-    match held {
+    match ports {
         Ok(ports) if ports.is_empty() => {}
         Ok(ports) => report::warning(&format!(
             "{other} fences {} ports as well: macfence migrate makes nft's fences of ebtables rules",

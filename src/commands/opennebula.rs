@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apply::{self, Look};
+use super::apply;
 use super::{note, read, remove, warn_of_skipped};
 use crate::bridge;
 use crate::config::Config;
-use crate::fence::{self, Keep};
+use crate::fence::Keep;
 use crate::lock::{self, Lock};
 use crate::report;
 use crate::source::opennebula::{Hypervisor, Meant, TEXT_LIMIT, Template};
 use crate::source::{virsh, xen};
-use crate::vm::{Nic, Vm, VmName};
+use crate::vm::{self, Nic, Vm, VmName};
 
 /// How long the port of a NIC that is being attached may take to come: a state hook is called when
 /// the attaching begins. (A driver's script is called afterwards.)
@@ -36,17 +36,17 @@ pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> R
         return Ok(());
     }
     let (vm, _asking) = meant_vm(config, &template, name, driver)?;
-    fence::check_distinct(slice::from_ref(&vm))?;
+    vm::check_distinct(slice::from_ref(&vm))?;
     warn_of_skipped(&vm);
     if template.meant(driver) == Meant::One {
         wait_for_ports(&vm)?;
     }
     // Other drivers' NICs, and what is in no template, are not spoken of.
     let keep = Keep {
-        ports: &bridge::is_on_one,
-        ..Keep::NOTHING
+        ports: Box::new(bridge::is_on_one),
+        ..Keep::nothing()
     };
-    apply::fence_vms(config, &[vm], Look::Once, &keep).map(|_| ())
+    apply::fence_vms(config, &[vm], &keep).map(|_| ())
 }
 
 /// Takes the VM's fence away, or that of the NIC that was detached.
@@ -62,8 +62,8 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
         Meant::All => {
             let vm = ended(template.vm(name, None, None)?);
             let keep = Keep {
-                ports: &bridge::is_in_use,
-                ..Keep::NOTHING
+                ports: Box::new(bridge::is_in_use),
+                ..Keep::nothing()
             };
             remove::unfence(config, &[vm], &keep)
         }
@@ -71,8 +71,8 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
             let vm = ended(template.vm(name, driver, None)?);
             let goes: BTreeSet<_> = vm.nics.iter().map(|nic| nic.port.clone()).collect();
             let keep = Keep {
-                ports: &|port| !goes.contains(port) && bridge::is_on_one(port),
-                ..Keep::NOTHING
+                ports: Box::new(|port| !goes.contains(port) && bridge::is_on_one(port)),
+                ..Keep::nothing()
             };
             remove::unfence(config, &[vm], &keep)
         }

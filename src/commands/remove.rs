@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::note;
 use crate::backend::{self, Backend};
 use crate::config::Config;
-use crate::fence::{Fence, Keep, Rule};
+use crate::fence::{ActualGuard, Fence, Hears, Keep};
 use crate::lock;
 use crate::source::virsh;
 use crate::vm::{Vm, VmName};
@@ -18,7 +18,7 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     names.dedup();
     let backend = backend::choose(config.backend);
     let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
-    let mut changed = enforce(&*backend, &fences, &Keep::NOTHING)?;
+    let mut changed = enforce(&*backend, &fences, &Keep::nothing())?;
     if !backend.names_vms() {
         let vms = virsh::domains(&config.connect, &names).context(
             "ebtables rules name no VM, so libvirt has to tell its ports; \
@@ -34,9 +34,13 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
         }
         changed |= by_port(&*backend, &vms)?;
     }
-    note(config, || match changed {
-        true => format!("the fences are gone from the kernel ({})", backend.name()),
-        false => format!("none of these VMs was fenced ({})", backend.name()),
+    note(config, || {
+        let state = if changed {
+            "the fences are gone from the kernel"
+        } else {
+            "none of these VMs was fenced"
+        };
+        format!("{state} ({})", backend.name())
     });
     Ok(())
 }
@@ -58,26 +62,28 @@ fn enforce(backend: &dyn Backend, fences: &[Fence], keep: &Keep) -> Result<bool>
 }
 
 /// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the
-/// VM's own address are taken.
+/// VM's own address are removed.
 fn by_port(backend: &dyn Backend, vms: &[Vm]) -> Result<bool> {
     let nics: BTreeMap<_, _> = vms
         .iter()
         .flat_map(|vm| &vm.nics)
-        .map(|n| (&n.port, n))
+        .map(|nic| (&nic.port, nic))
         .collect();
-    let is_own = |rule: &Rule| {
-        nics.get(rule.port()).is_some_and(|nic| match rule {
-            Rule::Spoofed { mac, .. } => *mac == nic.mac,
-            Rule::Foreign { own, .. } => own.contains(nic.mac),
+    let is_own = |guard: &ActualGuard| {
+        nics.get(&guard.port).is_some_and(|nic| {
+            let may_hear = |hears: &Hears| match hears {
+                Hears::All => true,
+                Hears::Network { prefix, .. } => prefix.contains(nic.mac),
+            };
+            guard.macs.iter().all(|mac| *mac == nic.mac) && guard.hears.iter().all(may_hear)
         })
     };
     let _lock = lock::exclusive()?;
-    let mut ports = Vec::new();
-    for fence in backend.fences()? {
-        let mut rules = fence.rules.iter().map(|(rule, _)| rule);
-        if rules.clone().all(is_own) {
-            ports.extend(rules.next().map(|rule| rule.port().clone()));
-        }
-    }
+    let actual = backend.query()?.fences()?;
+    let guards = actual.iter().flat_map(|fence| &fence.guards);
+    let ports: Vec<_> = guards
+        .filter(|guard| is_own(guard))
+        .map(|guard| guard.port.clone())
+        .collect();
     backend.release(&ports)
 }

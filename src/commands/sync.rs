@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use super::survey::Survey;
-use super::{print, warn_of_unknown_bridges};
+use super::{print, survey, warn_of_unknown_bridges};
 use crate::backend;
+use crate::bridge;
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::lock;
@@ -24,7 +24,7 @@ pub fn run(config: &Config) -> Result<()> {
     }
 }
 
-/// What a sync has come to.
+/// What a sync has done.
 pub struct Done {
     /// A line for each VM of which something changed.
     pub changed: Vec<String>,
@@ -45,11 +45,13 @@ pub fn sync(config: &Config) -> Result<Done> {
     let vms = source::running(&config.connect)?;
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
-    let held = backend.look()?;
-    let survey = Survey::of(config, &*backend, vms, &held.fences()?)?;
-    if !survey.is_well() {
-        survey.set_right(&*backend, &*held)?;
+    let actual = backend.query()?;
+    let survey = survey(config, &*backend, vms, &actual.fences()?)?;
+    let wrong = survey.to_enforce();
+    if !wrong.is_empty() {
+        actual.enforce(&wrong, &survey.keep(&bridge::of))?;
     }
+    backend.release(&survey.gone)?;
     Ok(Done {
         changed: survey.findings.iter().filter_map(done).collect(),
         failed: survey.failed.iter().map(ToString::to_string).collect(),

@@ -61,7 +61,7 @@ struct TemplateNic {
     mac: Option<MacAddr>,
     bridge: Option<String>,
     target: Option<String>,
-    isolated: bool,
+    hears_all: bool,
     in_hotplug: bool,
 }
 
@@ -193,7 +193,7 @@ impl Template {
                     .parse()
                     .and_then(|port| Nic::new(port, mac, nic.bridge.clone()));
                 vm.nics.push(Nic {
-                    isolated: nic.isolated,
+                    hears_all: nic.hears_all,
                     ..named.with_context(|| format!("VM {:?}, {who}", vm.name.as_str()))?
                 });
             }
@@ -232,7 +232,7 @@ impl TemplateNic {
             bridge: owned("BRIDGE"),
             target: owned("TARGET"),
             // As the removed driver looked for it.
-            isolated: text(nic, "FILTER_MAC_SPOOFING")
+            hears_all: !text(nic, "FILTER_MAC_SPOOFING")
                 .is_some_and(|value| value.to_ascii_lowercase().contains("yes")),
             in_hotplug: in_hotplug(nic),
         })

@@ -67,7 +67,7 @@ const TARGETS: &[Target] = &[
     },
     Target {
         claim: "nft processes where nothing changes",
-        limit: Limit::AtMost(1.0),
+        limit: Limit::AtMost(2.0),
         which: [call::PART, call::POST_SAME, "", call::NFT_PROCESSES],
         sizes: &[],
     },

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use macfence::backend::nft::name::ChainName;
+use macfence::backend::nft::chain_name::ChainName;
 use macfence::vm::Port;
 use proptest::prelude::*;
 

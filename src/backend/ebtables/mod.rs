@@ -17,15 +17,15 @@ mod plan;
 mod rule;
 pub mod ruleset;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
 use self::plan::Call;
+use self::rule::{Rule, TABLES};
 use self::ruleset::Ruleset;
-use super::{Backend, Held, HeldFence};
-use crate::fence::{Fence, Keep, Rule};
+use super::{Backend, Snapshot};
+use crate::fence::{ActualFence, Fence, Keep};
 use crate::lock;
 use crate::process::{self, Output};
 use crate::vm::Port;
@@ -50,84 +50,67 @@ impl Backend for Ebtables {
         false
     }
 
-    fn look(&self) -> Result<Box<dyn Held>> {
+    fn query(&self) -> Result<Box<dyn Snapshot>> {
         Ok(Box::new(list()?))
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
-        let mut ports: Vec<_> = list()?
-            .rules
-            .iter()
-            .map(|rule| rule.port().clone())
-            .collect();
-        ports.sort_unstable();
-        ports.dedup();
-        Ok(ports)
+        Ok(list()?.ports().into_iter().cloned().collect())
     }
 
-    /// What a fence does not speak of stays anyway: a rule names no VM.
+    /// What a fence omits stays anyway: a rule names no VM. Whether frames reach the rules is for
+    /// other people's rules before them to say, as it was with the seed's.
     fn enforce(&self, fences: &[Fence], _keep: &Keep) -> Result<bool> {
-        let wanted = wanted(fences)?;
-        match wanted.is_empty() {
-            true => Ok(false),
-            false => run(plan::enforce(&list()?, &wanted)),
+        let desired = desired(fences)?;
+        if desired.is_empty() {
+            return Ok(false);
         }
-    }
-
-    fn mend(&self, _fences: &[Fence], _keep: &Keep) -> Result<bool> {
-        // What other people's rules let pass before ours is theirs to say, as it was the seed's.
-        Ok(false)
+        run(&plan::enforce(&list()?, &desired))
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
-        match ports.is_empty() {
-            true => Ok(false),
-            false => run(release(ports)?),
+        if ports.is_empty() {
+            return Ok(false);
         }
+        run(&release(ports)?)
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {
-        wanted(slice::from_ref(fence)).map(drop)
+        desired(std::slice::from_ref(fence)).map(drop)
     }
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
-        Ok(lines(&plan::enforce(&Ruleset::default(), &wanted(fences)?)))
+        Ok(lines(&plan::enforce(
+            &Ruleset::default(),
+            &desired(fences)?,
+        )))
     }
 }
 
-impl Held for Ruleset {
-    fn fences(&self) -> Result<Vec<HeldFence>> {
-        let mut rules: BTreeMap<Port, Vec<_>> = BTreeMap::new();
-        for held in &self.rules {
-            if let Some(rule) = &held.rule {
-                rules
-                    .entry(rule.port().clone())
-                    .or_default()
-                    .push((rule.clone(), held.packets));
-            }
-        }
-        let fence = |rules| HeldFence {
-            vm: None,
-            chain: "FORWARD".to_owned(),
-            rules,
-            defects: Vec::new(),
-        };
-        Ok(rules.into_values().map(fence).collect())
+impl Snapshot for Ruleset {
+    fn fences(&self) -> Result<Vec<ActualFence>> {
+        Ok(Self::fences(self))
     }
 
-    /// Looks again: rules are deleted by number, and others may have changed FORWARD meanwhile.
-    fn settle(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+    /// Asks again: rules are deleted by number, and others may have changed the chains meanwhile.
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
         Ebtables.enforce(fences, keep)
     }
 }
 
 impl Ebtables {
     /// The lines of [`Backend::export`] that would delete the rules of these ports.
+    ///
+    /// # Errors
+    /// If ebtables cannot list its rules.
     pub fn export_release(&self, ports: &[Port]) -> Result<String> {
         Ok(lines(&release(ports)?))
     }
 
-    /// The rules in `FORWARD` that are not of the seed's shape, as listed.
+    /// The rules that are not of our shapes, as listed.
+    ///
+    /// # Errors
+    /// If ebtables cannot list its rules.
     pub fn others(&self) -> Result<Vec<String>> {
         Ok(list()?.others)
     }
@@ -138,63 +121,69 @@ fn release(ports: &[Port]) -> Result<Vec<Call>> {
     Ok(plan::release(&list()?, |rule| ports.contains(rule.port())))
 }
 
-fn wanted(fences: &[Fence]) -> Result<Vec<Rule>> {
-    let mut rules: Vec<_> = fences
-        .iter()
-        .flat_map(|fence| fence.rules.clone())
-        .collect();
-    // What ebtables has no word for: there, every rule that is missing is taken to be lost.
-    for rule in &mut rules {
-        if let Rule::Spoofed { alone, .. } = rule {
-            *alone = false;
-        }
-    }
+fn desired(fences: &[Fence]) -> Result<Vec<Rule>> {
+    let guards = fences.iter().flat_map(|fence| &fence.guards);
+    let rules: Vec<_> = guards.flat_map(Rule::of).collect();
     rules
         .iter()
-        .try_for_each(|rule| rule::check_port(rule.port()))?;
+        .try_for_each(|rule| rule::check_port(rule.shape.port()))?;
     Ok(rules)
 }
 
 fn lines(calls: &[Call]) -> String {
-    calls
-        .iter()
-        .map(|call| format!("ebtables -t filter {}\n", call.join(" ")))
-        .collect()
+    let line = |call: &Call| format!("ebtables -t {} {}\n", call.table, call.words.join(" "));
+    calls.iter().map(line).collect()
 }
 
 fn list() -> Result<Ruleset> {
-    // --Lmac2: legacy prints MACs without padding otherwise, which we read as well.
-    Ruleset::read(&ebtables(&["-L", "--Lc", "--Lmac2"])?.checked()?)
+    let mut ruleset = Ruleset::default();
+    for table in TABLES {
+        // --Lmac2: legacy prints MACs without padding otherwise, which we read as well.
+        ruleset.read(
+            table,
+            &ebtables(table, &["-L", "--Lc", "--Lmac2"])?.checked()?,
+        )?;
+    }
+    Ok(ruleset)
 }
 
-/// Does all calls, or says which were done.
-fn run(calls: Vec<Call>) -> Result<bool> {
-    // A restore that fails has changed nothing: one by one, the call that is wrong names itself.
-    if calls.len() > FEW && can_restore()? && restore(&calls)?.success() {
-        return Ok(true);
-    }
-    for (done, call) in calls.iter().enumerate() {
-        let words: Vec<_> = call.iter().map(String::as_str).collect();
-        let done = || {
-            let (all, left) = (calls.len(), calls.len() - done);
-            format!(
-                "{left} of {all} changes are left to do; run the command again; \
-                 ebtables {} failed",
-                call.join(" ")
-            )
-        };
-        ebtables(&words)
-            .and_then(Output::checked)
-            .with_context(done)?;
+/// Does all calls, or says which were done. Returns whether there were any.
+fn run(calls: &[Call]) -> Result<bool> {
+    let mut done = 0;
+    for part in calls.chunk_by(|a, b| a.table == b.table) {
+        // A restore that fails has changed nothing: one by one, the call that is wrong names itself.
+        if part.len() <= FEW || !can_restore()? || !restore(part)?.success() {
+            run_singly(part, done, calls.len())?;
+        }
+        done += part.len();
     }
     Ok(!calls.is_empty())
 }
 
-fn ebtables(words: &[&str]) -> Result<Output> {
+fn run_singly(part: &[Call], before: usize, all: usize) -> Result<()> {
+    for (done, call) in part.iter().enumerate() {
+        let words: Vec<_> = call.words.iter().map(String::as_str).collect();
+        let explain = || {
+            format!(
+                "{} of {all} changes are left to do; run the command again; \
+                 ebtables -t {} {} failed",
+                all - before - done,
+                call.table,
+                call.words.join(" ")
+            )
+        };
+        ebtables(call.table, &words)
+            .and_then(Output::checked)
+            .with_context(explain)?;
+    }
+    Ok(())
+}
+
+fn ebtables(table: &str, words: &[&str]) -> Result<Output> {
     // --concurrent: legacy takes no lock against other programs otherwise.
     process::run_as_root(
         "ebtables",
-        &[&["--concurrent", "-t", "filter"], words].concat(),
+        &[&["--concurrent", "-t", table], words].concat(),
         "",
     )
 }
@@ -218,12 +207,15 @@ fn can_restore() -> Result<bool> {
 }
 
 fn restore(calls: &[Call]) -> Result<Output> {
-    let mut input = "*filter\n".to_owned();
+    let mut input = String::new();
     for call in calls {
-        input += &match call.as_slice() {
+        if input.is_empty() {
+            input = format!("*{}\n", call.table);
+        }
+        input += &match call.words.as_slice() {
             // In this format a chain is made by its policy.
             [new, name, _, policy] if new == "-N" => format!(":{name} {policy}\n"),
-            call => call.join(" ") + "\n",
+            words => words.join(" ") + "\n",
         };
     }
     let _lock = lock::legacy_ebtables()?;

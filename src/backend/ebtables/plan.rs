@@ -3,123 +3,156 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rule::{CHAIN_PREFIX, DROP, Look, Shape, sender_words};
-use super::ruleset::{HeldRule, Ruleset};
-use crate::fence::{self, Rule};
+use super::rule::{CHAIN_PREFIX, DROP, Fingerprint, Place, Rule, sender_words};
+use super::ruleset::{ActualRule, ChainId, Ruleset};
 use crate::mac::MacPrefix;
 use crate::vm::Port;
 
-/// The words of one ebtables call, after the table.
-pub type Call = Vec<String>;
+/// One call of ebtables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The table that it changes.
+    pub table: &'static str,
+    /// Its words after the table.
+    pub words: Vec<String>,
+}
 
-/// What brings `held` to these rules for their ports. A rule that replaces another takes its
+impl Call {
+    fn new(table: &'static str, words: &[&str]) -> Self {
+        Self {
+            table,
+            words: owned(words),
+        }
+    }
+
+    /// The same call with more words.
+    fn with(mut self, words: Vec<String>) -> Self {
+        self.words.extend(words);
+        self
+    }
+}
+
+/// What turns `actual` into these rules for their ports. A rule that replaces another takes its
 /// place, so that it is passed by the same frames; a new one goes to the end, as the seed's do.
-pub fn enforce(held: &Ruleset, wanted: &[Rule]) -> Vec<Call> {
-    let mut alike: BTreeMap<(&Port, bool), Vec<&HeldRule>> = BTreeMap::new();
-    let ports = fence::ports(wanted);
-    for rule in held.rules.iter().filter(|rule| ports.contains(rule.port())) {
-        alike
-            .entry((rule.port(), rule.shape.is_from()))
-            .or_default()
-            .push(rule);
+pub fn enforce(actual: &Ruleset, desired: &[Rule]) -> Vec<Call> {
+    let ports: BTreeSet<_> = desired.iter().map(|rule| rule.shape.port()).collect();
+    let mut by_port: BTreeMap<&Port, Vec<&ActualRule>> = BTreeMap::new();
+    for rule in actual
+        .rules
+        .iter()
+        .filter(|rule| ports.contains(rule.port()))
+    {
+        by_port.entry(rule.port()).or_default().push(rule);
     }
     let mut calls = Vec::new();
     let mut surplus = Vec::new();
     let mut needed = BTreeSet::new();
-    let mut looks = BTreeSet::new();
-    let mut chains = held.chains.clone();
+    let mut fingerprints = BTreeSet::new();
+    let mut chains = actual.chains.clone();
     let mut inserts = BTreeMap::new();
     let mut appends = Vec::new();
-    for rule in wanted {
-        let shape = Shape::of(rule);
-        let now = alike
-            .remove(&(rule.port(), shape.is_from()))
-            .unwrap_or_default();
+    for rule in desired {
+        let of_port = by_port.entry(rule.shape.port()).or_default();
+        let is_alike =
+            |now: &mut &ActualRule| now.place == rule.place && now.shape.is_like(&rule.shape);
+        let alike: Vec<_> = of_port.extract_if(.., is_alike).collect();
         // The first of its kind counts, as others may let frames pass before the next. If it is
         // right it stays, with its counter: the seed adds a rule again and again.
-        let kept = now
-            .first()
-            .filter(|first| first.rule.as_ref() == Some(rule));
-        surplus.extend(now.iter().skip(usize::from(kept.is_some())).copied());
+        let is_right = |first: &&&ActualRule| first.rule.as_ref() == Some(rule);
+        let kept = alike.first().filter(is_right);
+        surplus.extend(alike.iter().skip(usize::from(kept.is_some())).copied());
         if kept.is_some() {
             continue;
         }
-        let target = match rule {
-            Rule::Foreign { trusted, .. } if !trusted.is_empty() => {
-                let name = chain_for(held, &mut chains, trusted, &mut calls);
-                needed.insert(name.clone());
-                name
-            }
-            _ => DROP.to_owned(),
+        let target = if rule.trusted.is_empty() {
+            DROP.to_owned()
+        } else {
+            let chain = chain_for(actual, &mut chains, rule, &mut calls);
+            needed.insert((rule.place.table, chain.clone()));
+            chain
         };
-        looks.insert(shape.look(&target));
-        let words = [shape.words(), words(&["-j", &target])].concat();
-        match now.first() {
-            Some(first) => drop(inserts.insert(first.number, words)),
-            None => appends.push(words),
+        fingerprints.insert((rule.place, rule.shape.fingerprint(&target)));
+        let words = [rule.shape.words(), owned(&["-j", &target])].concat();
+        match alike.first() {
+            Some(first) => drop(inserts.insert((rule.place, first.number), words)),
+            None => appends.push((rule.place, words)),
         }
     }
-    surplus.extend(alike.into_values().flatten());
+    surplus.extend(by_port.into_values().flatten());
     // From the last place to the first, so that no call moves what a later one counts.
-    for (number, rule) in inserts.iter().rev() {
-        calls.push(
-            [
-                self::words(&["-I", "FORWARD", &number.to_string()]),
-                rule.clone(),
-            ]
-            .concat(),
-        );
+    for ((place, number), words) in inserts.iter().rev() {
+        let insert = Call::new(place.table, &["-I", place.chain, &number.to_string()]);
+        calls.push(insert.with(words.clone()));
     }
-    for rule in appends {
-        calls.push([self::words(&["-A", "FORWARD"]), rule].concat());
+    for (place, words) in appends {
+        calls.push(Call::new(place.table, &["-A", place.chain]).with(words));
     }
-    let moved = |number: usize| number + inserts.range(..=number).count();
-    calls.extend(delete(held, &surplus, &needed, &looks, moved));
+    let moved =
+        |place: Place, number: usize| number + inserts.range((place, 0)..=(place, number)).count();
+    calls.extend(delete(actual, &surplus, &needed, &fingerprints, moved));
     calls
 }
 
-/// What deletes these rules of `held`.
-pub fn release(held: &Ruleset, is_surplus: impl Fn(&HeldRule) -> bool) -> Vec<Call> {
-    let surplus: Vec<_> = held.rules.iter().filter(|rule| is_surplus(rule)).collect();
+/// What deletes these rules of `actual`.
+pub fn release(actual: &Ruleset, is_surplus: impl Fn(&ActualRule) -> bool) -> Vec<Call> {
+    let surplus: Vec<_> = actual
+        .rules
+        .iter()
+        .filter(|rule| is_surplus(rule))
+        .collect();
     let none = BTreeSet::new();
-    delete(held, &surplus, &none, &BTreeSet::new(), |number| number)
+    delete(actual, &surplus, &none, &BTreeSet::new(), |_, number| {
+        number
+    })
 }
 
 /// Deletes rules, and the chains that no other rule leads to nor is going to. New rules have these
-/// `looks` by now, and a rule's number is what `moved` makes of it.
+/// `fingerprints` by now, and a rule's number is what `moved` makes of it.
 fn delete(
-    held: &Ruleset,
-    surplus: &[&HeldRule],
-    needed: &BTreeSet<String>,
-    looks: &BTreeSet<Look>,
-    moved: impl Fn(usize) -> usize,
+    actual: &Ruleset,
+    surplus: &[&ActualRule],
+    needed: &BTreeSet<ChainId>,
+    fingerprints: &BTreeSet<(Place, Fingerprint)>,
+    moved: impl Fn(Place, usize) -> usize,
 ) -> Vec<Call> {
     let mut calls = Vec::new();
     // By its words where they can mean no other rule: whatever others do meanwhile, it is that one.
     // By its number otherwise, the last first, and before any other number changes.
-    let (by_words, by_number): (Vec<&HeldRule>, Vec<&HeldRule>) = surplus
+    let (by_words, by_number): (Vec<&ActualRule>, Vec<&ActualRule>) =
+        surplus.iter().partition(|rule| {
+            rule.is_unmistakable && !fingerprints.contains(&(rule.place, rule.fingerprint()))
+        });
+    let numbers = by_number
         .iter()
-        .partition(|rule| rule.is_unmistakable && !looks.contains(&rule.look()));
-    let mut numbers: Vec<_> = by_number.iter().map(|rule| moved(rule.number)).collect();
-    numbers.sort_unstable();
-    for number in numbers.iter().rev() {
-        calls.push(words(&["-D", "FORWARD", &number.to_string()]));
+        .map(|rule| (rule.place, moved(rule.place, rule.number)));
+    let numbers: BTreeSet<_> = numbers.collect();
+    for (place, number) in numbers.iter().rev() {
+        calls.push(Call::new(
+            place.table,
+            &["-D", place.chain, &number.to_string()],
+        ));
     }
     for rule in by_words {
-        calls.push([words(&["-D", "FORWARD"]), rule.words()].concat());
+        let Place { table, chain } = rule.place;
+        calls.push(Call::new(table, &["-D", chain]).with(rule.words()));
     }
-    let gone: BTreeSet<_> = surplus.iter().map(|rule| rule.number).collect();
-    let stay = held
+    let gone: BTreeSet<_> = surplus
+        .iter()
+        .map(|rule| (rule.place, rule.number))
+        .collect();
+    let stay = actual
         .rules
         .iter()
-        .filter(|rule| !gone.contains(&rule.number));
-    let used: BTreeSet<_> = stay.map(|rule| rule.target.as_str()).collect();
+        .filter(|rule| !gone.contains(&(rule.place, rule.number)));
+    let used: BTreeSet<_> = stay
+        .map(|rule| (rule.place.table, rule.target.clone()))
+        .collect();
     // Also what an interrupted run has made and not used.
-    let free =
-        |c: &&String| !used.contains(c.as_str()) && !needed.contains(*c) && !held.others_use(c);
-    for chain in held.chains.keys().filter(free) {
-        calls.push(words(&["-F", chain]));
-        calls.push(words(&["-X", chain]));
+    let is_free =
+        |id: &&ChainId| !used.contains(*id) && !needed.contains(*id) && !actual.others_use(&id.1);
+    for (table, chain) in actual.chains.keys().filter(is_free) {
+        calls.push(Call::new(table, &["-F", chain]));
+        calls.push(Call::new(table, &["-X", chain]));
     }
     calls
 }
@@ -127,48 +160,53 @@ fn delete(
 /// The chain that trusts just these; what has to be done to make it goes to `calls`. Its name is a
 /// digest of what it holds: VMs that trust the same share one.
 fn chain_for(
-    held: &Ruleset,
-    chains: &mut BTreeMap<String, Option<Vec<MacPrefix>>>,
-    trusted: &[MacPrefix],
+    actual: &Ruleset,
+    chains: &mut BTreeMap<ChainId, Option<Vec<MacPrefix>>>,
+    rule: &Rule,
     calls: &mut Vec<Call>,
 ) -> String {
-    let is_it = |(_, other): &(&String, &Option<Vec<_>>)| other.as_deref() == Some(trusted);
-    if let Some((name, _)) = chains.iter().find(is_it) {
+    let (table, trusted) = (rule.place.table, &rule.trusted);
+    let is_it = |(id, other): &(&ChainId, &Option<Vec<_>>)| {
+        id.0 == table && other.as_ref() == Some(trusted)
+    };
+    if let Some(((_, name), _)) = chains.iter().find(is_it) {
         return name.clone();
     }
     let text: String = trusted.iter().map(MacPrefix::to_string).collect();
-    let mut name = format!("{CHAIN_PREFIX}{:016x}", fnv1a(text.as_bytes()));
-    let in_use =
-        |name: &str| held.rules.iter().any(|rule| rule.target == name) || held.others_use(name);
+    let mut id = (
+        table,
+        format!("{CHAIN_PREFIX}{:016x}", fnv1a(text.as_bytes())),
+    );
+    let in_use = |(table, name): &ChainId| {
+        let leads_there = |rule: &ActualRule| rule.place.table == *table && rule.target == *name;
+        actual.rules.iter().any(leads_there) || actual.others_use(name)
+    };
     // Somebody has changed the chain of that name, and frames pass it.
-    while chains.contains_key(&name) && in_use(&name) {
-        name.push('x');
+    while chains.contains_key(&id) && in_use(&id) {
+        id.1.push('x');
     }
-    calls.push(match chains.contains_key(&name) {
-        true => words(&["-F", &name]),
-        false => words(&["-N", &name, "-P", "RETURN"]),
+    calls.push(if chains.contains_key(&id) {
+        Call::new(table, &["-F", &id.1])
+    } else {
+        Call::new(table, &["-N", &id.1, "-P", "RETURN"])
     });
-    calls.extend(fill_chain(&name, trusted));
-    chains.insert(name.clone(), Some(trusted.to_vec()));
-    name
+    calls.extend(fill_chain(&id, trusted));
+    chains.insert(id.clone(), Some(trusted.clone()));
+    id.1
 }
 
 /// Fills a chain that no rule leads to yet: in any order.
-fn fill_chain(name: &str, trusted: &[MacPrefix]) -> Vec<Call> {
+fn fill_chain((table, name): &ChainId, trusted: &[MacPrefix]) -> Vec<Call> {
     let rule = |sender: &MacPrefix| {
-        [
-            words(&["-A", name]),
-            sender_words(*sender),
-            words(&["-j", "RETURN"]),
-        ]
-        .concat()
+        let words = [sender_words(*sender), owned(&["-j", "RETURN"])].concat();
+        Call::new(table, &["-A", name]).with(words)
     };
     let mut calls: Vec<_> = trusted.iter().map(rule).collect();
-    calls.push(words(&["-A", name, "-j", DROP]));
+    calls.push(Call::new(table, &["-A", name, "-j", DROP]));
     calls
 }
 
-fn words(words: &[&str]) -> Call {
+fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
@@ -177,3 +215,6 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
+
+#[cfg(test)]
+mod tests;

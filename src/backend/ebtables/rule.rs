@@ -1,49 +1,112 @@
-//! The seed's rules as words of the ebtables command line, and as ebtables lists them.
+//! A guard as flat rules in ebtables' words, and as ebtables lists them.
 
 use anyhow::{Result, ensure};
 
-use crate::fence::Rule;
+use crate::fence::{Guard, Hears};
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::vm::Port;
 
 /// Chains of ours begin so. Only senders that are trusted besides the own network need one.
 pub const CHAIN_PREFIX: &str = "macfence-";
 
-/// What a matching frame's end is.
+/// The target that ends a matching frame's way.
 pub const DROP: &str = "DROP";
 
-/// A target, an address and a word: what two rules may share that ebtables cannot tell apart.
-pub type Look = (String, MacAddr, String);
+/// Where a rule is: a built-in chain of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The table.
+    pub table: &'static str,
+    /// The chain.
+    pub chain: &'static str,
+}
 
-/// A rule of `FORWARD`, as far as it is of the seed's shape.
+/// Frames that the bridge forwards.
+const FORWARD: Place = Place {
+    table: "filter",
+    chain: "FORWARD",
+};
+
+/// Every place that has rules of ours.
+pub const PLACES: [Place; 1] = [FORWARD];
+
+/// The tables of [`PLACES`], each once.
+pub const TABLES: [&str; 1] = [FORWARD.table];
+
+/// A target, an address and a word: what two rules may share that ebtables cannot tell apart.
+pub type Fingerprint = (String, MacAddr, String);
+
+/// What a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// `-s ! MAC -i PORT`
+    /// `-s ! MAC -i PORT`: frames from the port under another address.
     From(Port, MacAddr),
-    /// `-s ! PREFIX/MASK -o PORT`
+    /// `-s ! PREFIX/MASK -o PORT`: frames to the port from another network.
     To(Port, MacPrefix),
 }
 
+/// A rule of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where it is.
+    pub place: Place,
+    /// What it matches.
+    pub shape: Shape,
+    /// Senders that it lets pass all the same, sorted.
+    pub trusted: Vec<MacPrefix>,
+}
+
+impl Rule {
+    /// The rules that make up a guard. ebtables has no word for a port that hears all networks: a
+    /// port without the second rule may as well have lost it.
+    pub fn of(guard: &Guard) -> Vec<Self> {
+        let port = || guard.port.clone();
+        let mut rules = at_their_places(Shape::From(port(), guard.mac), &[]);
+        if let Hears::Network { prefix, trusted } = &guard.hears {
+            rules.extend(at_their_places(Shape::To(port(), *prefix), trusted));
+        }
+        rules
+    }
+}
+
+fn at_their_places(shape: Shape, trusted: &[MacPrefix]) -> Vec<Rule> {
+    let rule = |place: &Place| Rule {
+        place: *place,
+        shape: shape.clone(),
+        trusted: trusted.to_vec(),
+    };
+    shape.places().iter().map(rule).collect()
+}
+
 impl Shape {
-    /// The shape of a rule.
-    pub fn of(rule: &Rule) -> Self {
-        match rule {
-            Rule::Spoofed { port, mac, .. } => Self::From(port.clone(), *mac),
-            Rule::Foreign { port, own, .. } => Self::To(port.clone(), *own),
+    /// Where rules of this shape belong.
+    pub fn places(&self) -> &'static [Place] {
+        match self {
+            Self::From(..) => &[FORWARD],
+            Self::To(..) => &[FORWARD],
         }
     }
 
-    /// Whether it is about frames from the port.
-    pub fn is_from(&self) -> bool {
-        matches!(self, Self::From(..))
+    /// The port that a rule of this shape stands in front of.
+    pub fn port(&self) -> &Port {
+        match self {
+            Self::From(port, _) | Self::To(port, _) => port,
+        }
+    }
+
+    /// Whether two shapes say the same kind of thing about the same port, so that a rule of one
+    /// replaces a rule of the other.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.port() == other.port() && std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
     /// What ebtables may know a rule of this shape by, and no other rule must share.
-    pub fn look(&self, target: &str) -> Look {
-        match self {
-            Self::From(port, mac) => (target.to_owned(), *mac, port.to_string()),
-            Self::To(port, own) => (target.to_owned(), own.base(), port.to_string()),
-        }
+    pub fn fingerprint(&self, target: &str) -> Fingerprint {
+        let mac = match self {
+            Self::From(_, mac) => *mac,
+            Self::To(_, own) => own.base(),
+        };
+        (target.to_owned(), mac, self.port().to_string())
     }
 
     /// The words that match it, as the seed writes them.
@@ -102,7 +165,7 @@ impl<'a> Listed<'a> {
     /// What ebtables may know the rule by: each address in it, without its mask, beside each other
     /// word. Looking for a rule to delete, both kinds pass over masks, and some versions over
     /// whole options as `--log` (legacy 2.0.11 and nft 1.8.9, tried out).
-    pub fn looks(&self) -> Vec<Look> {
+    pub fn fingerprints(&self) -> Vec<Fingerprint> {
         let address = |word: &str| word.split('/').next()?.parse::<MacAddr>().ok();
         let addresses = self.matches.iter().filter_map(|word| address(word));
         let beside = |mac| {

@@ -1,54 +1,57 @@
-//! What ebtables lists of the filter table.
+//! What ebtables lists of the tables in which we have rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use super::rule::{CHAIN_PREFIX, DROP, Listed, Look, Shape};
-use crate::fence::Rule;
+use super::rule::{CHAIN_PREFIX, DROP, Fingerprint, Listed, PLACES, Place, Rule, Shape};
+use crate::fence::{ActualFence, ActualGuard, Hears};
 use crate::mac::MacPrefix;
 use crate::vm::Port;
 
-/// The rules of `FORWARD`, and the chains of ours.
+/// A chain of ours: its table and its name.
+pub type ChainId = (&'static str, String);
+
+/// Our rules and chains, and everybody else's rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// The rules of the seed's shape, in order.
-    pub rules: Vec<HeldRule>,
+    /// The rules of our shapes at their places, in order.
+    pub rules: Vec<ActualRule>,
     /// All other rules, as listed: somebody else's.
     pub others: Vec<String>,
-    /// Chains of ours: who may return from them, all others being dropped; `None`: somebody has
+    /// Chains of ours: who may return from them, all others being dropped. `None`: somebody has
     /// changed the chain, or a run was interrupted while it made it.
-    pub chains: BTreeMap<String, Option<Vec<MacPrefix>>>,
+    pub chains: BTreeMap<ChainId, Option<Vec<MacPrefix>>>,
 }
 
-/// A rule in `FORWARD`.
+/// A rule in one of our places.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldRule {
+pub struct ActualRule {
     /// The rule; `None`: it leads to a chain that is not as it should be.
     pub rule: Option<Rule>,
+    /// Where it is.
+    pub place: Place,
+    /// Its number there, from 1.
+    pub number: usize,
     /// What it matches.
     pub shape: Shape,
     /// `DROP`, or a chain of ours.
     pub target: String,
     /// How many frames matched, where ebtables tells.
     pub packets: Option<u64>,
-    /// Its place in `FORWARD`, from 1.
-    pub number: usize,
     /// Whether ebtables finds it by its words: whether no other rule can be taken for it.
     pub is_unmistakable: bool,
 }
 
-impl HeldRule {
+impl ActualRule {
     /// The port that the rule stands in front of.
     pub fn port(&self) -> &Port {
-        match &self.shape {
-            Shape::From(port, _) | Shape::To(port, _) => port,
-        }
+        self.shape.port()
     }
 
     /// What ebtables may know the rule by.
-    pub fn look(&self) -> Look {
-        self.shape.look(&self.target)
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.shape.fingerprint(&self.target)
     }
 
     /// The words that ebtables knows the rule by.
@@ -60,106 +63,143 @@ impl HeldRule {
 }
 
 impl Ruleset {
-    /// Reads what `ebtables -t filter -L --Lc` prints.
+    /// Adds what `ebtables -t TABLE -L --Lc` prints.
     ///
     /// # Errors
     /// If it is something else.
-    pub fn read(listing: &str) -> Result<Self> {
-        let mut chains: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        let mut chain = None;
-        for line in listing.lines().filter(|line| !line.trim().is_empty()) {
-            if let Some(head) = line.strip_prefix("Bridge chain: ") {
-                let name = head.split(',').next().unwrap_or(head);
-                chains.entry(name).or_default();
-                chain = Some(name);
-            } else if let Some(rules) = chain.and_then(|chain| chains.get_mut(chain)) {
-                rules.push(line);
-            }
-        }
-        ensure!(
-            chains.contains_key("FORWARD"),
-            "ebtables printed an unknown listing"
-        );
-        let mut ruleset = Self::default();
+    pub fn read(&mut self, table: &'static str, listing: &str) -> Result<()> {
+        let mut chains = chains(listing);
         for (name, rules) in chains.iter().filter(|(name, _)| is_ours(name)) {
-            ruleset.chains.insert((*name).to_owned(), trusted(rules));
+            let id = (table, (*name).to_owned());
+            self.chains.insert(id, trusted(rules));
         }
-        let forward = chains.remove("FORWARD").unwrap_or_default();
-        let listed: Vec<_> = forward.iter().map(|line| Listed::read(line)).collect();
-        let looks = looks(&listed);
-        for (index, (line, listed)) in forward.iter().zip(&listed).enumerate() {
-            let number = index + 1;
-            match listed.as_ref().and_then(|listed| ruleset.ours(listed)) {
-                Some(rule) => {
-                    let is_unmistakable = looks.get(&rule.look()) == Some(&1);
-                    ruleset.rules.push(HeldRule {
-                        number,
-                        is_unmistakable,
-                        ..rule
-                    });
-                }
-                None => {
-                    let text = listed.as_ref().map_or(*line, |listed| listed.text);
-                    ruleset.others.push(text.to_owned());
-                }
-            }
+        for place in PLACES.iter().filter(|place| place.table == table) {
+            let rules = chains.remove(place.chain);
+            ensure!(rules.is_some(), "ebtables printed an unknown listing");
+            self.read_place(*place, &rules.unwrap_or_default());
         }
         // Rules of other chains may lead to ours as well, though nobody should.
         let elsewhere = chains.iter().filter(|(name, _)| !is_ours(name));
-        ruleset.others.extend(
-            elsewhere
-                .flat_map(|(_, rules)| rules)
-                .map(|rule| rule.to_string()),
-        );
-        Ok(ruleset)
+        let elsewhere = elsewhere.flat_map(|(_, rules)| rules);
+        self.others.extend(elsewhere.map(|rule| (*rule).to_owned()));
+        Ok(())
+    }
+
+    fn read_place(&mut self, place: Place, lines: &[&str]) {
+        let listed: Vec<_> = lines.iter().map(|line| Listed::read(line)).collect();
+        let shared = fingerprints(&listed);
+        for (index, (line, listed)) in lines.iter().zip(&listed).enumerate() {
+            let ours = listed.as_ref().and_then(|listed| self.ours(place, listed));
+            match ours {
+                Some(rule) => self.rules.push(ActualRule {
+                    number: index + 1,
+                    is_unmistakable: shared.get(&rule.fingerprint()) == Some(&1),
+                    ..rule
+                }),
+                None => {
+                    let text = listed.as_ref().map_or(*line, |listed| listed.text);
+                    self.others.push(text.to_owned());
+                }
+            }
+        }
+    }
+
+    fn ours(&self, place: Place, listed: &Listed) -> Option<ActualRule> {
+        let shape = listed
+            .shape()
+            .filter(|shape| shape.places().contains(&place))?;
+        let chain = self.chains.get(&(place.table, listed.target.to_owned()));
+        let trusted = match (&shape, chain) {
+            (_, None) if listed.target == DROP => Some(Vec::new()),
+            (Shape::To(..), Some(trusted)) => trusted.clone(),
+            _ => return None,
+        };
+        Some(ActualRule {
+            rule: trusted.map(|trusted| Rule {
+                place,
+                shape: shape.clone(),
+                trusted,
+            }),
+            place,
+            number: 0,
+            shape,
+            target: listed.target.to_owned(),
+            packets: listed.packets,
+            is_unmistakable: false,
+        })
     }
 
     /// Whether a rule that is not ours leads to this chain.
     pub fn others_use(&self, chain: &str) -> bool {
-        self.others
-            .iter()
-            .any(|rule| rule.split_whitespace().any(|word| word == chain))
+        let leads_there = |rule: &String| rule.split_whitespace().any(|word| word == chain);
+        self.others.iter().any(leads_there)
     }
 
-    fn ours(&self, listed: &Listed) -> Option<HeldRule> {
-        let shape = listed.shape()?;
-        let rule =
-            match (shape.clone(), self.chains.get(listed.target)) {
-                (Shape::From(port, mac), None) if listed.target == DROP => Some(Rule::Spoofed {
-                    port,
-                    mac,
-                    alone: false,
-                }),
-                (Shape::To(port, own), None) if listed.target == DROP => Some(Rule::Foreign {
-                    port,
-                    own,
-                    trusted: Vec::new(),
-                }),
-                (Shape::To(port, own), Some(trusted)) => trusted
-                    .clone()
-                    .map(|trusted| Rule::Foreign { port, own, trusted }),
-                _ => return None,
+    /// The ports that rules of ours stand in front of, each once.
+    pub fn ports(&self) -> BTreeSet<&Port> {
+        self.rules.iter().map(ActualRule::port).collect()
+    }
+
+    /// The fence of each port: rules name no VM.
+    pub fn fences(&self) -> Vec<ActualFence> {
+        let mut guards: BTreeMap<&Port, ActualGuard> = BTreeMap::new();
+        for actual in &self.rules {
+            let Some(rule) = &actual.rule else { continue };
+            let port = actual.port();
+            let guard = guards.entry(port);
+            let guard = guard.or_insert_with(|| ActualGuard::none(port.clone()));
+            let dropped = match &rule.shape {
+                Shape::From(_, mac) => {
+                    guard.macs.push(*mac);
+                    &mut guard.dropped.spoofed
+                }
+                Shape::To(_, own) => {
+                    guard.hears.push(Hears::Network {
+                        prefix: *own,
+                        trusted: rule.trusted.clone(),
+                    });
+                    &mut guard.dropped.foreign
+                }
             };
-        Some(HeldRule {
-            rule,
-            shape,
-            target: listed.target.to_owned(),
-            packets: listed.packets,
-            number: 0,
-            is_unmistakable: false,
-        })
+            *dropped = actual
+                .packets
+                .map(|packets| dropped.unwrap_or_default() + packets);
+        }
+        let fence = |guard| ActualFence {
+            vm: None,
+            chain: "FORWARD".to_owned(),
+            guards: vec![guard],
+            defects: Vec::new(),
+        };
+        guards.into_values().map(fence).collect()
     }
 }
 
-/// In how many rules each look is.
-fn looks(listed: &[Option<Listed>]) -> BTreeMap<Look, usize> {
-    let mut looks = BTreeMap::new();
-    for listed in listed.iter().flatten() {
-        for look in listed.looks().into_iter().collect::<BTreeSet<_>>() {
-            *looks.entry(look).or_default() += 1;
+/// The lines of each chain of a listing.
+fn chains(listing: &str) -> BTreeMap<&str, Vec<&str>> {
+    let mut chains: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut chain = None;
+    for line in listing.lines().filter(|line| !line.trim().is_empty()) {
+        if let Some(head) = line.strip_prefix("Bridge chain: ") {
+            let name = head.split(',').next().unwrap_or(head);
+            chains.entry(name).or_default();
+            chain = Some(name);
+        } else if let Some(rules) = chain.and_then(|chain| chains.get_mut(chain)) {
+            rules.push(line);
         }
     }
-    looks
+    chains
+}
+
+/// In how many rules each fingerprint is.
+fn fingerprints(listed: &[Option<Listed>]) -> BTreeMap<Fingerprint, usize> {
+    let mut counts = BTreeMap::new();
+    for listed in listed.iter().flatten() {
+        for fingerprint in listed.fingerprints().into_iter().collect::<BTreeSet<_>>() {
+            *counts.entry(fingerprint).or_default() += 1;
+        }
+    }
+    counts
 }
 
 /// Whether a chain's name is one that we give.
@@ -187,6 +227,7 @@ fn trusted(rules: &[&str]) -> Option<Vec<MacPrefix>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fence::Guard;
 
     const LISTING: &str = "Bridge table: filter\n\n\
         Bridge chain: INPUT, entries: 0, policy: ACCEPT\n\n\
@@ -203,41 +244,28 @@ mod tests {
 
     #[test]
     fn a_listing_is_told_apart_into_ours_and_others() {
-        let ruleset = Ruleset::read(LISTING).unwrap();
+        let mut ruleset = Ruleset::default();
+        ruleset.read("filter", LISTING).unwrap();
         assert_eq!(ruleset.others, ["-p ARP -j ACCEPT"]);
         let numbers: Vec<_> = ruleset.rules.iter().map(|rule| rule.number).collect();
         assert_eq!(numbers, [2, 3, 4]);
-        let trusted = vec!["00:16:3e:00:00:01/48".parse().unwrap()];
-        let a: Port = "a".parse().unwrap();
-        let rules: Vec<_> = ruleset
-            .rules
-            .iter()
-            .map(|r| (r.rule.clone(), r.packets))
-            .collect();
-        let own = "02:00:c0:a8:00:00/40".parse().unwrap();
-        let mac = "02:00:c0:a8:00:05".parse().unwrap();
-        assert_eq!(
-            rules,
-            [
-                (
-                    Some(Rule::Foreign {
-                        port: a.clone(),
-                        own,
-                        trusted
-                    }),
-                    Some(3)
-                ),
-                (
-                    Some(Rule::Spoofed {
-                        port: a,
-                        mac,
-                        alone: false
-                    }),
-                    Some(5)
-                ),
-                (None, Some(0)),
-            ]
-        );
+        // The last one leads to a chain that lets all frames pass.
+        let whole: Vec<_> = ruleset.rules.iter().map(|r| r.rule.is_some()).collect();
+        assert_eq!(whole, [true, true, false]);
+        let fences = ruleset.fences();
+        assert_eq!(fences.len(), 1);
+        let guard = &fences[0].guards[0];
+        let expected = Guard {
+            port: "a".parse().unwrap(),
+            mac: "02:00:c0:a8:00:05".parse().unwrap(),
+            hears: Hears::Network {
+                prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
+                trusted: vec!["00:16:3e:00:00:01/48".parse().unwrap()],
+            },
+        };
+        assert_eq!(guard.whole(), Some(expected));
+        assert_eq!(guard.dropped.foreign, Some(3));
+        assert_eq!(guard.dropped.spoofed, Some(5));
     }
 
     #[test]
@@ -247,7 +275,10 @@ mod tests {
             "hello",
             "Bridge chain: INPUT, entries: 0, policy: ACCEPT",
         ] {
-            assert!(Ruleset::read(listing).is_err(), "{listing}");
+            assert!(
+                Ruleset::default().read("filter", listing).is_err(),
+                "{listing}"
+            );
         }
     }
 }

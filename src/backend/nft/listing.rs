@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::name::ChainName;
+use super::chain_name::ChainName;
 
 /// Reads documents one object after the other: a listing of 4,000 VMs is never in memory as a whole.
 /// And object by object, because the crate cannot parse a map of verdicts, and newer kinds of objects
@@ -61,9 +61,10 @@ impl<'de> Visitor<'de> for &mut Listing<'_> {
                 _ => drop(document.next_value::<IgnoredAny>()?),
             }
         }
-        match is_listing {
-            true => Ok(()),
-            false => Err(A::Error::missing_field("nftables")),
+        if is_listing {
+            Ok(())
+        } else {
+            Err(A::Error::missing_field("nftables"))
         }
     }
 }

@@ -4,113 +4,118 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use super::name::ChainName;
+use super::chain_name::ChainName;
+use super::rule::Rule;
 use super::ruleset::Ruleset;
-use super::transaction::Transaction;
-use crate::fence::{self, Fence, Keep, Rule};
+use super::transaction::{Command, Transaction};
+use crate::fence::{Fence, Keep};
 use crate::vm::Port;
 
-/// What the kernel is to hold for some VMs, each in its chain; without rules, no chain.
-pub type Wanted<'a> = BTreeMap<ChainName, &'a Fence>;
+/// What the kernel should hold for some VMs, each in its chain. Without guards: no chain.
+pub type Desired<'a> = BTreeMap<ChainName, &'a Fence>;
 
-/// The changes that make `held` hold `wanted`, on a skeleton that is whole; `None` if it does
-/// already, and none in number where only the skeleton is not whole.
+/// Turns `actual` into `desired`, on a whole skeleton. `None`: nothing to do. An empty transaction:
+/// only the skeleton needs repair.
 ///
-/// Of `held` it needs the wanted chains, the map, and the chains named by [`robbed`].
-pub fn enforce(held: &Ruleset, wanted: &Wanted, keep: &Keep) -> Result<Option<Transaction>> {
+/// Of `actual` it needs the desired chains, the map, and the chains named by [`robbed`].
+///
+/// # Errors
+/// If two VMs claim a port, or our own skeleton cannot be read.
+pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Option<Transaction>> {
     let mut change = Change::default();
     let mut claims = BTreeMap::new();
-    let rules: Vec<_> = wanted
+    let rules: Vec<_> = desired
         .iter()
-        .map(|(chain, fence)| (chain, over(held, chain, fence, keep)))
+        .map(|(chain, fence)| (chain, rules(actual, chain, fence, keep)))
         .collect();
     for (chain, rules) in &rules {
-        for port in fence::ports(rules) {
-            let other = claims.insert(port.as_str(), (port, *chain));
+        let ports: BTreeSet<_> = rules.iter().map(Rule::port).collect();
+        for port in ports {
+            let other = claims.insert(port.as_str(), *chain);
             ensure!(other.is_none(), "port \"{port}\" is claimed by two VMs");
         }
-        change.set_rules(held, chain, rules)?;
+        change.set_rules(actual, chain, rules);
     }
-    for (port, target) in &held.ports {
-        let claimed = claims.get(port.as_str()).map(|(_, chain)| *chain);
-        let lost = target
+    for (port, target) in &actual.ports {
+        let claimed = claims.get(port.as_str()).copied();
+        let is_lost = target
             .as_ref()
-            .is_some_and(|chain| wanted.contains_key(chain));
-        let stray = held.strays.contains(port);
+            .is_some_and(|chain| desired.contains_key(chain));
+        let is_stray = actual.strays.contains(port);
         match (target, claimed) {
-            (_, None) if !lost && !stray => {}
+            (_, None) if !is_lost && !is_stray => {}
             (_, Some(chain)) if target.as_ref() == Some(chain) => {}
-            (Some(chain), _) => change.entries.delete_port_of(chain, port)?,
-            (None, _) => change.entries.delete_port(port)?,
+            (Some(chain), _) => change.entries.delete_port_of(port, chain),
+            (None, _) => change.entries.0.push(Command::DeletePort(port.clone())),
         }
     }
-    for (name, (port, chain)) in &claims {
-        if held.ports.get(*name).and_then(Option::as_ref) != Some(chain) {
-            change.new_entries.add_port(port, chain)?;
+    for (port, chain) in &claims {
+        if actual.ports.get(*port).and_then(Option::as_ref) != Some(chain) {
+            let add = Command::AddPort((*port).to_owned(), (*chain).clone());
+            change.new_entries.0.push(add);
         }
     }
     let taken: BTreeSet<_> = claims.keys().copied().collect();
-    for chain in losers(held, &taken).filter(|chain| !wanted.contains_key(chain)) {
-        change.take_ports(held, chain, &taken)?;
+    for chain in losers(actual, &taken).filter(|chain| !desired.contains_key(chain)) {
+        change.take_ports(actual, chain, &taken);
     }
-    // Where nobody is to be fenced, nothing needs the base chain.
-    let is_whole = match &held.base {
-        Some(base) if !claims.is_empty() => base.defect()?.is_none(),
+    // Where nobody is to be fenced, nothing needs the skeleton.
+    let is_whole = match &actual.skeleton {
+        Some(skeleton) if !claims.is_empty() => skeleton.defects()?.is_empty(),
         _ => true,
     };
     Ok(change.transaction(is_whole))
 }
 
 /// The rules that a chain should hold, given those that it does.
-fn over(held: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec<Rule> {
-    let now = held.chains.get(chain).into_iter().flatten();
-    let ours = now
-        .filter_map(|rule| rule.rule.as_ref())
-        .map(|(rule, _)| rule);
-    // A port that has become another VM's by now is not kept from it. An entry that somebody
-    // deleted or bent is none of another VM's.
-    let is_not_another_ones = |port: &Port| {
-        let to = held.ports.get(port.as_str());
-        let to = to.and_then(Option::as_ref);
-        to.is_none_or(|to| to == chain) && (keep.ports)(port)
+fn rules(actual: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec<Rule> {
+    // A port that has become another VM's by now is not kept from that VM. An entry that somebody
+    // deleted or edited is no other VM's.
+    let is_not_another_vms = |port: &Port| {
+        let to = actual.ports.get(port.as_str()).and_then(Option::as_ref);
+        to.is_none_or(|to| to == chain)
     };
     let keep = Keep {
-        ports: &is_not_another_ones,
-        ..*keep
+        ports: Box::new(|port| is_not_another_vms(port) && (keep.ports)(port)),
+        hears_all: keep.hears_all,
     };
-    fence.over(ours, &keep)
+    let merged = fence.merge(actual.guards_of(chain).iter(), &keep);
+    let kept = actual.rules_of(chain).map(|(rule, _)| rule);
+    let kept = kept.filter(|rule| merged.kept.contains(rule.port()));
+    let new = merged.guards.iter().flat_map(Rule::of);
+    new.chain(kept.cloned()).collect()
 }
 
-/// The changes that delete from `held` all that refers to these ports; `None` if there are none.
+/// Deletes from `actual` all that refers to these ports. `None`: nothing does.
 ///
-/// Of `held` it needs the map, and the chains named by [`robbed`].
-pub fn release(held: &Ruleset, ports: &[Port]) -> Result<Option<Transaction>> {
+/// Of `actual` it needs the map, and the chains named by [`robbed`].
+pub fn release(actual: &Ruleset, ports: &[Port]) -> Option<Transaction> {
     let mut change = Change::default();
     let taken: BTreeSet<_> = ports.iter().map(Port::as_str).collect();
-    for port in held
+    for port in actual
         .ports
         .keys()
         .filter(|port| taken.contains(port.as_str()))
     {
-        change.entries.delete_port(port)?;
+        change.entries.0.push(Command::DeletePort(port.clone()));
     }
-    for chain in losers(held, &taken) {
-        change.take_ports(held, chain, &taken)?;
+    for chain in losers(actual, &taken) {
+        change.take_ports(actual, chain, &taken);
     }
-    Ok(change.transaction(true))
+    change.transaction(true)
 }
 
 /// The chains that lose some of their ports when these are taken, and keep others: only of them
 /// the rules must be known.
-pub fn robbed(held: &Ruleset, taken: &BTreeSet<&str>) -> Vec<ChainName> {
-    losers(held, taken)
-        .filter(|chain| keeps_some(held, chain, taken))
+pub fn robbed(actual: &Ruleset, taken: &BTreeSet<&str>) -> Vec<ChainName> {
+    losers(actual, taken)
+        .filter(|chain| keeps_some(actual, chain, taken))
         .cloned()
         .collect()
 }
 
-fn losers<'a>(held: &'a Ruleset, taken: &BTreeSet<&str>) -> impl Iterator<Item = &'a ChainName> {
-    let hit = held
+fn losers<'a>(actual: &'a Ruleset, taken: &BTreeSet<&str>) -> impl Iterator<Item = &'a ChainName> {
+    let hit = actual
         .ports
         .iter()
         .filter(|(port, _)| taken.contains(port.as_str()));
@@ -119,8 +124,8 @@ fn losers<'a>(held: &'a Ruleset, taken: &BTreeSet<&str>) -> impl Iterator<Item =
         .into_iter()
 }
 
-fn keeps_some(held: &Ruleset, chain: &ChainName, taken: &BTreeSet<&str>) -> bool {
-    held.ports_of(chain).any(|port| !taken.contains(port))
+fn keeps_some(actual: &Ruleset, chain: &ChainName, taken: &BTreeSet<&str>) -> bool {
+    actual.ports_of(chain).any(|port| !taken.contains(port))
 }
 
 /// The parts of a transaction, each in its place: the kernel refuses to delete a chain that the
@@ -135,61 +140,58 @@ struct Change {
 
 impl Change {
     /// Brings a chain's rules to these; those that are right stay, with their counters.
-    fn set_rules(&mut self, held: &Ruleset, chain: &ChainName, wanted: &[Rule]) -> Result<()> {
-        let now = held.chains.get(chain);
-        if wanted.is_empty() {
-            if now.is_some() || held.ports_of(chain).next().is_some() {
-                self.dead_chains.delete_chain(chain)?;
+    fn set_rules(&mut self, actual: &Ruleset, chain: &ChainName, desired: &[Rule]) {
+        let now = actual.chains.get(chain);
+        if desired.is_empty() {
+            if now.is_some() || actual.ports_of(chain).next().is_some() {
+                self.dead_chains.0.push(Command::DeleteChain(chain.clone()));
             }
-            return Ok(());
+            return;
         }
         if now.is_none() {
-            self.chains.add_chain(chain)?;
+            self.chains.0.push(Command::AddChain(chain.clone()));
         }
-        let mut missing: Vec<_> = wanted.iter().collect();
+        let mut missing: Vec<_> = desired.iter().collect();
         for rule in now.into_iter().flatten() {
-            let right = rule
-                .rule
-                .as_ref()
-                .and_then(|(r, _)| missing.iter().position(|m| *m == r));
-            match right {
+            let own = rule.rule.as_ref().map(|(rule, _)| rule);
+            match own.and_then(|own| missing.iter().position(|m| *m == own)) {
                 Some(index) => drop(missing.remove(index)),
-                None => self.chains.delete_rule(chain, rule.handle)?,
+                None => {
+                    let delete = Command::DeleteRule(chain.clone(), rule.handle);
+                    self.chains.0.push(delete);
+                }
             }
         }
-        missing
-            .into_iter()
-            .try_for_each(|rule| self.chains.add_rule(chain, rule))
+        let add = |rule: &Rule| Command::AddRule(chain.clone(), rule.clone());
+        self.chains.0.extend(missing.into_iter().map(add));
     }
 
     /// Deletes what a chain says about these ports, or the whole chain if it has no other.
-    fn take_ports(
-        &mut self,
-        held: &Ruleset,
-        chain: &ChainName,
-        taken: &BTreeSet<&str>,
-    ) -> Result<()> {
-        if !keeps_some(held, chain, taken) {
-            return self.dead_chains.delete_chain(chain);
+    fn take_ports(&mut self, actual: &Ruleset, chain: &ChainName, taken: &BTreeSet<&str>) {
+        if !keeps_some(actual, chain, taken) {
+            return self.dead_chains.0.push(Command::DeleteChain(chain.clone()));
         }
-        for rule in held.chains.get(chain).into_iter().flatten() {
-            if rule
-                .rule
-                .as_ref()
-                .is_some_and(|(r, _)| taken.contains(r.port().as_str()))
-            {
-                self.chains.delete_rule(chain, rule.handle)?;
+        for rule in actual.chains.get(chain).into_iter().flatten() {
+            let own = rule.rule.as_ref();
+            if own.is_some_and(|(own, _)| taken.contains(own.port().as_str())) {
+                let delete = Command::DeleteRule(chain.clone(), rule.handle);
+                self.chains.0.push(delete);
             }
         }
-        Ok(())
     }
 
-    /// All of it; `None` if there is nothing to change and nothing to mend.
+    /// All of it; `None` if there is nothing to change and nothing to repair.
     fn transaction(self, is_whole: bool) -> Option<Transaction> {
-        let mut changes = self.entries;
-        for part in [self.chains, self.new_entries, self.dead_chains] {
-            changes.append(part);
-        }
-        (!changes.is_empty() || !is_whole).then_some(changes)
+        let parts = [
+            self.entries,
+            self.chains,
+            self.new_entries,
+            self.dead_chains,
+        ];
+        let commands: Vec<_> = parts.into_iter().flat_map(|part| part.0).collect();
+        (!commands.is_empty() || !is_whole).then_some(Transaction(commands))
     }
 }
+
+#[cfg(test)]
+mod tests;

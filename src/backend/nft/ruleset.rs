@@ -6,60 +6,30 @@ use anyhow::{Context, Result};
 use nftables::schema::{Chain, Rule as NftRule};
 use serde_json::Value;
 
+use super::chain_name::ChainName;
 use super::listing::{Listing, VerdictMap};
-use super::name::ChainName;
-use super::rule;
-use super::transaction::{BASE, FAMILY_NAME, PORTS, TABLE, Transaction};
-use crate::fence::Rule;
+use super::rule::{self, Rule};
+use super::skeleton::{self, FAMILY_NAME, PORTS, TABLE};
+use crate::fence::{ActualFence, ActualGuard};
 use crate::vm::Port;
 
 /// Our table, or as much of it as was listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ruleset {
     /// The map: where the frames of each port go. `None`: not to a VM's chain. The keys are text
-    /// because nobody is kept from adding what is no port of ours.
+    /// because anybody can add what is no port of ours.
     pub ports: BTreeMap<String, Option<ChainName>>,
     /// Ports whose entries lead past all VMs' chains.
     pub strays: BTreeSet<String>,
     /// The rules of each VM's chain, in order.
-    pub chains: BTreeMap<ChainName, Vec<HeldRule>>,
+    pub chains: BTreeMap<ChainName, Vec<ActualRule>>,
     /// What all fences share; `None` where it was not listed.
-    pub base: Option<Base>,
-}
-
-/// The base chain, and whether the table is in force.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Base {
-    chain: Value,
-    rules: Vec<Value>,
-    dormant: bool,
-}
-
-impl Base {
-    /// What keeps frames of fenced ports from passing the VMs' chains; `None` if it is as the
-    /// skeleton makes it.
-    pub fn defect(&self) -> Result<Option<String>> {
-        let skeleton = Transaction::on_skeleton()?;
-        let chains = skeleton.added("chain")?;
-        let mut chain = chains.iter().filter_map(Value::as_object).flatten();
-        let same_chain = chain.all(|(key, value)| self.chain.get(key) == Some(value));
-        let rules = skeleton.added("rule")?;
-        let rules = rules.iter().map(|rule| rule.get("expr"));
-        let same_rules = rules.eq(self.rules.iter().map(|rule| rule.get("expr")));
-        let defect = match (self.chain.is_null(), same_chain, same_rules, self.dormant) {
-            (true, ..) => format!("the table has no base chain {BASE}"),
-            (_, false, ..) => format!("the base chain {BASE} is not hooked in as it should be"),
-            (.., false, _) => format!("the base chain {BASE} has not just its two rules"),
-            (.., true) => "the table is dormant".to_owned(),
-            _ => return Ok(None),
-        };
-        Ok(Some(defect))
-    }
+    pub skeleton: Option<skeleton::Actual>,
 }
 
 /// A rule in a VM's chain.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HeldRule {
+pub struct ActualRule {
     /// The kernel's number for it.
     pub handle: u32,
     /// The rule and the packets it dropped; `None` if it is not one of ours.
@@ -95,8 +65,8 @@ impl Ruleset {
             if table.get("name").is_none_or(|name| name == TABLE) {
                 // The only flag that another's table can have been given later. The value is not
                 // looked at: nft before 1.1 prints something else.
-                let base = self.base.get_or_insert_default();
-                base.dormant = table.get("flags").is_some();
+                let skeleton = self.skeleton.get_or_insert_default();
+                skeleton.is_dormant = table.get("flags").is_some();
             }
         } else if let Some(map) = object.remove("map") {
             self.read_map(map).context("an unknown map")?;
@@ -124,54 +94,93 @@ impl Ruleset {
     }
 
     fn read_chain(&mut self, chain: Value) -> Result<()> {
-        if chain.get("name").is_some_and(|name| name == BASE) {
-            self.base.get_or_insert_default().chain = chain;
-            return Ok(());
-        }
-        let chain: Chain = serde_json::from_value(chain)?;
-        if let Some(name) = ChainName::parse(&chain.name) {
-            self.chains.entry(name).or_default();
+        let name = serde_json::from_value::<Chain>(chain.clone())?.name;
+        match ChainName::parse(&name) {
+            Some(name) => drop(self.chains.entry(name).or_default()),
+            None => self.base_chain(&name).chain = chain,
         }
         Ok(())
     }
 
     fn read_rule(&mut self, rule: Value) {
         // A rule that the crate does not know is somebody else's: only its place matters.
-        let text = |key: &str| rule.get(key).and_then(Value::as_str);
-        if text("chain") == Some(BASE) {
-            self.base.get_or_insert_default().rules.push(rule);
+        let Some(name) = rule.get("chain").and_then(Value::as_str) else {
             return;
-        }
-        let handle = rule
-            .get("handle")
-            .and_then(Value::as_u64)
-            .and_then(|h| h.try_into().ok());
-        if let (Some(chain), Some(handle)) = (text("chain").and_then(ChainName::parse), handle) {
+        };
+        let name = name.to_owned();
+        let Some(chain) = ChainName::parse(&name) else {
+            self.base_chain(&name).rules.push(rule);
+            return;
+        };
+        let handle = rule.get("handle").and_then(Value::as_u64);
+        if let Some(handle) = handle.and_then(|handle| handle.try_into().ok()) {
             let rule = serde_json::from_value::<NftRule>(rule).ok();
             let rule = rule.and_then(|rule| rule::parse(&rule.expr, rule.comment.as_deref()));
             self.chains
                 .entry(chain)
                 .or_default()
-                .push(HeldRule { handle, rule });
+                .push(ActualRule { handle, rule });
         }
     }
 
+    /// A chain that is no VM's. Only those of the skeleton are looked at later.
+    fn base_chain(&mut self, name: &str) -> &mut skeleton::BaseChain {
+        let skeleton = self.skeleton.get_or_insert_default();
+        skeleton.base_chains.entry(name.to_owned()).or_default()
+    }
+
+    /// The rules of ours in a chain, each with the packets that it dropped.
+    pub fn rules_of(&self, chain: &ChainName) -> impl Iterator<Item = (&Rule, u64)> + Clone {
+        let rules = self.chains.get(chain).into_iter().flatten();
+        rules.filter_map(|actual| actual.rule.as_ref().map(|(rule, packets)| (rule, *packets)))
+    }
+
+    /// What the rules of a chain say about each port.
+    pub fn guards_of(&self, chain: &ChainName) -> Vec<ActualGuard> {
+        rule::guards(self.rules_of(chain))
+    }
+
+    /// Every fence, sorted by VM.
+    ///
+    /// # Errors
+    /// If our own skeleton cannot be read.
+    pub fn fences(&self) -> Result<Vec<ActualFence>> {
+        let shared = self.shared_defects()?;
+        let mut own = self.defects();
+        let fence = |chain: &ChainName| {
+            let own = own.remove(chain).unwrap_or_default();
+            Some(ActualFence {
+                vm: Some(chain.decode()?),
+                chain: chain.to_string(),
+                guards: self.guards_of(chain),
+                defects: shared.iter().cloned().chain(own).collect(),
+            })
+        };
+        let mut fences: Vec<_> = self.chains.keys().filter_map(fence).collect();
+        fences.sort_by(|a, b| a.vm.cmp(&b.vm));
+        Ok(fences)
+    }
+
     /// What is wrong about what all chains share.
-    pub fn shared_defects(&self) -> Result<Vec<String>> {
-        let base = self.base.as_ref().map(Base::defect).transpose()?;
-        let rules = self.chains.values().flatten();
-        let ours = rules.filter_map(|rule| Some(rule.rule.as_ref()?.0.port().as_str()));
-        let fenced: BTreeSet<_> = ours.collect();
+    fn shared_defects(&self) -> Result<Vec<String>> {
+        let skeleton = self.skeleton.as_ref().map(skeleton::Actual::defects);
+        let mut defects = skeleton.transpose()?.unwrap_or_default();
+        let fenced: BTreeSet<_> = self
+            .chains
+            .keys()
+            .flat_map(|chain| self.rules_of(chain))
+            .map(|(rule, _)| rule.port().as_str())
+            .collect();
         let strays = self.strays.iter();
         let strays = strays.filter(|port| !fenced.contains(port.as_str()));
-        let strays = strays.map(|port| {
+        defects.extend(strays.map(|port| {
             format!("the map's entry for port {port:?} leads past the chains of all VMs")
-        });
-        Ok(base.flatten().into_iter().chain(strays).collect())
+        }));
+        Ok(defects)
     }
 
     /// What is wrong about each chain besides our rules in it.
-    pub fn defects(&self) -> BTreeMap<ChainName, Vec<String>> {
+    fn defects(&self) -> BTreeMap<ChainName, Vec<String>> {
         let mut defects: BTreeMap<ChainName, Vec<String>> = BTreeMap::new();
         for (chain, rules) in &self.chains {
             let mut found = Vec::new();
@@ -221,11 +230,11 @@ impl Ruleset {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fence::{Guard, Hears};
 
     #[test]
     fn the_listings_of_three_nft_versions_read_alike() {
         let vm = ChainName::of(&"one-1".parse().unwrap()).unwrap();
-        let port = "one-1-0".parse::<crate::vm::Port>().unwrap();
         for listing in [
             include_str!("../../../tests/captures/nft-0.9.8-list-table.json"),
             include_str!("../../../tests/captures/nft-1.0.6-list-table.json"),
@@ -233,25 +242,20 @@ mod tests {
         ] {
             let mut ruleset = Ruleset::default();
             ruleset.read(listing).unwrap();
-            assert_eq!(
-                ruleset.ports,
-                [("one-1-0".to_owned(), Some(vm.clone()))].into()
-            );
-            let rules: Vec<_> = ruleset.chains[&vm].iter().map(|r| r.rule.clone()).collect();
-            let mac = "02:00:c0:a8:00:05".parse().unwrap();
-            let own = "02:00:c0:a8:00:00/40".parse().unwrap();
-            let spoofed = Rule::Spoofed {
-                port: port.clone(),
-                mac,
-                alone: false,
+            let entries = [("one-1-0".to_owned(), Some(vm.clone()))];
+            assert_eq!(ruleset.ports, entries.into());
+            let fences = ruleset.fences().unwrap();
+            assert_eq!(fences.len(), 1);
+            assert_eq!(fences[0].defects, [""; 0]);
+            let guard = Guard {
+                port: "one-1-0".parse().unwrap(),
+                mac: "02:00:c0:a8:00:05".parse().unwrap(),
+                hears: Hears::Network {
+                    prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
+                    trusted: vec![],
+                },
             };
-            let foreign = Rule::Foreign {
-                port: port.clone(),
-                own,
-                trusted: vec![],
-            };
-            assert_eq!(rules, [Some((spoofed, 0)), Some((foreign, 0))]);
-            assert!(ruleset.base.unwrap().defect().unwrap().is_none());
+            assert_eq!(fences[0].guards[0].whole(), Some(guard));
         }
     }
 
@@ -282,7 +286,7 @@ mod tests {
         assert_eq!(ruleset.ports["eth9"], None);
         assert_eq!(
             ruleset.chains[&b],
-            [HeldRule {
+            [ActualRule {
                 handle: 9,
                 rule: None
             }]

@@ -3,7 +3,7 @@
 
 use macfence::backend::{ebtables, nft};
 use macfence::config::File;
-use macfence::fence::Policy;
+use macfence::policy::Policy;
 use macfence::source::opennebula::Template;
 use macfence::source::{libvirt, virsh, xen};
 use macfence::vm::{Port, Vm};
@@ -51,10 +51,12 @@ pub fn xen(text: &str) {
 
 /// Both kinds of ebtables' listings.
 pub fn ebtables(text: &str) {
-    let Ok(held) = ebtables::ruleset::Ruleset::read(text) else {
+    let mut ruleset = ebtables::ruleset::Ruleset::default();
+    if ruleset.read("filter", text).is_err() {
         return;
-    };
-    for rule in held.rules {
+    }
+    let _ = ruleset.fences();
+    for rule in ruleset.rules {
         literal(rule.port());
         assert!(
             rule.words()
@@ -66,20 +68,13 @@ pub fn ebtables(text: &str) {
 
 /// nft's listings.
 pub fn nft(text: &str) {
-    let mut held = nft::ruleset::Ruleset::default();
-    if held.read(text).is_ok() {
-        let _ = held.defects();
-        let _ = held
-            .base
-            .map(|base| base.defect().expect("our own skeleton can be read"));
-        for (rule, _) in held
-            .chains
-            .values()
-            .flatten()
-            .filter_map(|held| held.rule.as_ref())
-        {
-            literal(rule.port());
-        }
+    let mut ruleset = nft::ruleset::Ruleset::default();
+    if ruleset.read(text).is_err() {
+        return;
+    }
+    let fences = ruleset.fences().expect("our own skeleton can be read");
+    for guard in fences.iter().flat_map(|fence| &fence.guards) {
+        literal(&guard.port);
     }
 }
 
@@ -94,8 +89,8 @@ pub fn config(text: &str) {
 fn fence(vm: &Vm) {
     let everywhere = |_: &_| Ok(Some("br0".to_owned()));
     let (fence, _) = Policy::default().fence(vm, everywhere).expect("a fence");
-    for rule in &fence.rules {
-        literal(rule.port());
+    for guard in &fence.guards {
+        literal(&guard.port);
     }
 }
 

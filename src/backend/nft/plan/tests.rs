@@ -1,0 +1,355 @@
+use super::*;
+use crate::backend::nft::ruleset::ActualRule;
+use crate::backend::nft::skeleton::{self, Skeleton};
+use crate::fence::{Guard, Hears};
+
+/// The guard of a port, whose address ends in the number that its name ends in.
+fn guard(port: &str) -> Guard {
+    let number = &port[port.len() - 1..];
+    Guard {
+        port: port.parse().unwrap(),
+        mac: format!("02:00:00:00:0{number}:05").parse().unwrap(),
+        hears: Hears::Network {
+            prefix: format!("02:00:00:00:0{number}:00/40").parse().unwrap(),
+            trusted: Vec::new(),
+        },
+    }
+}
+
+fn fence(vm: &str, ports: &[&str]) -> Fence {
+    Fence {
+        vm: vm.parse().unwrap(),
+        guards: ports.iter().map(|port| guard(port)).collect(),
+    }
+}
+
+fn chain(vm: &str) -> ChainName {
+    ChainName::of(&vm.parse().unwrap()).unwrap()
+}
+
+/// A whole table that holds these fences. Handles count from 1 in each chain.
+fn holding(fences: &[Fence]) -> Ruleset {
+    let mut ruleset = Ruleset {
+        skeleton: Some(skeleton::Actual {
+            base_chains: Skeleton::read().unwrap().base_chains(),
+            is_dormant: false,
+        }),
+        ..Ruleset::default()
+    };
+    for fence in fences {
+        let rules = fence.guards.iter().flat_map(Rule::of);
+        let rules = (1..).zip(rules).map(|(handle, rule)| ActualRule {
+            handle,
+            rule: Some((rule, 0)),
+        });
+        let chain = chain(fence.vm.as_str());
+        ruleset.chains.insert(chain.clone(), rules.collect());
+        for port in fence.ports() {
+            ruleset.ports.insert(port.to_string(), Some(chain.clone()));
+        }
+    }
+    ruleset
+}
+
+fn foreign(handle: u32) -> ActualRule {
+    ActualRule { handle, rule: None }
+}
+
+/// The plan, one line for each command.
+fn lines(plan: Option<Transaction>) -> Option<Vec<String>> {
+    let line = |command: &Command| match command {
+        Command::AddChain(chain) => format!("add chain {chain}"),
+        Command::DeleteChain(chain) => format!("delete chain {chain}"),
+        Command::AddRule(
+            chain,
+            Rule::Spoofed {
+                port, hears_all, ..
+            },
+        ) => {
+            let mark = if *hears_all { " who hears all" } else { "" };
+            format!("add {chain} from {port}{mark}")
+        }
+        Command::AddRule(chain, Rule::Foreign { port, .. }) => format!("add {chain} to {port}"),
+        Command::DeleteRule(chain, handle) => format!("delete {chain} {handle}"),
+        Command::AddPort(port, chain) => format!("map {port} {chain}"),
+        Command::DeletePort(port) => format!("unmap {port}"),
+        other => panic!("{other:?}"),
+    };
+    plan.map(|plan| plan.0.iter().map(line).collect())
+}
+
+fn enforced(actual: &Ruleset, desired: &[Fence], keep: &Keep) -> Option<Vec<String>> {
+    let desired = desired
+        .iter()
+        .map(|fence| (chain(fence.vm.as_str()), fence));
+    lines(enforce(actual, &desired.collect(), keep).unwrap())
+}
+
+fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
+    Keep {
+        ports: Box::new(|port| ports.contains(&port.as_str())),
+        hears_all: true,
+    }
+}
+
+const NEW_A: [&str; 4] = [
+    "add chain vm-a",
+    "add vm-a from p0",
+    "add vm-a to p0",
+    "map p0 vm-a",
+];
+
+#[test]
+fn each_state_becomes_the_desired_one_with_the_fewest_changes() {
+    let a = || fence("a", &["p0"]);
+    let nothing = || holding(&[]);
+    let own = || holding(&[fence("a", &["p0"])]);
+    let edited = |edit: fn(&mut Ruleset)| {
+        let mut actual = own();
+        edit(&mut actual);
+        actual
+    };
+    let cases: [(&str, Ruleset, Fence, Option<&[&str]>); 16] = [
+        ("new", nothing(), a(), Some(&NEW_A)),
+        ("there", own(), a(), None),
+        ("gone", nothing(), fence("a", &[]), None),
+        (
+            "removed",
+            own(),
+            fence("a", &[]),
+            Some(&["map p0 vm-a", "unmap p0", "delete chain vm-a"]),
+        ),
+        (
+            "attached",
+            own(),
+            fence("a", &["p0", "p1"]),
+            Some(&["add vm-a from p1", "add vm-a to p1", "map p1 vm-a"]),
+        ),
+        (
+            "detached",
+            holding(&[fence("a", &["p0", "p1"])]),
+            a(),
+            Some(&["map p1 vm-a", "unmap p1", "delete vm-a 3", "delete vm-a 4"]),
+        ),
+        (
+            "a rule lost",
+            edited(|actual| drop(actual.chains.get_mut(&chain("a")).unwrap().pop())),
+            a(),
+            Some(&["add vm-a to p0"]),
+        ),
+        (
+            "a rule twice",
+            edited(|actual| {
+                let rules = actual.chains.get_mut(&chain("a")).unwrap();
+                rules.push(ActualRule {
+                    handle: 9,
+                    ..rules[0].clone()
+                });
+            }),
+            a(),
+            Some(&["delete vm-a 9"]),
+        ),
+        (
+            "somebody's rule",
+            edited(|actual| {
+                actual
+                    .chains
+                    .get_mut(&chain("a"))
+                    .unwrap()
+                    .insert(0, foreign(7));
+            }),
+            a(),
+            Some(&["delete vm-a 7"]),
+        ),
+        (
+            "an empty chain",
+            edited(|actual| actual.chains.get_mut(&chain("a")).unwrap().clear()),
+            a(),
+            Some(&["add vm-a from p0", "add vm-a to p0"]),
+        ),
+        (
+            "an entry lost",
+            edited(|actual| actual.ports.clear()),
+            a(),
+            Some(&["map p0 vm-a"]),
+        ),
+        (
+            "an entry that accepts",
+            edited(|actual| {
+                actual.ports.insert("p0".to_owned(), None);
+                actual.strays.insert("p0".to_owned());
+            }),
+            a(),
+            Some(&["unmap p0", "map p0 vm-a"]),
+        ),
+        (
+            "an entry without rules",
+            edited(|actual| drop(actual.ports.insert("x9".to_owned(), Some(chain("a"))))),
+            a(),
+            Some(&["map x9 vm-a", "unmap x9"]),
+        ),
+        (
+            "a stray entry of nobody",
+            edited(|actual| {
+                actual.ports.insert("x9".to_owned(), None);
+                actual.strays.insert("x9".to_owned());
+            }),
+            a(),
+            Some(&["unmap x9"]),
+        ),
+        (
+            "an entry that drops is nobody's concern",
+            edited(|actual| drop(actual.ports.insert("x9".to_owned(), None))),
+            a(),
+            None,
+        ),
+        (
+            "entries without a chain",
+            edited(|actual| drop(actual.chains.remove(&chain("a")))),
+            fence("a", &[]),
+            Some(&["map p0 vm-a", "unmap p0", "delete chain vm-a"]),
+        ),
+    ];
+    for (what, actual, desired, expected) in cases {
+        let planned = enforced(&actual, &[desired], &Keep::nothing());
+        let expected = expected.map(|lines| lines.iter().map(|l| (*l).to_owned()).collect());
+        assert_eq!(planned, expected, "{what}");
+    }
+}
+
+#[test]
+fn other_vms_are_left_alone() {
+    let actual = holding(&[fence("b", &["p1"]), fence("c", &["p2"])]);
+    let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing());
+    assert_eq!(planned.unwrap(), NEW_A);
+}
+
+#[test]
+fn a_port_is_taken_from_the_vm_that_had_it() {
+    for (b, expected) in [
+        // Its last port: the chain goes with it.
+        (
+            &["p0"][..],
+            &[
+                "map p0 vm-b",
+                "unmap p0",
+                "add chain vm-a",
+                "add vm-a from p0",
+                "add vm-a to p0",
+                "map p0 vm-a",
+                "delete chain vm-b",
+            ][..],
+        ),
+        (
+            &["p0", "p1"],
+            &[
+                "map p0 vm-b",
+                "unmap p0",
+                "add chain vm-a",
+                "add vm-a from p0",
+                "add vm-a to p0",
+                "delete vm-b 1",
+                "delete vm-b 2",
+                "map p0 vm-a",
+            ],
+        ),
+    ] {
+        let actual = holding(&[fence("b", b)]);
+        let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing());
+        assert_eq!(planned.unwrap(), expected, "{b:?}");
+    }
+}
+
+#[test]
+fn a_kept_port_keeps_its_rules_and_gets_its_entry_back() {
+    let mut actual = holding(&[fence("a", &["p0", "p1"])]);
+    let desired = [fence("a", &["p0"])];
+    assert_eq!(enforced(&actual, &desired, &keeping(&["p1"])), None);
+    actual.ports.remove("p1");
+    let planned = enforced(&actual, &desired, &keeping(&["p1"]));
+    assert_eq!(planned.unwrap(), ["map p1 vm-a"]);
+    // Unless it is another VM's by now.
+    actual.ports.insert("p1".to_owned(), Some(chain("b")));
+    let planned = enforced(&actual, &desired, &keeping(&["p1"]));
+    assert_eq!(planned.unwrap(), ["delete vm-a 3", "delete vm-a 4"]);
+}
+
+#[test]
+fn a_port_that_hears_all_networks_goes_on_if_that_is_kept() {
+    let mut all = fence("a", &["p0"]);
+    all.guards[0].hears = Hears::All;
+    let actual = holding(std::slice::from_ref(&all));
+    let own = [fence("a", &["p0"])];
+    assert_eq!(enforced(&actual, &own, &keeping(&[])), None);
+    let isolated = ["delete vm-a 1", "add vm-a from p0", "add vm-a to p0"];
+    assert_eq!(enforced(&actual, &own, &Keep::nothing()).unwrap(), isolated);
+    let back = enforced(&holding(&own), &[all], &keeping(&[])).unwrap();
+    let expected = [
+        "delete vm-a 1",
+        "delete vm-a 2",
+        "add vm-a from p0 who hears all",
+    ];
+    assert_eq!(back, expected);
+}
+
+#[test]
+fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
+    let mut actual = holding(&[fence("a", &["p0"])]);
+    actual.skeleton = Some(skeleton::Actual::default());
+    let repair = Some(Vec::new());
+    assert_eq!(
+        enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing()),
+        repair
+    );
+    assert_eq!(enforced(&actual, &[], &Keep::nothing()), None);
+    // Where it was not listed, nothing is known about it.
+    actual.skeleton = None;
+    assert_eq!(
+        enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing()),
+        None
+    );
+}
+
+#[test]
+fn two_vms_cannot_have_one_port() {
+    let (a, b) = (fence("a", &["p0"]), fence("b", &["p0"]));
+    let desired = [(chain("a"), &a), (chain("b"), &b)].into();
+    let error = enforce(&holding(&[]), &desired, &Keep::nothing()).unwrap_err();
+    assert_eq!(error.to_string(), "port \"p0\" is claimed by two VMs");
+}
+
+#[test]
+fn a_release_deletes_all_that_refers_to_the_ports_and_no_more() {
+    let actual = holding(&[fence("a", &["p0", "p1"]), fence("b", &["p2"])]);
+    for (ports, expected) in [
+        (&["p9"][..], None),
+        (
+            &["p0"],
+            Some(&["unmap p0", "delete vm-a 1", "delete vm-a 2"][..]),
+        ),
+        (&["p2"], Some(&["unmap p2", "delete chain vm-b"])),
+        (
+            &["p0", "p1", "p2"],
+            Some(&[
+                "unmap p0",
+                "unmap p1",
+                "unmap p2",
+                "delete chain vm-a",
+                "delete chain vm-b",
+            ]),
+        ),
+    ] {
+        let released: Vec<Port> = ports.iter().map(|port| port.parse().unwrap()).collect();
+        let expected = expected.map(|lines| lines.iter().map(|l| (*l).to_owned()).collect());
+        assert_eq!(lines(release(&actual, &released)), expected, "{ports:?}");
+    }
+}
+
+#[test]
+fn only_chains_that_keep_a_port_are_read_when_ports_are_taken() {
+    let actual = holding(&[fence("a", &["p0", "p1"]), fence("b", &["p2"])]);
+    let robbed = |taken: &[&str]| robbed(&actual, &taken.iter().copied().collect());
+    assert_eq!(robbed(&["p0"]), [chain("a")]);
+    assert_eq!(robbed(&["p0", "p1"]), []);
+    assert_eq!(robbed(&["p2", "p9"]), []);
+}

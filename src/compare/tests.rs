@@ -1,0 +1,156 @@
+use super::*;
+use crate::fence::Guard;
+
+const MAC: &str = "02:00:c0:a8:00:05";
+const OTHER: &str = "02:00:c0:a8:00:06";
+
+fn network(prefix: &str) -> Hears {
+    Hears::Network {
+        prefix: prefix.parse().unwrap(),
+        trusted: Vec::new(),
+    }
+}
+
+fn own() -> Hears {
+    network("02:00:c0:a8:00:00/40")
+}
+
+/// The fence of VM `a`, with the same guard at each of these ports.
+fn desired(ports: &[&str]) -> Fence {
+    let guard = |port: &&str| Guard {
+        port: port.parse().unwrap(),
+        mac: MAC.parse().unwrap(),
+        hears: own(),
+    };
+    Fence {
+        vm: "a".parse().unwrap(),
+        guards: ports.iter().map(guard).collect(),
+    }
+}
+
+fn guard(port: &str, macs: &[&str], hears: &[Hears]) -> ActualGuard {
+    ActualGuard {
+        macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
+        hears: hears.to_vec(),
+        ..ActualGuard::none(port.parse().unwrap())
+    }
+}
+
+fn actual(vm: Option<&str>, guards: &[ActualGuard]) -> ActualFence {
+    ActualFence {
+        vm: vm.map(|vm| vm.parse().unwrap()),
+        chain: "x".to_owned(),
+        guards: guards.to_vec(),
+        defects: Vec::new(),
+    }
+}
+
+fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
+    Keep {
+        ports: Box::new(|port| ports.contains(&port.as_str())),
+        hears_all: true,
+    }
+}
+
+/// What is found about VM `a`.
+fn found(desired: &Fence, actual: &[ActualFence], keep: &Keep) -> (State, String) {
+    let findings = compare(std::slice::from_ref(desired), actual, keep);
+    let [finding] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    assert_eq!(finding.vm, Some(desired.vm.clone()));
+    (finding.state, finding.detail.join("; "))
+}
+
+#[test]
+fn every_difference_of_a_guard_is_named() {
+    let desired = desired(&["p0"]);
+    let wide = network("02:00:c0:a8:00:00/32");
+    for (now, state, detail) in [
+        (guard("p0", &[MAC], &[own()]), State::Ok, ""),
+        (
+            guard("p0", &[], &[own()]),
+            State::Differs,
+            "no rule that lets only 02:00:c0:a8:00:05 in from \"p0\"",
+        ),
+        (
+            guard("p0", &[MAC], &[]),
+            State::Differs,
+            "no rule that lets only 02:00:c0:a8:00:00/40 out to \"p0\"",
+        ),
+        (
+            guard("p0", &[OTHER], &[own()]),
+            State::Differs,
+            "no rule that lets only 02:00:c0:a8:00:05 in from \"p0\"; \
+             a rule too many that lets only 02:00:c0:a8:00:06 in from \"p0\"",
+        ),
+        (
+            guard("p0", &[MAC, MAC], &[own()]),
+            State::Differs,
+            "a rule too many that lets only 02:00:c0:a8:00:05 in from \"p0\"",
+        ),
+        (
+            guard("p0", &[MAC], &[own(), wide]),
+            State::Differs,
+            "a rule too many that lets only 02:00:c0:a8:00:00/32 out to \"p0\"",
+        ),
+        // It went on to hear all networks.
+        (guard("p0", &[MAC], &[Hears::All]), State::Ok, ""),
+    ] {
+        let held = [actual(Some("a"), std::slice::from_ref(&now))];
+        let found = found(&desired, &held, &keeping(&[]));
+        assert_eq!(found, (state, detail.to_owned()), "{now:?}");
+    }
+}
+
+#[test]
+fn a_fence_is_missing_or_stale_as_a_whole() {
+    let whole = |port| guard(port, &[MAC], &[own()]);
+    let none = Keep::nothing;
+    let two = [actual(Some("a"), &[whole("p1"), whole("p0")])];
+    let ports = "port \"p0\"; port \"p1\"".to_owned();
+    let missing = found(&desired(&["p1", "p0"]), &[], &none());
+    assert_eq!(missing, (State::Missing, ports.clone()));
+    assert_eq!(found(&desired(&[]), &two, &none()), (State::Stale, ports));
+    let nothing = (State::Ok, String::new());
+    assert_eq!(found(&desired(&[]), &[], &none()), nothing);
+    // A port that is to be kept keeps the fence.
+    assert_eq!(found(&desired(&[]), &two, &keeping(&["p0", "p1"])), nothing);
+    let chain_without_rules = [actual(Some("a"), &[])];
+    let stale = (State::Stale, String::new());
+    assert_eq!(found(&desired(&[]), &chain_without_rules, &none()), stale);
+}
+
+#[test]
+fn a_port_too_many_is_named_unless_it_is_kept() {
+    let now = [actual(
+        Some("a"),
+        &[guard("p0", &[MAC], &[own()]), guard("p1", &[OTHER], &[])],
+    )];
+    let detail = "a rule too many that lets only 02:00:c0:a8:00:06 in from \"p1\"";
+    let differs = (State::Differs, detail.to_owned());
+    let desired = desired(&["p0"]);
+    assert_eq!(found(&desired, &now, &keeping(&[])), differs);
+    let ok = (State::Ok, String::new());
+    assert_eq!(found(&desired, &now, &keeping(&["p1"])), ok);
+}
+
+#[test]
+fn a_backends_defects_are_differences() {
+    let mut now = actual(Some("a"), &[guard("p0", &[MAC], &[own()])]);
+    now.defects.push("the table is dormant".to_owned());
+    let differs = (State::Differs, "the table is dormant".to_owned());
+    assert_eq!(found(&desired(&["p0"]), &[now], &Keep::nothing()), differs);
+}
+
+#[test]
+fn fences_without_a_name_belong_to_the_vm_that_has_the_port() {
+    let whole = |port| guard(port, &[MAC], &[own()]);
+    let of_ports = ["p0", "p1", "p9"].map(|port| actual(None, &[whole(port)]));
+    let desired = desired(&["p0", "p1"]);
+    let ok = (State::Ok, String::new());
+    assert_eq!(found(&desired, &of_ports, &Keep::nothing()), ok);
+    let (state, detail) = found(&desired, &of_ports[1..], &Keep::nothing());
+    assert_eq!(state, State::Differs);
+    assert!(detail.starts_with("no rule that lets only 02:00:c0:a8:00:05 in from \"p0\""));
+}

@@ -1,0 +1,26 @@
+//! Exit statuses.
+
+use std::process::ExitCode;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done, and for `check`: all is well.
+    Done,
+    /// 1: it could not be done.
+    Failed,
+    /// 1: `check` found differences, as diff(1) does.
+    Different,
+    /// 2: `check` could not find out. clap ends with 2 as well where the command line is wrong.
+    Unknown,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed | Exit::Different => 1,
+            Exit::Unknown => 2,
+        })
+    }
+}

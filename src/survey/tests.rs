@@ -1,0 +1,191 @@
+use anyhow::{anyhow, bail};
+
+use super::*;
+use crate::fence::{ActualGuard, Hears};
+use crate::mac::PrefixLen;
+use crate::vm::Nic;
+
+/// A running VM whose NICs have these ports and the addresses `02:00:00:00:00:0N`.
+fn vm(name: &str, ports: &[&str]) -> Vm {
+    let nic = |(index, port): (usize, &&str)| {
+        let mac = format!("02:00:00:00:00:0{}", index + 1);
+        Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
+    };
+    Vm {
+        name: name.parse().unwrap(),
+        nics: ports.iter().enumerate().map(nic).collect(),
+        skipped: Vec::new(),
+    }
+}
+
+/// The fence that [`vm`] should have, as the kernel holds it.
+fn held(name: Option<&str>, ports: &[&str]) -> ActualFence {
+    let guards = vm("x", ports).nics.into_iter().map(|nic| {
+        let guard = Policy::default().guard(&nic);
+        ActualGuard {
+            macs: vec![guard.mac],
+            hears: vec![guard.hears],
+            ..ActualGuard::none(nic.port)
+        }
+    });
+    ActualFence {
+        vm: name.map(|name| name.parse().unwrap()),
+        chain: "x".to_owned(),
+        guards: guards.collect(),
+        defects: Vec::new(),
+    }
+}
+
+/// Every port whose name starts with `p` is on a bridge.
+fn bridge_of(port: &Port) -> Result<Option<String>> {
+    Ok(port.as_str().starts_with('p').then(|| "br0".to_owned()))
+}
+
+fn can_hold(fence: &Fence) -> Result<()> {
+    if fence.vm.as_str() == "odd" {
+        bail!("no chain can have this name");
+    }
+    Ok(())
+}
+
+const HOST: Host = Host {
+    bridge_of: &bridge_of,
+    can_hold: &can_hold,
+};
+
+fn survey(vms: Vec<Vm>, actual: &[ActualFence]) -> Survey {
+    let running = Running {
+        vms,
+        failed: Vec::new(),
+    };
+    Survey::of(&Policy::default(), running, actual, &HOST).unwrap()
+}
+
+fn lines(findings: &[Finding]) -> Vec<String> {
+    let line = |found: &Finding| format!("{} {found}", found.state);
+    findings.iter().map(line).collect()
+}
+
+fn enforced(survey: &Survey) -> Vec<String> {
+    let line = |fence: &Fence| {
+        let ports: Vec<_> = fence.ports().iter().map(|port| port.to_string()).collect();
+        format!("{}: {}", fence.vm, ports.join(" "))
+    };
+    survey.to_enforce().iter().map(line).collect()
+}
+
+#[test]
+fn only_vms_whose_fence_is_wrong_are_set_right() {
+    let vms = vec![vm("a", &["p0"]), vm("b", &["p1"]), vm("c", &["p2", "p3"])];
+    let actual = [
+        held(Some("a"), &["p0"]),
+        held(Some("c"), &["p2"]),
+        held(Some("d"), &["gone"]),
+    ];
+    let survey = survey(vms, &actual);
+    assert_eq!(
+        lines(&survey.findings),
+        [
+            "ok a",
+            "missing b: port \"p1\"",
+            "differs c: no rule that lets only 02:00:00:00:00:02 in from \"p3\"; \
+             no rule that lets only 02:00:00:00:00:00/40 out to \"p3\"",
+            "stale d: port \"gone\"",
+        ]
+    );
+    assert!(!survey.is_well());
+    assert_eq!(enforced(&survey), ["b: p1", "c: p2 p3", "d: "]);
+}
+
+#[test]
+fn a_host_that_is_well_needs_nothing() {
+    let survey = survey(vec![vm("a", &["p0"])], &[held(Some("a"), &["p0"])]);
+    assert!(survey.is_well());
+    assert_eq!(enforced(&survey), [""; 0]);
+    assert_eq!(survey.ports, ["p0".parse().unwrap()].into());
+}
+
+#[test]
+fn a_fence_in_front_of_a_port_that_is_there_stays_although_nobody_knows_its_vm() {
+    let survey = survey(vec![], &[held(Some("container"), &["p7"])]);
+    assert_eq!(
+        lines(&survey.findings),
+        [format!("ok container: {UNKNOWN}")]
+    );
+    assert!(survey.is_well());
+}
+
+#[test]
+fn a_port_that_nobody_can_tell_about_is_kept() {
+    let survey = survey(vec![vm("a", &["p0"])], &[]);
+    let nobody_can_tell = |_: &Port| Err(anyhow!("no sysfs"));
+    let keep = survey.keep(&nobody_can_tell);
+    assert!((keep.ports)(&"eth0".parse().unwrap()));
+    // What a running VM has is set right, not kept.
+    assert!(!(keep.ports)(&"p0".parse().unwrap()));
+}
+
+#[test]
+fn one_vm_that_cannot_be_fenced_is_named_and_leaves_the_others_alone() {
+    let running = Running {
+        vms: vec![
+            vm("a", &["p0"]),
+            vm("odd", &["p1"]),
+            vm("b", &["p2"]),
+            vm("c", &["p2"]),
+        ],
+        failed: vec![("busy".parse().unwrap(), anyhow!("virsh was silent"))],
+    };
+    let survey = Survey::of(&Policy::default(), running, &[], &HOST).unwrap();
+    assert_eq!(
+        lines(&survey.failed),
+        [
+            "missing busy: virsh was silent",
+            "missing odd: no chain can have this name",
+            "missing b: port \"p2\" is claimed twice",
+            "missing c: port \"p2\" is claimed twice",
+        ]
+    );
+    assert_eq!(enforced(&survey), ["a: p0"]);
+}
+
+#[test]
+fn rules_without_a_name_go_with_their_port() {
+    let actual = ["p0", "p1", "gone"].map(|port| held(None, &[port]));
+    let survey = survey(vec![vm("a", &["p0"])], &actual);
+    assert_eq!(lines(&survey.findings), ["ok a", "stale -: port \"gone\""]);
+    assert_eq!(survey.gone, ["gone".parse().unwrap()]);
+    assert_eq!(enforced(&survey), [""; 0]);
+}
+
+#[test]
+fn what_is_skipped_is_told_but_is_no_difference() {
+    let mut odd = vm("a", &["p0", "eth0"]);
+    odd.skipped
+        .push("an interface has no target device".to_owned());
+    let survey = survey(vec![odd], &[held(Some("a"), &["p0"])]);
+    assert_eq!(
+        lines(&survey.findings),
+        ["ok a: an interface has no target device; port \"eth0\" is on no Linux bridge"]
+    );
+    assert!(survey.is_well());
+}
+
+#[test]
+fn a_nic_that_hears_all_networks_goes_on_unless_isolation_is_always() {
+    let mut now = held(Some("a"), &["p0"]);
+    now.guards[0].hears = vec![Hears::All];
+    for (isolation, well) in [(Isolation::Template, true), (Isolation::Always, false)] {
+        let policy = Policy {
+            isolation,
+            prefix_len: PrefixLen::default(),
+            ..Policy::default()
+        };
+        let running = Running {
+            vms: vec![vm("a", &["p0"])],
+            failed: Vec::new(),
+        };
+        let survey = Survey::of(&policy, running, std::slice::from_ref(&now), &HOST).unwrap();
+        assert_eq!(survey.is_well(), well, "{isolation:?}");
+    }
+}
