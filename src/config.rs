@@ -76,9 +76,10 @@ impl Config {
 
 /// A list on the command line replaces the file's.
 fn typed_or_filed<T>(typed: Vec<T>, filed: Option<Vec<T>>) -> Vec<T> {
-    match typed.is_empty() {
-        true => filed.unwrap_or_default(),
-        false => typed,
+    if typed.is_empty() {
+        filed.unwrap_or_default()
+    } else {
+        typed
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +72,9 @@ impl Events {
                     }
                     Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                     Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    Err(e) if e.raw_os_error() == Some(ENOBUFS) => events.push(Event::Lost),
+                    Err(e) if Errno::from_io_error(&e) == Some(Errno::NOBUFS) => {
+                        events.push(Event::Lost);
+                    }
                     Err(e) => return Err(e).context("cannot read the kernel's messages"),
                 }
             }
@@ -79,8 +82,6 @@ impl Events {
         Ok(events)
     }
 }
-
-const ENOBUFS: i32 = 105;
 
 fn subscribe(protocol: isize, group: u32) -> Result<Socket, Error> {
     let mut socket = Socket::new(protocol)?;

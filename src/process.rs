@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{MemfdFlags, memfd_create};
+use signal_hook::consts::{SIGKILL, SIGTERM};
 use subprocess::{Communicator, Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
 /// How long a program may take before it is killed, unless it is given more.
@@ -22,9 +23,6 @@ const OUTPUT_LIMIT: usize = 256 << 20;
 
 /// How long a program may take to end when it is told to.
 const GRACE: Duration = Duration::from_secs(1);
-
-const SIGTERM: i32 = 15;
-const SIGKILL: i32 = 9;
 
 /// What a program printed, and how it ended.
 #[derive(Clone, Debug)]
@@ -172,9 +170,10 @@ fn exec(
         .start()
         .with_context(|| format!("cannot run {program}"))?;
     let ended = talk(&mut job, patience).map_err(|e| {
-        let end = match kill(&job, sudo) {
-            true => "was killed",
-            false => "cannot be killed: what it was doing may still take effect",
+        let end = if kill(&job, sudo) {
+            "was killed"
+        } else {
+            "cannot be killed: what it was doing may still take effect"
         };
         match e.kind() {
             ErrorKind::TimedOut => {
