@@ -5,15 +5,13 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, Write};
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{MemfdFlags, memfd_create};
 use signal_hook::consts::{SIGKILL, SIGTERM};
-use subprocess::{Communicator, Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
+use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
 /// How long a program may take before it is killed, unless it is given more.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -73,33 +71,46 @@ impl Output {
 /// If it cannot be started, takes longer than [`TIME_LIMIT`] or prints without end. That it ends
 /// with another status than 0 is no error here: see [`Output::checked`].
 pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
-    let path = find(program)?;
-    let patience = Patience::default();
-    let ended = exec(program, Exec::cmd(path).args(args), stdin, false, patience)?;
-    ended.context(NOBODY_READS)
+    let command = Exec::cmd(find(program)?).args(args);
+    Ok(exec(program, command, stdin, false, TIME_LIMIT)?)
 }
 
-/// Like [`run`] with nothing to read, but with as much time, and with a reader that gets the output
-/// as it comes; what comes back has none. `None` if the reader had enough before the program ended:
-/// it ends by itself.
+/// Like [`run`] with nothing to read, but with as much time.
+///
+/// # Errors
+/// Like [`run`]; with what the program printed before it was killed.
 pub fn run_patiently(
     program: &'static str,
     args: &[&str],
     limit: Duration,
-    reader: &mut Reader,
-) -> Result<Option<Output>> {
-    let path = find(program)?;
-    let patience = Patience {
-        limit,
-        reader: Some(reader),
-    };
-    exec(program, Exec::cmd(path).args(args), "", false, patience)
+) -> Result<Output, Unfinished> {
+    let command = Exec::cmd(find(program)?).args(args);
+    exec(program, command, "", false, limit)
 }
 
-/// Takes the next part of what a program prints, and tells whether it needs more.
-pub type Reader<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
+/// A program that did not come to its end.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// What it printed until then.
+    pub stdout: String,
+    /// What went wrong.
+    pub error: Error,
+}
 
-const NOBODY_READS: &str = "nobody who reads can have had enough";
+impl From<Error> for Unfinished {
+    fn from(error: Error) -> Self {
+        Self {
+            stdout: String::new(),
+            error,
+        }
+    }
+}
+
+impl From<Unfinished> for Error {
+    fn from(unfinished: Unfinished) -> Self {
+        unfinished.error
+    }
+}
 
 /// Like [`run`], but as root: unless we are root already, through `sudo -n`.
 pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
@@ -109,8 +120,7 @@ pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<
     let sudo = find("sudo").context("root is needed: run as root, or install sudo")?;
     // sudo finds the program itself, in its secure_path: that is what sudoers rules name.
     let command = Exec::cmd(sudo).args(["-n", "--", program]).args(args);
-    let ended = exec(program, command, stdin, true, Patience::default())?;
-    ended.context(NOBODY_READS)
+    Ok(exec(program, command, stdin, true, TIME_LIMIT)?)
 }
 
 /// Whether programs run with root's rights as they are.
@@ -135,29 +145,13 @@ pub fn find(program: &str) -> Result<PathBuf> {
         .with_context(|| format!("{program} was not found: is it installed?"))
 }
 
-/// How long a program may take, and who reads what it prints, if not we.
-struct Patience<'a> {
-    limit: Duration,
-    reader: Option<&'a mut Reader<'a>>,
-}
-
-impl Default for Patience<'_> {
-    fn default() -> Self {
-        Self {
-            limit: TIME_LIMIT,
-            reader: None,
-        }
-    }
-}
-
 fn exec(
     program: &'static str,
     command: Exec,
     stdin: &str,
     sudo: bool,
-    patience: Patience,
-) -> Result<Option<Output>> {
-    let limit = patience.limit;
+    limit: Duration,
+) -> Result<Output, Unfinished> {
     let mut job = command
         .env("LC_ALL", "C")
         .stdin(input(stdin)?)
@@ -169,13 +163,14 @@ fn exec(
         .detached()
         .start()
         .with_context(|| format!("cannot run {program}"))?;
-    let ended = talk(&mut job, patience).map_err(|e| {
+    let (mut stdout, mut stderr) = (Sink::default(), Sink::default());
+    let status = talk(&mut job, limit, &mut stdout, &mut stderr).map_err(|e| {
         let end = if kill(&job, sudo) {
             "was killed"
         } else {
             "cannot be killed: what it was doing may still take effect"
         };
-        match e.kind() {
+        let error = match e.kind() {
             ErrorKind::TimedOut => {
                 let limit = limit.as_secs();
                 anyhow!("{program} did not end within {limit} s and {end}")
@@ -185,26 +180,19 @@ fn exec(
                 anyhow!("{program} printed more than {limit} MiB and {end}")
             }
             _ => Error::new(e).context(format!("cannot talk to {program}")),
+        };
+        Unfinished {
+            stdout: String::from_utf8_lossy(&stdout.0).into_owned(),
+            error,
         }
     })?;
-    let (stdout, stderr, status) = match ended {
-        Talk::Ended(stdout, stderr, status) => (stdout, stderr, status),
-        Talk::Enough(mut pipes) => {
-            // It is let say what is left. Whoever lives on must not be left with a zombie.
-            thread::spawn(move || {
-                let _ = pipes.read_to(io::sink(), io::sink());
-                kill(&job, sudo)
-            });
-            return Ok(None);
-        }
-    };
-    Ok(Some(Output {
+    Ok(Output {
         program,
         status,
-        stdout: String::from_utf8(stdout)
+        stdout: String::from_utf8(stdout.0)
             .with_context(|| format!("{program} printed what is not UTF-8"))?,
-        stderr: String::from_utf8_lossy(&stderr).into_owned(),
-    }))
+        stderr: String::from_utf8_lossy(&stderr.0).into_owned(),
+    })
 }
 
 /// A file in memory, and no pipe: nobody has to write it while the program runs, and nft can read
@@ -226,54 +214,30 @@ fn input(text: &str) -> Result<Redirection> {
     Ok(Redirection::File(file))
 }
 
-/// What came of reading what a program prints.
-enum Talk {
-    Ended(Vec<u8>, Vec<u8>, ExitStatus),
-    /// The reader has had enough; there may be more.
-    Enough(Communicator),
-}
-
-fn talk(job: &mut Job, patience: Patience) -> io::Result<Talk> {
-    let deadline = Instant::now() + patience.limit;
-    let mut pipes = job.communicate()?.limit_time(patience.limit);
-    let mut stdout = Sink {
-        reader: patience.reader,
-        ..Sink::default()
-    };
-    let mut stderr = Sink::default();
-    let read = pipes.read_to(&mut stdout, &mut stderr);
-    if stdout.has_enough {
-        return Ok(Talk::Enough(pipes));
-    }
-    read?;
+/// Reads what a program prints until it ends.
+fn talk(
+    job: &mut Job,
+    limit: Duration,
+    stdout: &mut Sink,
+    stderr: &mut Sink,
+) -> io::Result<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    let mut pipes = job.communicate()?.limit_time(limit);
+    pipes.read_to(stdout, stderr)?;
     let left = deadline.saturating_duration_since(Instant::now());
-    let status = job.wait_timeout(left)?.ok_or(ErrorKind::TimedOut)?;
-    Ok(Talk::Ended(stdout.text, stderr.text, status))
+    Ok(job.wait_timeout(left)?.ok_or(ErrorKind::TimedOut)?)
 }
 
-/// Where what a program prints goes: to a reader, or else into memory.
+/// Where what a program prints goes.
 #[derive(Default)]
-struct Sink<'a> {
-    reader: Option<&'a mut Reader<'a>>,
-    text: Vec<u8>,
-    /// How much has come, in bytes.
-    len: usize,
-    has_enough: bool,
-}
+struct Sink(Vec<u8>);
 
-impl Write for Sink<'_> {
+impl Write for Sink {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        self.len += part.len();
-        if self.len > OUTPUT_LIMIT {
+        if self.0.len() + part.len() > OUTPUT_LIMIT {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        match &mut self.reader {
-            None => self.text.extend(part),
-            Some(reader) => self.has_enough = reader(part).is_break(),
-        }
-        if self.has_enough {
-            return Err(io::Error::other("enough was read"));
-        }
+        self.0.extend(part);
         Ok(part.len())
     }
 

@@ -77,7 +77,7 @@ fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
     let mut names = asked.vms.clone();
     names.sort();
     names.dedup();
-    vms.extend(virsh::domains(&config.connect, &names)?);
+    vms.extend(virsh::named(&config.connect, &names)?);
     vm::check_distinct(&vms)?;
     vms.iter().for_each(warn_of_skipped);
     Ok(vms)

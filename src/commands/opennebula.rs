@@ -129,7 +129,7 @@ fn meant_vm(
     let domain = match template.hypervisor {
         Hypervisor::Xen => xen::domain(&name).map(Some),
         Hypervisor::Libvirt | Hypervisor::Lxc => {
-            virsh::domains(&config.connect, slice::from_ref(&name)).map(|mut vms| vms.pop())
+            virsh::named(&config.connect, slice::from_ref(&name)).map(|mut vms| vms.pop())
         }
     };
     let domain = domain.context("the VM template does not name all ports")?;

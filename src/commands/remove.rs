@@ -20,7 +20,7 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
     let mut changed = enforce(&*backend, &fences, &Keep::nothing())?;
     if !backend.names_vms() {
-        let vms = virsh::domains(&config.connect, &names).context(
+        let vms = virsh::named(&config.connect, &names).context(
             "ebtables rules name no VM, so libvirt has to tell its ports; \
              if the VM has ended, use flush",
         )?;

@@ -1,16 +1,13 @@
 //! libvirt, asked through `virsh`: which VMs run, and what they are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
-use indicatif::ProgressBar;
 use roxmltree::{Document, Node};
 
 use super::{Running, libvirt};
 use crate::process;
-use crate::report;
 use crate::vm::{Vm, VmName};
 
 /// One argument of a program holds at most 128 KiB (`MAX_ARG_STRLEN`), which is 4,500 names like
@@ -27,10 +24,12 @@ const ATTEMPTS: u32 = 4;
 ///
 /// # Errors
 /// If virsh fails or one of the VMs is unknown.
-pub fn domains(uri: &str, names: &[VmName]) -> Result<Vec<Vm>> {
+pub fn named(uri: &str, names: &[VmName]) -> Result<Vec<Vm>> {
     let answer = ask(uri, names.iter().map(VmName::as_str))?;
     // virsh goes on after a domain that it does not know, and its status is that of the last.
-    if let Some(failure) = answer.failure {
+    if let Some(failure) = answer.failure
+        && answer.domains.len() != names.len()
+    {
         return Err(failure);
     }
     let described = answer.domains.into_iter().map(|domain| domain.vm);
@@ -151,8 +150,7 @@ struct Answer {
     hung: bool,
 }
 
-fn ask<'a>(uri: &str, ids: impl ExactSizeIterator<Item = &'a str>) -> Result<Answer> {
-    let progress = report::progress("reading domains from libvirt", ids.len());
+fn ask<'a>(uri: &str, ids: impl Iterator<Item = &'a str>) -> Result<Answer> {
     let mut answer = Answer::default();
     let mut calls = ids
         .map(|id| format!("dumpxml --domain {}; ", quoted(id)))
@@ -165,47 +163,31 @@ fn ask<'a>(uri: &str, ids: impl ExactSizeIterator<Item = &'a str>) -> Result<Ans
             script += &call;
             asked += 1;
         }
-        ask_for(uri, &script, asked, &progress, &mut answer)?;
+        ask_for(uri, &script, asked, &mut answer)?;
     }
-    progress.finish_and_clear();
     Ok(answer)
 }
 
-fn ask_for(
-    uri: &str,
-    script: &str,
-    count: usize,
-    progress: &ProgressBar,
-    answer: &mut Answer,
-) -> Result<()> {
-    let mut domains = Domains::default();
-    let ended = process::run_patiently(
-        "virsh",
-        &["-q", "-c", uri, script],
-        process::TIME_LIMIT + TIME_FOR_EACH * u32::try_from(count)?,
-        &mut |text| {
-            progress.inc(domains.read(text));
-            // That it says goodbye to libvirt takes a tenth as long again.
-            match domains.domains.len() < count {
-                true => ControlFlow::Continue(()),
-                false => ControlFlow::Break(()),
-            }
-        },
-    );
-    match ended {
-        Ok(ended) => {
-            let described = domains.end()?;
-            if let Some(output) = ended
-                && (!output.success() || described.len() != count)
-            {
+fn ask_for(uri: &str, script: &str, count: usize, answer: &mut Answer) -> Result<()> {
+    let limit = process::TIME_LIMIT + TIME_FOR_EACH * u32::try_from(count)?;
+    match process::run_patiently("virsh", &["-q", "-c", uri, script], limit) {
+        Ok(output) => {
+            let (described, rest) = domains(&output.stdout);
+            let rest: String = rest.trim().chars().take(60).collect();
+            ensure!(
+                rest.is_empty(),
+                "virsh printed what is not domain XML: {rest:?}"
+            );
+            // virsh goes on after a domain that it does not know, and its status is that of the last.
+            if !output.success() || described.len() != count {
                 answer.failure = Some(output.failure());
             }
             answer.domains.extend(described);
         }
         // What it has said until then holds.
-        Err(e) => {
-            answer.domains.append(&mut domains.domains);
-            answer.failure = Some(e);
+        Err(unfinished) => {
+            answer.domains.extend(domains(&unfinished.stdout).0);
+            answer.failure = Some(unfinished.error);
             answer.hung = true;
         }
     }
@@ -242,55 +224,23 @@ impl Domain {
     }
 }
 
-/// Reads one domain after the other, so that no more than one's XML need be kept.
-#[derive(Debug, Default)]
-pub struct Domains {
-    text: Vec<u8>,
-    /// Up to where the text has been looked through.
-    seen: usize,
-    domains: Vec<Domain>,
-}
-
-impl Domains {
-    /// Takes more text; returns how many domains have come to their end in it.
-    pub fn read(&mut self, text: &[u8]) -> u64 {
-        const END: &[u8] = b"</domain>";
-        self.text.extend(text);
-        let before = self.domains.len();
-        while let Some(end) = find(&self.text[self.seen..], END) {
-            self.seen += end + END.len();
-            let xml = std::str::from_utf8(&self.text[..self.seen]).unwrap_or_default();
-            // Where this is no XML an element of somebody's metadata has the same name: the next
-            // end is the domain's.
-            if let Ok(document) = Document::parse(xml.trim_start()) {
-                self.domains.push(Domain::of(document.root_element()));
-                self.text.drain(..self.seen);
-                self.seen = 0;
-            }
+/// The domains that virsh has printed, and what follows the last one.
+pub fn domains(text: &str) -> (Vec<Domain>, &str) {
+    const END: &str = "</domain>";
+    let mut domains = Vec::new();
+    let mut rest = text;
+    let mut seen = 0;
+    while let Some(end) = rest.get(seen..).and_then(|text| text.find(END)) {
+        seen += end + END.len();
+        let (xml, after) = rest.split_at(seen);
+        // Where this is no XML an element of somebody's metadata has the same name: the next end is
+        // the domain's.
+        if let Ok(document) = Document::parse(xml.trim_start()) {
+            domains.push(Domain::of(document.root_element()));
+            (rest, seen) = (after, 0);
         }
-        // The end may have been cut in two.
-        let tail = self.text.len().saturating_sub(END.len());
-        self.seen = self.seen.max(tail);
-        (self.domains.len() - before) as u64
     }
-
-    /// All of them.
-    ///
-    /// # Errors
-    /// If what is left is no domain's XML.
-    pub fn end(self) -> Result<Vec<Domain>> {
-        let text = String::from_utf8_lossy(&self.text);
-        let rest: String = text.trim().chars().take(60).collect();
-        ensure!(
-            rest.is_empty(),
-            "virsh printed what is not domain XML: {rest:?}"
-        );
-        Ok(self.domains)
-    }
-}
-
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).position(|window| window == what)
+    (domains, rest)
 }
 
 /// A word that virsh's own parser of command strings reads as this text, whatever is in it.
@@ -305,32 +255,28 @@ mod tests {
     const CAPTURE: &str = include_str!("../../tests/captures/virsh-9.0-dumpxml-one-1.xml");
 
     #[test]
-    fn one_domain_after_the_other_is_read_however_the_text_is_cut() {
+    fn one_domain_after_the_other_is_read() {
         let inner = "<metadata><a xmlns='x'><domain>\n</domain></a></metadata></domain>";
         let odd = CAPTURE.replace("</domain>", inner);
         let text = format!("{CAPTURE}\n{odd}\n\n<domain id='3'><name>c</name></domain>\n");
-        for size in [1, 7, 100, 4096, text.len()] {
-            let mut domains = Domains::default();
-            let chunks = text.as_bytes().chunks(size);
-            let count: u64 = chunks.map(|chunk| domains.read(chunk)).sum();
-            let vms = domains.end().unwrap();
-            let names: Vec<_> = vms.iter().map(|domain| domain.name.as_str()).collect();
-            assert_eq!(
-                (count, &*names),
-                (3, &["one-1", "one-1", "c"][..]),
-                "{size}"
-            );
-            assert_eq!(vms[1].vm.as_ref().unwrap().nics.len(), 1);
+        let (all, rest) = domains(&text);
+        let names: Vec<_> = all.iter().map(|domain| domain.name.as_str()).collect();
+        assert_eq!((&*names, rest), (&["one-1", "one-1", "c"][..], "\n"));
+        assert_eq!(all[1].vm.as_ref().unwrap().nics.len(), 1);
+        // Of what was cut off what came before holds.
+        let (cut, rest) = domains(&text[..CAPTURE.len() + 100]);
+        assert_eq!(cut.len(), 1);
+        assert!(rest.trim_start().starts_with("<domain") && rest.len() >= 100);
+    }
+
+    #[test]
+    fn what_is_no_domain_is_left_or_has_no_vm() {
+        for text in ["hello", "<domain>", "</domain>", "</domain></domain>é"] {
+            assert_eq!(domains(text).1, text);
         }
-        for text in ["hello", "<domain>", "<domain id='1'></domain>", "</domain>"] {
-            let mut domains = Domains::default();
-            domains.read(text.as_bytes());
-            let end = domains.end();
-            assert!(
-                end.map_or(true, |all| all.iter().any(|domain| domain.vm.is_err())),
-                "{text}"
-            );
-        }
+        let (all, rest) = domains("<domain id='1'></domain>");
+        assert!(all.iter().all(|domain| domain.vm.is_err()));
+        assert_eq!((all.len(), rest), (1, ""));
     }
 
     #[test]

@@ -318,7 +318,7 @@ fn a_virsh_that_talks_nonsense() {
             "echo '<domain><name>b</name></domain>'",
             "none of this name",
         ),
-        ("printf '\\377'", "not domain XML"),
+        ("printf '\\377'", "virsh printed what is not UTF-8"),
     ] {
         refused(&host, &[words], |host| {
             with(host, &[("virsh", script)], &["apply", "a"], "")

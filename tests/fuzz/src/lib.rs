@@ -15,13 +15,11 @@ pub fn domain(text: &str) {
     }
 }
 
-/// What virsh prints, in two parts.
+/// What virsh prints.
 pub fn virsh(text: &str) {
-    let (first, second) = text.as_bytes().split_at(text.len() / 2);
-    let mut domains = virsh::Domains::default();
-    domains.read(first);
-    domains.read(second);
-    for domain in domains.end().into_iter().flatten() {
+    let (domains, rest) = virsh::domains(text);
+    assert!(text.ends_with(rest));
+    for domain in domains {
         let _ = domain.vm.map(|vm| fence(&vm));
     }
 }
