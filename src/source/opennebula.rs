@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use roxmltree::{Document, Node};
 
+use super::is_uuid;
 use crate::mac::MacAddr;
 use crate::vm::{Nic, Vm, VmName};
 
@@ -271,11 +272,6 @@ fn within<'a, 'x>(node: Node<'a, 'x>, name: &'static str) -> impl Iterator<Item 
 
 fn in_hotplug(device: Node<'_, '_>) -> bool {
     text(device, "ATTACH") == Some("YES")
-}
-
-fn is_uuid(text: &str) -> bool {
-    let groups: Vec<_> = text.split('-').map(str::len).collect();
-    groups == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
 }
 
 #[cfg(test)]

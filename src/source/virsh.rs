@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use roxmltree::{Document, Node};
 
-use super::{Running, libvirt};
+use super::{Running, is_uuid, libvirt};
 use crate::process;
 use crate::vm::{Vm, VmName};
 
@@ -119,14 +119,16 @@ pub fn running(uri: &str) -> Result<Running> {
 /// What to ask for: names, or UUIDs where virsh would take a name for something else.
 fn running_ids(uri: &str) -> Result<BTreeSet<String>> {
     let names = listed(uri, "--name")?;
-    let looks_like_uuid = |name: &String| name.len() == 36 && name.matches('-').count() == 4;
-    match names
-        .iter()
-        .any(|name| name.parse::<i64>().is_ok() || looks_like_uuid(name))
-    {
-        true => listed(uri, "--uuid"),
-        false => Ok(names),
+    if names.iter().any(|name| is_read_otherwise(name)) {
+        listed(uri, "--uuid")
+    } else {
+        Ok(names)
     }
+}
+
+/// Whether virsh takes this name for a number or a UUID before it takes it for a name.
+fn is_read_otherwise(name: &str) -> bool {
+    name.parse::<i64>().is_ok() || is_uuid(name)
 }
 
 fn listed(uri: &str, by: &str) -> Result<BTreeSet<String>> {
