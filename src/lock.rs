@@ -3,8 +3,9 @@
 //!
 //! Asking a hypervisor may not: libvirt answers nothing about a VM while it waits for that VM's
 //! own hook, which waits for the lock. So those who ask exclude each other by a lock of their own,
-//! [`asking`], taken first and held until what was learned is in the kernel: else the older of two
-//! answers could be written last, and a NIC in between be left open.
+//! which [`crate::source::Hypervisors`] takes first and holds until what was learned is in the
+//! kernel: else the older of two answers could be written last, and a NIC in between be left open.
+//! libvirt's hook asks nobody and never takes it.
 
 use std::fs::File;
 use std::sync::mpsc;
@@ -45,11 +46,11 @@ pub fn exclusive() -> Result<Lock> {
     Ok(lock)
 }
 
-/// Waits until nobody else acts on what a hypervisor answered.
+/// Waits until nobody else asks a hypervisor or acts on what one answered.
 ///
 /// # Errors
 /// If another process keeps the lock for a minute.
-pub fn asking() -> Result<Lock> {
+pub(crate) fn asking() -> Result<Lock> {
     take(DEVICES)
 }
 

@@ -17,8 +17,8 @@ use crate::vm::Vm;
 
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
-    let _asking = (!vms.vms.is_empty()).then(lock::asking).transpose()?;
-    let (used, changed) = fence_vms(config, &described(config, vms)?, &as_told(config))?;
+    let (vms, _hypervisors) = described(config, vms)?;
+    let (used, changed) = fence_vms(config, &vms, &as_told(config))?;
     // A hook would say it for each VM, in a log, and pay for another program.
     if changed && io::stderr().is_terminal() {
         warn_of_the_other_kind(config, used);

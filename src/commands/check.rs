@@ -8,7 +8,7 @@ use crate::backend;
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::source;
+use crate::source::Hypervisors;
 use crate::vm::VmName;
 
 #[derive(Serialize)]
@@ -21,7 +21,7 @@ struct Row<'a> {
 /// Runs it.
 pub fn run(config: &Config, json: bool) -> Result<Exit> {
     // First the VMs, then the kernel: one that ends or starts meanwhile has been dealt with.
-    let vms = source::running(&config.connect)?;
+    let vms = Hypervisors::ask(&config.connect)?.running()?;
     let backend = backend::choose(config.backend);
     let actual = backend.query()?.fences()?;
     let survey = survey(config, &*backend, vms, &actual)?;

@@ -15,7 +15,10 @@ use crate::vm::Nic;
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let mut fences = Vec::new();
-    for vm in described(config, vms)? {
+    let (vms, hypervisors) = described(config, vms)?;
+    // Nothing of this gets into the kernel: others may ask.
+    drop(hypervisors);
+    for vm in vms {
         let (fence, unfenced) = config
             .policy
             .fence(&vm, |nic| bridge_of(&config.policy, nic))?;

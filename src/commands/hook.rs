@@ -1,6 +1,7 @@
 //! `macfence hook`, and the program started through a link of an entry point's name.
 
 use std::path::Path;
+use std::slice;
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,9 +10,8 @@ use super::{flush, opennebula, read, remove, warn_of_skipped};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
 use crate::fence::Keep;
-use crate::lock;
 use crate::report;
-use crate::source::{libvirt, xen};
+use crate::source::{Hypervisors, Kind, libvirt};
 use crate::vm::{Vm, VmName};
 
 /// Runs it.
@@ -35,10 +35,10 @@ pub fn run(config: &Config, entry: Entry) -> Result<()> {
 }
 
 fn on_xen(config: &Config, name: &VmName) -> Result<()> {
-    let _asking = lock::asking()?;
-    let vm = xen::domain(name)?;
-    warn_of_skipped(&vm);
-    apply::fence_vms(config, &[vm], &as_told(config)).map(|_| ())
+    let hypervisors = Hypervisors::ask_only(Kind::Xen, &config.connect)?;
+    let vms = hypervisors.named(slice::from_ref(name))?;
+    vms.iter().for_each(warn_of_skipped);
+    apply::fence_vms(config, &vms, &as_told(config)).map(|_| ())
 }
 
 /// What libvirt tells a domain's hook. It must not be asked anything back: it waits for us, with

@@ -13,6 +13,7 @@ use crate::bridge;
 use crate::config::Config;
 use crate::fence::{ActualFence, ActualGuard, Hears};
 use crate::report;
+use crate::source::Hypervisors;
 use crate::vm::{Port, VmName};
 
 /// A fenced VM, as `--json` shows it.
@@ -98,7 +99,8 @@ pub fn fences(config: &Config, backend: &dyn Backend) -> Result<Vec<ActualFence>
 
 /// Puts the fences of single ports together to those of VMs, as libvirt tells whose they are.
 fn named(config: &Config, fences: Vec<ActualFence>) -> Vec<ActualFence> {
-    let owners = owners(config).unwrap_or_else(|e| {
+    let owners = Hypervisors::ask(&config.connect).and_then(|hypervisors| owners(&hypervisors));
+    let owners = owners.unwrap_or_else(|e| {
         report::warning(&format!(
             "ebtables rules name no VM, and libvirt does not tell: {e:#}"
         ));

@@ -16,7 +16,7 @@ use crate::compare::State;
 use crate::config::Config;
 use crate::fence::ActualFence;
 use crate::report;
-use crate::source;
+use crate::source::Hypervisors;
 
 /// Runs it.
 pub fn run(config: &Config, output: Option<&PathBuf>) -> Result<()> {
@@ -30,7 +30,7 @@ pub fn run(config: &Config, output: Option<&PathBuf>) -> Result<()> {
 }
 
 fn text(config: &Config) -> Result<String> {
-    let vms = source::running(&config.connect);
+    let vms = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
     let backend = backend::choose(config.backend);
     let actual = list::fences(config, &*backend)?;
     let metrics = Metrics::new()?;

@@ -16,6 +16,7 @@ use crate::fence::{ActualGuard, Fence, Guard, Hears, Keep};
 use crate::lock;
 use crate::policy::Policy;
 use crate::report;
+use crate::source::Hypervisors;
 use crate::vm::{Nic, Port, VmName};
 
 /// Which running VM has which port, and with what NIC.
@@ -23,8 +24,8 @@ type Owners = BTreeMap<Port, (VmName, Nic)>;
 
 /// Runs it.
 pub fn run(config: &Config, dry_run: bool) -> Result<()> {
-    let _asking = lock::asking()?;
-    let owners = owners(config)?;
+    let hypervisors = Hypervisors::ask(&config.connect)?;
+    let owners = owners(&hypervisors)?;
     let _lock = lock::exclusive()?;
     let migration = Migration::plan(&config.policy, &owners)?;
     for other in Ebtables.others()? {

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::fence::ActualFence;
 use crate::report;
-use crate::source::{self, Running, libvirt, virsh};
+use crate::source::{Hypervisors, Running, libvirt};
 use crate::survey::{self, Survey};
 use crate::vm::{self, Nic, Port, Vm, VmName};
 
@@ -63,8 +63,9 @@ pub fn exit_on_failure(command: &Command) -> Exit {
     }
 }
 
-/// The VMs that the command line names or describes.
-fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
+/// The VMs that the command line names or describes; and where it names any, what keeps others from
+/// asking before this has been enforced.
+fn described(config: &Config, asked: &Vms) -> Result<(Vec<Vm>, Option<Hypervisors>)> {
     let mut vms = Vec::new();
     ensure!(
         asked.xml.iter().filter(|file| is_stdin(file)).count() <= 1,
@@ -77,10 +78,14 @@ fn described(config: &Config, asked: &Vms) -> Result<Vec<Vm>> {
     let mut names = asked.vms.clone();
     names.sort();
     names.dedup();
-    vms.extend(virsh::named(&config.connect, &names)?);
+    let mut hypervisors = None;
+    if !names.is_empty() {
+        let asked = hypervisors.insert(Hypervisors::ask(&config.connect)?);
+        vms.extend(asked.named(&names)?);
+    }
     vm::check_distinct(&vms)?;
     vms.iter().for_each(warn_of_skipped);
-    Ok(vms)
+    Ok((vms, hypervisors))
 }
 
 fn warn_of_skipped(vm: &Vm) {
@@ -93,8 +98,8 @@ fn warn_of_skipped(vm: &Vm) {
 }
 
 /// Which running VM has which port and with what NIC, for firewalls whose rules name no VM.
-fn owners(config: &Config) -> Result<BTreeMap<Port, (VmName, Nic)>> {
-    let vms = source::running(&config.connect)?.vms;
+fn owners(hypervisors: &Hypervisors) -> Result<BTreeMap<Port, (VmName, Nic)>> {
+    let vms = hypervisors.running()?.vms;
     let owned = |vm: Vm| {
         vm.nics
             .into_iter()

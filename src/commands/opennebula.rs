@@ -14,10 +14,9 @@ use super::{note, read, remove, warn_of_skipped};
 use crate::bridge;
 use crate::config::Config;
 use crate::fence::Keep;
-use crate::lock::{self, Lock};
 use crate::report;
-use crate::source::opennebula::{Hypervisor, Meant, TEXT_LIMIT, Template};
-use crate::source::{virsh, xen};
+use crate::source::Hypervisors;
+use crate::source::opennebula::{Meant, TEXT_LIMIT, Template};
 use crate::vm::{self, Nic, Vm, VmName};
 
 /// How long the port of a NIC that is being attached may take to come: a state hook is called when
@@ -35,7 +34,7 @@ pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> R
         note(config, || nothing_meant(&name));
         return Ok(());
     }
-    let (vm, _asking) = meant_vm(config, &template, name, driver)?;
+    let (vm, _hypervisors) = meant_vm(config, &template, name, driver)?;
     vm::check_distinct(slice::from_ref(&vm))?;
     warn_of_skipped(&vm);
     if template.meant(driver) == Meant::One {
@@ -115,25 +114,22 @@ fn template() -> Result<Template> {
 }
 
 /// The VM, as far as it is meant, with the ports that the template does not name from the
-/// hypervisor; and what keeps others from asking before this has been enforced.
+/// hypervisor; and what keeps others from asking it before this has been enforced.
 fn meant_vm(
     config: &Config,
     template: &Template,
     name: VmName,
     driver: Option<&str>,
-) -> Result<(Vm, Option<Lock>)> {
+) -> Result<(Vm, Option<Hypervisors>)> {
     if !template.lacks_ports(driver) {
         return Ok((template.vm(name, driver, None)?, None));
     }
-    let asking = lock::asking()?;
-    let domain = match template.hypervisor {
-        Hypervisor::Xen => xen::domain(&name).map(Some),
-        Hypervisor::Libvirt | Hypervisor::Lxc => {
-            virsh::named(&config.connect, slice::from_ref(&name)).map(|mut vms| vms.pop())
-        }
-    };
-    let domain = domain.context("the VM template does not name all ports")?;
-    Ok((template.vm(name, driver, domain.as_ref())?, Some(asking)))
+    let hypervisors = Hypervisors::ask_only(template.hypervisor, &config.connect)?;
+    let domains = hypervisors
+        .named(slice::from_ref(&name))
+        .context("the VM template does not name all ports")?;
+    let vm = template.vm(name, driver, domains.first())?;
+    Ok((vm, Some(hypervisors)))
 }
 
 fn nothing_meant(name: &VmName) -> String {

@@ -9,7 +9,7 @@ use crate::backend::{self, Backend};
 use crate::config::Config;
 use crate::fence::{ActualGuard, Fence, Hears, Keep};
 use crate::lock;
-use crate::source::virsh;
+use crate::source::Hypervisors;
 use crate::vm::{Vm, VmName};
 
 /// Runs it.
@@ -20,7 +20,8 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
     let mut changed = enforce(&*backend, &fences, &Keep::nothing())?;
     if !backend.names_vms() {
-        let vms = virsh::named(&config.connect, &names).context(
+        let hypervisors = Hypervisors::ask(&config.connect)?;
+        let vms = hypervisors.named(&names).context(
             "ebtables rules name no VM, so libvirt has to tell its ports; \
              if the VM has ended, use flush",
         )?;

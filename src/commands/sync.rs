@@ -10,7 +10,7 @@ use crate::bridge;
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::lock;
-use crate::source;
+use crate::source::Hypervisors;
 use crate::vm::Port;
 
 /// Runs it.
@@ -41,8 +41,8 @@ pub struct Done {
 /// # Errors
 /// If nothing could be set right.
 pub fn sync(config: &Config) -> Result<Done> {
-    let _asking = lock::asking()?;
-    let vms = source::running(&config.connect)?;
+    let hypervisors = Hypervisors::ask(&config.connect)?;
+    let vms = hypervisors.running()?;
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
     let actual = backend.query()?;

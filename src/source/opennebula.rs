@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use roxmltree::{Document, Node};
 
-use super::is_uuid;
+use super::{Kind, is_uuid};
 use crate::mac::MacAddr;
 use crate::vm::{Nic, Vm, VmName};
 
@@ -25,23 +25,13 @@ pub const TEXT_LIMIT: usize = 64 << 20;
 pub struct Template {
     id: u32,
     deploy_id: Option<String>,
-    /// What the VM runs on.
-    pub hypervisor: Hypervisor,
+    /// What the VM runs on: whom to ask for a port that the template does not name. LXC's ports have
+    /// names that follow from the template.
+    pub hypervisor: Kind,
     nics: Vec<TemplateNic>,
     /// Whether something that is no NIC of its own is being attached or detached: an alias, which
     /// has its parent's port, or a PCI device, which has none.
     portless_hotplug: bool,
-}
-
-/// Whom to ask for a port that the template does not name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hypervisor {
-    /// libvirt
-    Libvirt,
-    /// LXC, whose ports have names that follow from the template.
-    Lxc,
-    /// Xen
-    Xen,
 }
 
 /// Which of a VM's NICs are meant.
@@ -119,7 +109,7 @@ impl Template {
         Ok(Self {
             id,
             deploy_id: text(vm, "DEPLOY_ID").map(str::to_owned),
-            hypervisor: Hypervisor::of(driver.unwrap_or_default()),
+            hypervisor: driven_by(driver.unwrap_or_default()),
             nics,
             portless_hotplug,
         })
@@ -215,7 +205,7 @@ impl Template {
     fn port_name(&self, nic: &TemplateNic) -> Option<String> {
         match (&nic.target, self.hypervisor) {
             (Some(target), _) => Some(target.clone()),
-            (None, Hypervisor::Lxc) => Some(format!("one-{}-{}", self.id, nic.id)),
+            (None, Kind::Lxc) => Some(format!("one-{}-{}", self.id, nic.id)),
             (None, _) => None,
         }
     }
@@ -248,14 +238,14 @@ impl TemplateNic {
     }
 }
 
-impl Hypervisor {
-    /// What the virtualization driver of this name drives: `kvm`, `qemu`, `lxc`, `xen3`, ...
-    fn of(driver: &str) -> Self {
-        match driver {
-            _ if driver.contains("xen") => Self::Xen,
-            _ if driver.contains("lxc") => Self::Lxc,
-            _ => Self::Libvirt,
-        }
+/// What the virtualization driver of this name drives: `kvm`, `qemu`, `lxc`, `xen3`, ...
+fn driven_by(driver: &str) -> Kind {
+    if driver.contains("xen") {
+        Kind::Xen
+    } else if driver.contains("lxc") {
+        Kind::Lxc
+    } else {
+        Kind::Libvirt
     }
 }
 
@@ -302,11 +292,11 @@ mod tests {
     #[test]
     fn the_newest_record_tells_the_hypervisor() {
         for (drivers, hypervisor) in [
-            (&["kvm"][..], Hypervisor::Libvirt),
-            (&["lxc", "kvm"], Hypervisor::Libvirt),
-            (&["kvm", "lxc"], Hypervisor::Lxc),
-            (&["vmm_xen"], Hypervisor::Xen),
-            (&[], Hypervisor::Libvirt),
+            (&["kvm"][..], Kind::Libvirt),
+            (&["lxc", "kvm"], Kind::Libvirt),
+            (&["kvm", "lxc"], Kind::Lxc),
+            (&["vmm_xen"], Kind::Xen),
+            (&[], Kind::Libvirt),
         ] {
             let record = |d: &&str| format!("<HISTORY><VM_MAD>{d}</VM_MAD></HISTORY>");
             let records: String = drivers.iter().map(record).collect();

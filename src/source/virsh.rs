@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use roxmltree::{Document, Node};
 
-use super::{Running, is_uuid, libvirt};
+use super::{Hypervisor, Kind, Running, is_uuid, libvirt};
 use crate::process;
 use crate::vm::{Vm, VmName};
 
@@ -20,31 +20,62 @@ const TIME_FOR_EACH: Duration = Duration::from_millis(20);
 /// How often it is asked again for domains that it listed as running but did not describe.
 const ATTEMPTS: u32 = 4;
 
-/// The VMs of these names, from the libvirt at `uri`: one virsh process for all.
-///
-/// # Errors
-/// If virsh fails or one of the VMs is unknown.
-pub fn named(uri: &str, names: &[VmName]) -> Result<Vec<Vm>> {
-    let answer = ask(uri, names.iter().map(VmName::as_str))?;
-    // virsh goes on after a domain that it does not know, and its status is that of the last.
-    if let Some(failure) = answer.failure
-        && answer.domains.len() != names.len()
-    {
-        return Err(failure);
-    }
-    let described = answer.domains.into_iter().map(|domain| domain.vm);
-    let mut vms = described.collect::<Result<Vec<_>>>()?;
-    for (vm, name) in vms.iter_mut().zip(names) {
-        // virsh takes a number for an id, and a UUID, before it takes them for a name.
-        if vm.name != *name {
-            *vm = by_uuid(uri, name)?;
-        }
-    }
-    Ok(vms)
+/// The libvirt that a URI names.
+pub(super) struct Virsh {
+    uri: String,
 }
 
-/// A running VM whose name virsh takes for something else.
-fn by_uuid(uri: &str, name: &VmName) -> Result<Vm> {
+impl Virsh {
+    pub(super) fn at(uri: &str) -> Self {
+        Self {
+            uri: uri.to_owned(),
+        }
+    }
+}
+
+impl Hypervisor for Virsh {
+    fn is_there(&self) -> bool {
+        process::find("virsh").is_ok()
+    }
+
+    /// libvirt can run LXC's containers as well.
+    fn runs(&self, kind: Kind) -> bool {
+        kind != Kind::Xen
+    }
+
+    /// Two virsh processes, however many VMs there are; more only where VMs end meanwhile, or
+    /// libvirt does not answer about one.
+    fn running(&self) -> Result<Running> {
+        running(&self.uri)
+    }
+
+    /// One virsh process for all.
+    fn named(&self, names: &[VmName]) -> Vec<Result<Vm>> {
+        let mut answer = match ask(&self.uri, names.iter().map(VmName::as_str)) {
+            Ok(answer) => answer,
+            Err(e) => Answer {
+                failure: Some(e),
+                ..Answer::default()
+            },
+        };
+        let taken: Vec<_> = names.iter().map(|name| answer.take(name)).collect();
+        let named = names.iter().zip(taken);
+        named
+            .map(|(name, vm)| vm.unwrap_or_else(|| by_uuid(&self.uri, name, &answer)))
+            .collect()
+    }
+}
+
+/// A VM that virsh was asked for by its name and did not describe; `answer` is what it described
+/// that nobody had asked for.
+fn by_uuid(uri: &str, name: &VmName, answer: &Answer) -> Result<Vm> {
+    // virsh takes a number for an id, and a UUID, before it takes them for a name: it has described
+    // another domain then.
+    if let Some(failure) = &answer.failure
+        && (answer.domains.is_empty() || !is_read_otherwise(name.as_str()))
+    {
+        return Err(anyhow!("{failure:#}"));
+    }
     let answer = ask(uri, listed(uri, "--uuid")?.iter().map(String::as_str))?;
     let vms = answer
         .domains
@@ -53,18 +84,13 @@ fn by_uuid(uri: &str, name: &VmName) -> Result<Vm> {
     let mut same = vms.filter(|vm| vm.name == *name);
     same.next().with_context(|| {
         format!(
-            "{:?} is libvirt's number for another domain, and none of this name runs",
+            "libvirt describes another domain for {:?}, and none of this name runs",
             name.as_str()
         )
     })
 }
 
-/// The VMs that run on the libvirt at `uri`: two virsh processes, however many there are; more only
-/// where VMs end meanwhile, or libvirt does not answer about one.
-///
-/// # Errors
-/// If virsh cannot list them.
-pub fn running(uri: &str) -> Result<Running> {
+fn running(uri: &str) -> Result<Running> {
     let mut described = BTreeMap::new();
     let mut failed = BTreeMap::new();
     for attempt in 1..=ATTEMPTS {
@@ -150,6 +176,15 @@ struct Answer {
     failure: Option<Error>,
     /// Whether that is because it took too long.
     hung: bool,
+}
+
+impl Answer {
+    /// Takes the VM of this name out, if it was described.
+    fn take(&mut self, name: &VmName) -> Option<Result<Vm>> {
+        let mut names = self.domains.iter().map(|domain| domain.name.as_str());
+        let index = names.position(|described| described == name.as_str())?;
+        Some(self.domains.swap_remove(index).vm)
+    }
 }
 
 fn ask<'a>(uri: &str, ids: impl Iterator<Item = &'a str>) -> Result<Answer> {
@@ -279,6 +314,19 @@ mod tests {
         let (all, rest) = domains("<domain id='1'></domain>");
         assert!(all.iter().all(|domain| domain.vm.is_err()));
         assert_eq!((all.len(), rest), (1, ""));
+    }
+
+    #[test]
+    fn vms_are_found_in_an_answer_by_their_names() {
+        let mut answer = Answer {
+            domains: domains("<domain><name>a</name></domain><domain><name>b</name></domain>").0,
+            ..Answer::default()
+        };
+        let name = |text: &str| text.parse::<VmName>().unwrap();
+        let vm = answer.take(&name("b")).unwrap().unwrap();
+        assert_eq!(vm.name, name("b"));
+        assert!(answer.take(&name("b")).is_none() && answer.take(&name("c")).is_none());
+        assert!(answer.take(&name("a")).is_some());
     }
 
     #[test]

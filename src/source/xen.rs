@@ -4,46 +4,48 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Running;
+use super::{Hypervisor, Kind, Running};
 use crate::bridge;
 use crate::process;
 use crate::vm::{Nic, Port, Vm, VmName};
 
-/// Whether one of Xen's tools is on this host.
-pub fn is_there() -> bool {
-    ["xl", "xm"].iter().any(|tool| process::find(tool).is_ok())
-}
+/// Xen on this host.
+pub(super) struct Xen;
 
-/// The running domain of this name: two processes.
-///
-/// # Errors
-/// If Xen's tools fail, know no such domain, or print what they are not known to print.
-pub fn domain(name: &VmName) -> Result<Vm> {
-    let id = domid(name)?;
-    vm(name, id)
-}
+impl Hypervisor for Xen {
+    fn is_there(&self) -> bool {
+        ["xl", "xm"].iter().any(|tool| process::find(tool).is_ok())
+    }
 
-/// All running domains but the host's own: one process, and one for each.
-///
-/// # Errors
-/// If they cannot be listed.
-pub fn running() -> Result<Running> {
-    let mut running = Running::default();
-    for (name, id) in domains(&ask(&["list"])?)? {
-        match vm(&name, id) {
-            Ok(vm) => running.vms.push(vm),
-            Err(e) => running.failed.push((name, e)),
+    fn runs(&self, kind: Kind) -> bool {
+        kind == Kind::Xen
+    }
+
+    /// All running domains but the host's own: one process, and one for each.
+    fn running(&self) -> Result<Running> {
+        let mut running = Running::default();
+        for (name, id) in domains(&ask(&["list"])?)? {
+            match vm(&name, id) {
+                Ok(vm) => running.vms.push(vm),
+                Err(e) => running.failed.push((name, e)),
+            }
         }
+        if !running.failed.is_empty() {
+            // Those that have ended meanwhile are no failures.
+            let left: BTreeSet<_> = domains(&ask(&["list"])?)?
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            running.failed.retain(|(name, _)| left.contains(name));
+        }
+        Ok(running)
     }
-    if !running.failed.is_empty() {
-        // Those that have ended meanwhile are no failures.
-        let left: BTreeSet<_> = domains(&ask(&["list"])?)?
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
-        running.failed.retain(|(name, _)| left.contains(name));
+
+    /// The running domains of these names: two processes for each.
+    fn named(&self, names: &[VmName]) -> Vec<Result<Vm>> {
+        let domain = |name| domid(name).and_then(|id| vm(name, id));
+        names.iter().map(domain).collect()
     }
-    Ok(running)
 }
 
 fn vm(name: &VmName, id: u32) -> Result<Vm> {

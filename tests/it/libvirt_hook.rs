@@ -1,9 +1,12 @@
 //! libvirt's own hook: a domain is fenced before its guest runs, and not started if it cannot be.
 
+use std::fs::File;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use crate::lab::libvirt::{Libvirt, diskless};
-use crate::lab::{Host, LOGIN_PATH, MACFENCE, Ran, domain, prepend, script};
+use crate::lab::{Host, LOGIN_PATH, MACFENCE, Ran, domain, fake_virsh, path_with, prepend, script};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -174,4 +177,47 @@ fn a_running_domain_is_not_ended_because_its_fence_could_not_be_looked_at() {
     );
     assert_eq!((said.status, &*said.stdout), (0, ""));
     assert_eq!((host.generation(), host.ruleset()), before);
+}
+
+#[test]
+fn whoever_asks_waits_for_others_who_ask_and_libvirts_hook_does_not() {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["one-1-0"]);
+    let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
+    let virsh = fake_virsh(&[("one-1", &xml)]);
+    let asking = host.run(|| File::open("/sys/class/net").unwrap());
+    asking.lock().unwrap();
+    call(&host, &["one-1", "start", "begin", "-"], &xml).quiet();
+    call(&host, &["one-1", "reconnect", "begin", "-"], &xml).quiet();
+    assert_eq!(host.fenced(), ["one-1"]);
+    host.macfence_reading(&xml, ["export", "--xml", "-"]).ok();
+    let check = || {
+        let mut command = Command::new(MACFENCE);
+        host.exec(command.arg("check").env("PATH", path_with(&virsh)), "")
+    };
+    thread::scope(|scope| {
+        let check = scope.spawn(check);
+        thread::sleep(Duration::from_millis(500));
+        assert!(!check.is_finished());
+        asking.unlock().unwrap();
+        check.join().unwrap().quiet();
+    });
+    // The kernel is asked, and told, by programs that tell whether the lock is held meanwhile.
+    let says = "flock -n /sys/class/net true; echo $? >>$0.log; exec /usr/sbin/nft \"$@\"";
+    script(&virsh, "nft", says);
+    let free = |args: &[&str]| {
+        let mut command = Command::new(MACFENCE);
+        host.exec(command.args(args).env("PATH", path_with(&virsh)), "")
+            .ok();
+        let log = virsh.path().join("nft.log");
+        let free = std::fs::read_to_string(&log).unwrap();
+        std::fs::remove_file(log).unwrap();
+        free.lines().all(|status| status == "0")
+    };
+    assert!(free(&["check"]) && free(&["metrics"]));
+    host.ok("nft", &["flush", "ruleset"]);
+    assert!(!free(&["sync"]) && !free(&["apply", "one-1"]));
+    call(&host, &["one-1", "stopped", "end", "-"], &xml).quiet();
+    assert!(host.fenced().is_empty());
 }

@@ -1,6 +1,6 @@
 //! Xen hosts: what stand-ins for its tools print is what the real ones do.
 
-use crate::lab::{Host, Ran, macfence_with, script};
+use crate::lab::{Host, Ran, domain, fake_virsh, macfence_with, script};
 
 const XL: &str = "\
 Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
@@ -30,8 +30,11 @@ fn tool(dir: &tempfile::TempDir, name: &str, list: &str) {
 }
 
 fn ebtables_xen(host: &Host, dir: &tempfile::TempDir, vm: &str) -> Ran {
-    let mut command = macfence_with(dir);
-    host.exec(command.args(["hook", "ebtables-xen", "--", vm]), "")
+    macfence(host, dir, &["hook", "ebtables-xen", "--", vm])
+}
+
+fn macfence(host: &Host, dir: &tempfile::TempDir, args: &[&str]) -> Ran {
+    host.exec(macfence_with(dir).args(args), "")
 }
 
 fn ports(host: &Host) -> Vec<String> {
@@ -164,4 +167,83 @@ fn an_interface_whose_port_is_elsewhere_is_named() {
     );
     ran.ok();
     assert_eq!(ports(&host).len(), 2);
+}
+
+#[test]
+fn apply_asks_xen_where_there_is_no_virsh() {
+    let (host, dir) = host();
+    host.hide("virsh");
+    tool(&dir, "xl", XL);
+    macfence(&host, &dir, &["apply", "one-7"]).ok();
+    assert_eq!(
+        ports(&host),
+        ["vif7.0 02:00:c0:a8:00:05", "vif7.1 02:00:c0:a8:01:05"]
+    );
+    let before = host.generation();
+    let error = macfence(&host, &dir, &["apply", "one-8"]).error();
+    assert_eq!(error, "macfence: error: xl: no such domain: one-8");
+    assert_eq!(host.generation(), before);
+    macfence(&host, &dir, &["remove", "one-7"]).ok();
+    assert!(host.fenced().is_empty());
+}
+
+/// An xl that runs `one-7`, which libvirt may know as well, and `xen-8`.
+const TWO: &str = "case \"$*\" in list) printf 'one-7 7 1 1 b 1\\nxen-8 8 1 1 b 1\\n';; \
+    'domid one-7') echo 7;; 'domid xen-8') echo 8;; \
+    'network-list 7') printf '0 0 02:00:c0:a8:09:09 0 4\\n1 0 02:00:c0:a8:01:05 0 4\\n';; \
+    'network-list 8') echo '0 0 02:00:c0:a8:00:08 0 4';; \
+    *) echo \"no such domain: $2\" >&2; exit 1;; esac";
+
+#[test]
+fn on_a_host_with_libvirt_and_xen_the_vms_of_both_are_fenced() {
+    let (host, _) = host();
+    host.ports("br0", &["vnet0"]);
+    let dir = fake_virsh(&[
+        ("a", &domain("a", &[("02:00:c0:a8:00:0a", "vnet0", "br0")])),
+        (
+            "one-7",
+            &domain("one-7", &[("02:00:c0:a8:00:05", "vif7.0", "br0")]),
+        ),
+    ]);
+    script(&dir, "xl", TWO);
+    // Either may know more of a VM that both know; what libvirt says of a port counts.
+    let all = "fenced a: port \"vnet0\"\nfenced one-7: port \"vif7.0\"; port \"vif7.1\"\n\
+               fenced xen-8: port \"vif8.0\"\n";
+    assert_eq!(macfence(&host, &dir, &["sync"]).ok(), all);
+    macfence(&host, &dir, &["check"]).quiet();
+    let mut macs = Vec::new();
+    for vm in host.list().as_array().unwrap() {
+        let nics = vm["nics"].as_array().unwrap();
+        macs.extend(
+            nics.iter()
+                .map(|nic| nic["mac"].as_str().unwrap().to_owned()),
+        );
+    }
+    assert_eq!(
+        macs,
+        [
+            "02:00:c0:a8:00:0a",
+            "02:00:c0:a8:00:05",
+            "02:00:c0:a8:01:05",
+            "02:00:c0:a8:00:08"
+        ]
+    );
+
+    // By name each is found by whoever knows it.
+    host.ok("nft", &["flush", "ruleset"]);
+    macfence(&host, &dir, &["apply", "xen-8", "a"]).ok();
+    assert_eq!(host.fenced(), ["a", "xen-8"]);
+
+    // A name that nobody knows, or a hypervisor that cannot be asked, changes nothing.
+    let before = host.generation();
+    let error = macfence(&host, &dir, &["apply", "a", "nobody"]).error();
+    assert_eq!(
+        error,
+        "macfence: error: no hypervisor of this host knows \"nobody\": \
+         virsh: error: failed to get domain 'nobody'; xl: no such domain: nobody"
+    );
+    script(&dir, "xl", "echo 'no xenstore' >&2; exit 1");
+    let error = macfence(&host, &dir, &["sync"]).error();
+    assert_eq!(error, "macfence: error: xl: no xenstore");
+    assert_eq!(host.generation(), before);
 }
