@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{print, survey};
+use super::shared::{print, survey};
 use crate::backend;
 use crate::compare::{Finding, State};
 use crate::config::Config;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{described, note, print};
+use super::shared::{described, note, print};
 use crate::backend;
 use crate::bridge;
 use crate::cli::Vms;

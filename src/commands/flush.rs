@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::note;
+use super::shared::note;
 use crate::backend::{self, Backend};
 use crate::bridge;
 use crate::config::Config;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{owners, print, warn_of_the_other_kind};
+use super::shared::{owners, print, warn_of_the_other_kind};
 use crate::backend::{self, Backend};
 use crate::bridge;
 use crate::config::Config;

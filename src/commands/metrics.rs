@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::{list, print, survey};
+use super::list;
+use super::shared::{print, survey};
 use crate::backend;
 use crate::compare::State;
 use crate::config::Config;

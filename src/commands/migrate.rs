@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
-use super::{owners, print};
+use super::shared::{owners, print};
 use crate::backend::Backend;
 use crate::backend::ebtables::Ebtables;
 use crate::backend::nft::Nft;

@@ -1,37 +1,25 @@
-//! The subcommands, one file each, and what they share.
+//! The subcommands, one file each. `enforce` and `shared` are what several of them need, `hook` is
+//! for the programs that call us.
 
 mod apply;
 mod check;
+mod enforce;
 mod export;
 mod flush;
 mod hook;
 mod list;
 mod metrics;
 mod migrate;
-mod opennebula;
 mod remove;
+mod shared;
 mod sync;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::path::Path;
+use anyhow::Result;
 
-use anyhow::{Context, Result, ensure};
-
-use crate::backend::Backend;
-use crate::backend::ebtables::Ebtables;
-use crate::backend::nft::Nft;
-use crate::bridge;
-use crate::cli::{Cli, Command, Vms};
+use crate::cli::{Cli, Command};
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::fence::ActualFence;
-use crate::report;
-use crate::source::{Hypervisors, Running, libvirt};
-use crate::survey::{self, Survey};
-use crate::vm::{self, Nic, Port, Vm, VmName};
 
 /// Does what the command line says.
 ///
@@ -60,143 +48,5 @@ pub fn exit_on_failure(command: &Command) -> Exit {
     match command {
         Command::Check { .. } => Exit::Unknown,
         _ => Exit::Failed,
-    }
-}
-
-/// The VMs that the command line names or describes; and where it names any, what keeps others from
-/// asking before this has been enforced.
-fn described(config: &Config, asked: &Vms) -> Result<(Vec<Vm>, Option<Hypervisors>)> {
-    let mut vms = Vec::new();
-    ensure!(
-        asked.xml.iter().filter(|file| is_stdin(file)).count() <= 1,
-        "standard input can be read only once"
-    );
-    for file in &asked.xml {
-        let read = read(file, libvirt::XML_LIMIT).and_then(|xml| libvirt::domain(&xml));
-        vms.push(read.with_context(|| name_of(file))?);
-    }
-    let mut names = asked.vms.clone();
-    names.sort();
-    names.dedup();
-    let mut hypervisors = None;
-    if !names.is_empty() {
-        let asked = hypervisors.insert(Hypervisors::ask(&config.connect)?);
-        vms.extend(asked.named(&names)?);
-    }
-    vm::check_distinct(&vms)?;
-    vms.iter().for_each(warn_of_skipped);
-    Ok((vms, hypervisors))
-}
-
-fn warn_of_skipped(vm: &Vm) {
-    for why in &vm.skipped {
-        report::warning(&format!(
-            "VM {:?}: {why}; it is not fenced",
-            vm.name.as_str()
-        ));
-    }
-}
-
-/// Which running VM has which port and with what NIC, for firewalls whose rules name no VM.
-fn owners(hypervisors: &Hypervisors) -> Result<BTreeMap<Port, (VmName, Nic)>> {
-    let vms = hypervisors.running()?.vms;
-    let owned = |vm: Vm| {
-        vm.nics
-            .into_iter()
-            .map(move |nic| (nic.port.clone(), (vm.name.clone(), nic)))
-    };
-    Ok(vms.into_iter().flat_map(owned).collect())
-}
-
-/// Compares what these running VMs should have on this host with what the kernel holds.
-fn survey(
-    config: &Config,
-    backend: &dyn Backend,
-    running: Running,
-    actual: &[ActualFence],
-) -> Result<Survey> {
-    let host = survey::Host {
-        bridge_of: &bridge::of,
-        can_hold: &|fence| backend.check(fence),
-    };
-    Survey::of(&config.policy, running, actual, &host)
-}
-
-fn is_stdin(file: &Path) -> bool {
-    file == Path::new("-")
-}
-
-fn name_of(file: &Path) -> String {
-    if is_stdin(file) {
-        return "standard input".to_owned();
-    }
-    file.display().to_string()
-}
-
-/// Reads a file or standard input, and no more of it than it takes to know that it is longer than
-/// `limit` bytes.
-fn read(file: &Path, limit: usize) -> Result<String> {
-    let mut source: Box<dyn Read> = if is_stdin(file) {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(file).context("cannot open")?)
-    };
-    let mut text = String::new();
-    source
-        .by_ref()
-        .take(limit as u64 + 1)
-        .read_to_string(&mut text)
-        .context("cannot read")?;
-    Ok(text)
-}
-
-/// A bridge that is misspelt would leave its VMs open without a word.
-fn warn_of_unknown_bridges(config: &Config) {
-    for bridge in config
-        .policy
-        .bridges
-        .iter()
-        .filter(|bridge| !bridge::exists(bridge))
-    {
-        report::warning(&format!("there is no bridge {bridge:?} on this host"));
-    }
-}
-
-/// On a host that was upgraded, fences of both kinds may be in force.
-fn warn_of_the_other_kind(config: &Config, used: &str) {
-    let (other, ports) = if used == "nft" {
-        ("ebtables", Ebtables.ports())
-    } else {
-        ("nft", Nft.ports())
-    };
-    match ports {
-        Ok(ports) if ports.is_empty() => {}
-        Ok(ports) => report::warning(&format!(
-            "{other} fences {} ports as well: macfence migrate makes nft's fences of ebtables rules",
-            ports.len()
-        )),
-        // Most often it is not installed, or not for this user.
-        Err(e) => note(config, || {
-            format!("whether {other} fences anything is not known: {e:#}")
-        }),
-    }
-}
-
-fn note(config: &Config, text: impl FnOnce() -> String) {
-    if config.verbose {
-        report::note(&text());
-    }
-}
-
-/// Prints to standard output.
-fn print(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        // Whoever reads us has seen enough.
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use super::{print, survey, warn_of_unknown_bridges};
+use super::shared::{print, survey, warn_of_unknown_bridges};
 use crate::backend;
 use crate::bridge;
 use crate::compare::{Finding, State};

@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::shared::{print, warn_of_unknown_bridges};
 use super::sync::sync;
-use super::{print, warn_of_unknown_bridges};
 use crate::config::Config;
 use crate::events::{Event, Events};
 use crate::report;

@@ -247,3 +247,17 @@ fn on_a_host_with_libvirt_and_xen_the_vms_of_both_are_fenced() {
     assert_eq!(error, "macfence: error: xl: no xenstore");
     assert_eq!(host.generation(), before);
 }
+
+#[test]
+fn xens_tools_on_a_host_that_did_not_boot_xen_are_no_trouble() {
+    let (host, _) = host();
+    host.ports("br0", &["vnet0"]);
+    let xml = domain("a", &[("02:00:c0:a8:00:0a", "vnet0", "br0")]);
+    let dir = fake_virsh(&[("a", &xml)]);
+    let says = "echo 'xencall: error: Could not obtain handle on privileged command interface: \
+                No such file or directory' >&2; exit 1";
+    script(&dir, "xl", says);
+    let fenced = macfence(&host, &dir, &["sync"]).ok();
+    assert_eq!(fenced, "fenced a: port \"vnet0\"\n");
+    macfence(&host, &dir, &["check"]).quiet();
+}

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::apply;
-use super::{note, read, remove, warn_of_skipped};
 use crate::bridge;
+use crate::commands::enforce::{fence_vms, unfence};
+use crate::commands::shared::{note, read, warn_of_skipped};
 use crate::config::Config;
 use crate::fence::Keep;
 use crate::report;
@@ -45,7 +45,7 @@ pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> R
         ports: Box::new(bridge::is_on_one),
         ..Keep::nothing()
     };
-    apply::fence_vms(config, &[vm], &keep).map(|_| ())
+    fence_vms(config, &[vm], &keep).map(|_| ())
 }
 
 /// Takes the VM's fence away, or that of the NIC that was detached.
@@ -64,7 +64,7 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
                 ports: Box::new(bridge::is_in_use),
                 ..Keep::nothing()
             };
-            remove::unfence(config, &[vm], &keep)
+            unfence(config, &[vm], &keep)
         }
         Meant::One => {
             let vm = ended(template.vm(name, driver, None)?);
@@ -73,7 +73,7 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
                 ports: Box::new(|port| !goes.contains(port) && bridge::is_on_one(port)),
                 ..Keep::nothing()
             };
-            remove::unfence(config, &[vm], &keep)
+            unfence(config, &[vm], &keep)
         }
     }
 }

@@ -1,0 +1,110 @@
+//! Fences VMs and removes their fences, for `apply`, `remove` and the hooks.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::shared::{note, warn_of_unknown_bridges};
+use crate::backend::{self, Backend};
+use crate::bridge;
+use crate::config::Config;
+use crate::fence::{ActualGuard, Fence, Hears, Keep};
+use crate::lock;
+use crate::policy::{Isolation, Unfenced};
+use crate::report;
+use crate::vm::Vm;
+
+/// What stays where a hypervisor told of a running VM: NICs that hear all networks, of which only
+/// OpenNebula's template knows.
+pub fn as_told(config: &Config) -> Keep<'static> {
+    Keep {
+        hears_all: config.policy.isolation == Isolation::Template,
+        ..Keep::nothing()
+    }
+}
+
+/// Fences these VMs; returns with what firewall, and whether anything changed.
+///
+/// # Errors
+/// If the firewall cannot; the kernel's rules are then what they were.
+pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static str, bool)> {
+    warn_of_unknown_bridges(config);
+    let backend = backend::choose(config.backend);
+    let _lock = lock::exclusive()?;
+    let fences = vms
+        .iter()
+        .map(|vm| fence(config, vm))
+        .collect::<Result<Vec<_>>>()?;
+    let changed = backend.enforce(&fences, keep)?;
+    note(config, || {
+        let state = if changed {
+            "the fences are now in the kernel"
+        } else {
+            "the kernel held these fences already"
+        };
+        format!("{state} ({})", backend.name())
+    });
+    Ok((backend.name(), changed))
+}
+
+fn fence(config: &Config, vm: &Vm) -> Result<Fence> {
+    let (fence, unfenced) = config.policy.fence(vm, |nic| bridge::of(&nic.port))?;
+    let name = vm.name.as_str();
+    for port in fence.ports() {
+        note(config, || format!("VM {name:?}: port \"{port}\" is fenced"));
+    }
+    for nic in unfenced {
+        match nic {
+            Unfenced::NoBridge(port) => report::warning(&format!(
+                "VM {name:?}: port \"{port}\" is on no Linux bridge; it is not fenced"
+            )),
+            Unfenced::OtherBridge(port, bridge) => note(config, || {
+                format!("VM {name:?}: port \"{port}\" is on {bridge:?}, which is not to be fenced")
+            }),
+        }
+    }
+    Ok(fence)
+}
+
+/// Removes the fences of these VMs, but for what is to be kept.
+pub fn unfence(config: &Config, vms: &[Vm], keep: &Keep) -> Result<()> {
+    let backend = backend::choose(config.backend);
+    let fences: Vec<_> = vms.iter().map(|vm| Fence::none(vm.name.clone())).collect();
+    enforce(&*backend, &fences, keep)?;
+    if !backend.names_vms() {
+        by_port(&*backend, vms)?;
+    }
+    Ok(())
+}
+
+pub fn enforce(backend: &dyn Backend, fences: &[Fence], keep: &Keep) -> Result<bool> {
+    let _lock = lock::exclusive()?;
+    backend.enforce(fences, keep)
+}
+
+/// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the
+/// VM's own address are removed.
+pub fn by_port(backend: &dyn Backend, vms: &[Vm]) -> Result<bool> {
+    let nics: BTreeMap<_, _> = vms
+        .iter()
+        .flat_map(|vm| &vm.nics)
+        .map(|nic| (&nic.port, nic))
+        .collect();
+    let is_own = |guard: &ActualGuard| {
+        nics.get(&guard.port).is_some_and(|nic| {
+            let may_hear = |hears: &Hears| match hears {
+                Hears::All => true,
+                Hears::Network { prefix, .. } => prefix.contains(nic.mac),
+            };
+            guard.macs.iter().all(|mac| *mac == nic.mac) && guard.hears.iter().all(may_hear)
+        })
+    };
+    let _lock = lock::exclusive()?;
+    let actual = backend.query()?.fences()?;
+    let guards = actual.iter().flat_map(|fence| &fence.guards);
+    let ports: Vec<_> = guards
+        .filter(|guard| is_own(guard))
+        .map(|guard| guard.port.clone())
+        .collect();
+    backend.release(&ports)
+}

@@ -1,0 +1,158 @@
+//! What several subcommands share: the VMs that are meant, and what is said to people.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::backend::Backend;
+use crate::backend::ebtables::Ebtables;
+use crate::backend::nft::Nft;
+use crate::bridge;
+use crate::cli::Vms;
+use crate::config::Config;
+use crate::fence::ActualFence;
+use crate::report;
+use crate::source::{Hypervisors, Running, libvirt};
+use crate::survey::{self, Survey};
+use crate::vm::{self, Nic, Port, Vm, VmName};
+
+/// The VMs that the command line names or describes; and where it names any, what keeps others from
+/// asking before this has been enforced.
+pub fn described(config: &Config, asked: &Vms) -> Result<(Vec<Vm>, Option<Hypervisors>)> {
+    let mut vms = Vec::new();
+    ensure!(
+        asked.xml.iter().filter(|file| is_stdin(file)).count() <= 1,
+        "standard input can be read only once"
+    );
+    for file in &asked.xml {
+        let read = read(file, libvirt::XML_LIMIT).and_then(|xml| libvirt::domain(&xml));
+        vms.push(read.with_context(|| name_of(file))?);
+    }
+    let mut names = asked.vms.clone();
+    names.sort();
+    names.dedup();
+    let mut hypervisors = None;
+    if !names.is_empty() {
+        let asked = hypervisors.insert(Hypervisors::ask(&config.connect)?);
+        vms.extend(asked.named(&names)?);
+    }
+    vm::check_distinct(&vms)?;
+    vms.iter().for_each(warn_of_skipped);
+    Ok((vms, hypervisors))
+}
+
+pub fn warn_of_skipped(vm: &Vm) {
+    for why in &vm.skipped {
+        report::warning(&format!(
+            "VM {:?}: {why}; it is not fenced",
+            vm.name.as_str()
+        ));
+    }
+}
+
+/// Which running VM has which port and with what NIC, for firewalls whose rules name no VM.
+pub fn owners(hypervisors: &Hypervisors) -> Result<BTreeMap<Port, (VmName, Nic)>> {
+    let vms = hypervisors.running()?.vms;
+    let owned = |vm: Vm| {
+        vm.nics
+            .into_iter()
+            .map(move |nic| (nic.port.clone(), (vm.name.clone(), nic)))
+    };
+    Ok(vms.into_iter().flat_map(owned).collect())
+}
+
+/// Compares what these running VMs should have on this host with what the kernel holds.
+pub fn survey(
+    config: &Config,
+    backend: &dyn Backend,
+    running: Running,
+    actual: &[ActualFence],
+) -> Result<Survey> {
+    let host = survey::Host {
+        bridge_of: &bridge::of,
+        can_hold: &|fence| backend.check(fence),
+    };
+    Survey::of(&config.policy, running, actual, &host)
+}
+
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new("-")
+}
+
+fn name_of(file: &Path) -> String {
+    if is_stdin(file) {
+        return "standard input".to_owned();
+    }
+    file.display().to_string()
+}
+
+/// Reads a file or standard input, and no more of it than it takes to know that it is longer than
+/// `limit` bytes.
+pub fn read(file: &Path, limit: usize) -> Result<String> {
+    let mut source: Box<dyn Read> = if is_stdin(file) {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file).context("cannot open")?)
+    };
+    let mut text = String::new();
+    source
+        .by_ref()
+        .take(limit as u64 + 1)
+        .read_to_string(&mut text)
+        .context("cannot read")?;
+    Ok(text)
+}
+
+/// A bridge that is misspelt would leave its VMs open without a word.
+pub fn warn_of_unknown_bridges(config: &Config) {
+    for bridge in config
+        .policy
+        .bridges
+        .iter()
+        .filter(|bridge| !bridge::exists(bridge))
+    {
+        report::warning(&format!("there is no bridge {bridge:?} on this host"));
+    }
+}
+
+/// On a host that was upgraded, fences of both kinds may be in force.
+pub fn warn_of_the_other_kind(config: &Config, used: &str) {
+    let (other, ports) = if used == "nft" {
+        ("ebtables", Ebtables.ports())
+    } else {
+        ("nft", Nft.ports())
+    };
+    match ports {
+        Ok(ports) if ports.is_empty() => {}
+        Ok(ports) => report::warning(&format!(
+            "{other} fences {} ports as well: macfence migrate makes nft's fences of ebtables rules",
+            ports.len()
+        )),
+        // Most often it is not installed, or not for this user.
+        Err(e) => note(config, || {
+            format!("whether {other} fences anything is not known: {e:#}")
+        }),
+    }
+}
+
+pub fn note(config: &Config, text: impl FnOnce() -> String) {
+    if config.verbose {
+        report::note(&text());
+    }
+}
+
+/// Prints to standard output.
+pub fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        // Whoever reads us has seen enough.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
