@@ -15,9 +15,9 @@ use crate::vm::Port;
 /// How long a port may take to leave its bridge after its VM has ended: what the seed waited.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
-/// A VM with several NICs closes one port after the other: this many looks without a change tell
+/// A VM with several NICs closes one port after the other: this many polls without a change tell
 /// that the last has gone.
-const LOOKS: u32 = 5;
+const POLLS: u32 = 5;
 
 /// Runs it.
 pub fn run(config: &Config) -> Result<()> {
@@ -42,14 +42,14 @@ pub fn run_patiently(config: &Config) -> Result<()> {
     flush(config, &*backend)
 }
 
-/// Waits until some ports have gone and for a few looks no other has followed.
+/// Waits until some ports have gone and for a few polls no other has followed.
 fn wait_until_settled(ports: &[Port]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    let (mut before, mut looks) = (0, 0);
-    while (before == 0 || looks < LOOKS) && Instant::now() < deadline {
+    let (mut before, mut polls) = (0, 0);
+    while (before == 0 || polls < POLLS) && Instant::now() < deadline {
         thread::sleep(PAUSE);
         let now = gone(ports)?.len();
-        looks = if now == before { looks + 1 } else { 0 };
+        polls = if now == before { polls + 1 } else { 0 };
         before = now;
     }
     Ok(())

@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::shared::{print, warn_of_unknown_bridges};
-use super::sync::sync;
+use super::sync;
 use crate::config::Config;
 use crate::events::{Event, Events};
 use crate::report;
@@ -22,13 +22,13 @@ use crate::report;
 const QUIET: Duration = Duration::from_millis(50);
 const BURST: Duration = Duration::from_millis(250);
 
-/// At most half of the time is spent on looking, and never is there a longer rest than this.
+/// At most half of the time is spent on syncing. A rest is never longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// A port comes to its bridge before its hypervisor tells of it: how soon it is looked for again,
 /// each time after twice as long, and for how long.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
-const LAST_LOOK: Duration = Duration::from_secs(10);
+const FIRST_POLL: Duration = Duration::from_millis(100);
+const LAST_POLL: Duration = Duration::from_secs(10);
 
 /// How soon it is tried again after a failure, each time after twice as long, up to the last:
 /// libvirt's return is told by nobody.
@@ -42,11 +42,11 @@ pub fn run(config: &Config) -> Result<()> {
         let tell = tell.try_clone().context("cannot wait for signals")?;
         signal_hook::low_level::pipe::register(signal, tell).context("cannot wait for signals")?;
     }
-    // Before the first look: whatever happens from then on is told.
+    // Before the first sync: whatever happens from then on is told.
     let events = Events::listen()?;
     warn_of_unknown_bridges(config);
     let mut watch = Watch::default();
-    watch.look(config)?;
+    watch.sync(config)?;
     notify(NotifyState::Ready);
     loop {
         let [links, rulesets] = events.sources();
@@ -74,7 +74,7 @@ pub fn run(config: &Config) -> Result<()> {
         }
         watch.hear(events.read()?);
         if watch.due().is_some_and(|due| due <= Instant::now()) {
-            watch.look(config)?;
+            watch.sync(config)?;
         }
     }
 }
@@ -88,7 +88,7 @@ fn notify(state: NotifyState) {
 /// What is to be done, and when.
 #[derive(Debug, Default)]
 struct Watch {
-    /// When the first and the last change happened that were not looked at yet.
+    /// When the first and the last change happened since the last sync.
     changes: Option<(Instant, Instant)>,
     /// The table whose changes count; before it is known, all do.
     table: Option<&'static str>,
@@ -96,9 +96,9 @@ struct Watch {
     newcomers: BTreeMap<String, Newcomer>,
     /// When to try again after a failure, and how long that was waited for.
     retry: Option<(Instant, Duration)>,
-    /// Until when to rest after a look.
+    /// Until when to rest after a sync.
     rest: Option<Instant>,
-    /// What the last look could not do: said once.
+    /// What the last sync could not do, which is said only once.
     trouble: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ struct Newcomer {
 }
 
 impl Watch {
-    /// When to look; `None`: not until something happens.
+    /// When to sync; `None`: not until something happens.
     fn due(&self) -> Option<Instant> {
         let settled = |(first, last): (Instant, Instant)| (last + QUIET).min(first + BURST);
         let retry = self.retry.map(|(when, _)| when);
@@ -129,7 +129,7 @@ impl Watch {
                 Event::Port(port) => {
                     let newcomer = Newcomer {
                         came: now,
-                        next: FIRST_LOOK,
+                        next: FIRST_POLL,
                     };
                     self.newcomers.insert(port, newcomer);
                 }
@@ -142,17 +142,17 @@ impl Watch {
     }
 
     /// Sets right what is wrong, and says so.
-    fn look(&mut self, config: &Config) -> Result<()> {
+    fn sync(&mut self, config: &Config) -> Result<()> {
         let start = Instant::now();
         self.changes = None;
-        let done = sync(config);
+        let done = sync::sync(config);
         let end = Instant::now();
         self.rest = Some(end + (end - start).min(LONGEST_REST));
         self.newcomers.retain(|_, port| {
             while port.came + port.next <= end {
                 port.next *= 2;
             }
-            port.next < LAST_LOOK
+            port.next < LAST_POLL
         });
         match done {
             Ok(done) => {
