@@ -113,15 +113,27 @@ fn named<'a>(ports: impl Iterator<Item = &'a Port>) -> Vec<String> {
         .collect()
 }
 
-/// What the guards lack, and then what they have too much, each in words.
+/// What the guards lack, what they have too much, and what else is wrong, each in words.
 fn differences<'a>(
     should: &Merged,
     actual: impl Iterator<Item = &'a ActualGuard> + Clone,
 ) -> Vec<String> {
     let mut missing = Vec::new();
     let mut surplus = Vec::new();
+    let mut others = Vec::new();
     for guard in &should.guards {
         let now = actual.clone().filter(|now| now.port == guard.port);
+        for now in now.clone() {
+            others.extend(now.defects.iter().cloned());
+            if now.queries && !guard.queries {
+                others.push(format!("port \"{}\" may send multicast queries", now.port));
+            } else if guard.queries && !now.queries {
+                others.push(format!(
+                    "port \"{}\" may not send multicast queries",
+                    now.port
+                ));
+            }
+        }
         let macs = now.clone().flat_map(|now| &now.macs);
         let hears = now.flat_map(|now| &now.hears);
         let (lacks, too_many) = difference(&guard.mac, macs);
@@ -143,7 +155,7 @@ fn differences<'a>(
     let surplus = surplus
         .iter()
         .map(|what| format!("a rule too many that lets {what}"));
-    missing.chain(surplus).collect()
+    missing.chain(surplus).chain(others).collect()
 }
 
 /// The one that should be there, if it is not, and all others.

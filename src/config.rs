@@ -26,6 +26,8 @@ pub struct Config {
     pub policy: Policy,
     /// The libvirt to ask, as `virsh -c` takes it.
     pub connect: String,
+    /// Whether to change settings of bridges that rules cannot make up for.
+    pub harden_bridges: bool,
     /// Whether to tell what is done.
     pub verbose: bool,
 }
@@ -40,6 +42,8 @@ pub struct File {
     trusted: Option<Vec<MacPrefix>>,
     connect: Option<String>,
     isolation: Option<Isolation>,
+    multicast_querier: Option<bool>,
+    harden_bridges: Option<bool>,
 }
 
 impl Config {
@@ -64,11 +68,13 @@ impl Config {
                 prefix_len: flags.prefix_len.or(file.prefix_len).unwrap_or_default(),
                 trusted: typed_or_filed(flags.trusted, file.trusted),
                 isolation: file.isolation.unwrap_or_default(),
+                multicast_querier: file.multicast_querier.unwrap_or_default(),
             },
             connect: flags
                 .connect
                 .or(file.connect)
                 .unwrap_or_else(|| DEFAULT_CONNECT.to_owned()),
+            harden_bridges: file.harden_bridges.unwrap_or(true),
             verbose: flags.verbose,
         })
     }
@@ -119,7 +125,7 @@ mod tests {
         let file = File::parse(
             "backend = 'nft'\nbridges = ['br0', 'br1']\nprefix-len = 32\n\
              trusted = ['02:00:0a:00:00:01', '2:0:a:1:0:0/32']\nconnect = 'xen:///'\n\
-             isolation = 'always'",
+             isolation = 'always'\nmulticast-querier = true\nharden-bridges = false",
         )
         .unwrap();
         assert_eq!(file.backend, Some(backend::Choice::Nft));
@@ -134,6 +140,8 @@ mod tests {
         assert_eq!(trusted, ["02:00:0a:00:00:01/48", "02:00:0a:01:00:00/32"]);
         assert_eq!(file.connect.unwrap(), "xen:///");
         assert_eq!(file.isolation, Some(Isolation::Always));
+        assert_eq!(file.multicast_querier, Some(true));
+        assert_eq!(file.harden_bridges, Some(false));
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub struct Guard {
     pub mac: MacAddr,
     /// Which senders' frames may reach the port.
     pub hears: Hears,
+    /// Whether the VM may send IGMP and MLD queries, as a multicast router does. Stops a VM that
+    /// makes the bridge wait for answers of other networks' VMs, which do not hear the query.
+    pub queries: bool,
 }
 
 /// Which senders' frames may reach a port.
@@ -139,7 +142,7 @@ impl Fence {
 }
 
 /// What the rules in front of a port say, as found in the kernel. A whole guard has one address
-/// and one say about who is heard; fewer were lost, more were added by somebody.
+/// and one say about who is heard, and no defects; fewer were lost, more were added by somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActualGuard {
     /// The port.
@@ -148,6 +151,11 @@ pub struct ActualGuard {
     pub macs: Vec<MacAddr>,
     /// Whom the port hears.
     pub hears: Vec<Hears>,
+    /// Whether queries may come from the port.
+    pub queries: bool,
+    /// Rules that a guard like this has and that are missing, or the other way round, each in
+    /// words. A guard of an earlier version lacks some.
+    pub defects: Vec<String>,
     /// What was dropped.
     pub dropped: Dropped,
 }
@@ -158,7 +166,7 @@ pub struct ActualGuard {
 pub struct Dropped {
     /// From the port, under an address that is not its own.
     pub spoofed: Option<u64>,
-    /// To the port, from another network.
+    /// To the port, from another network, or from a trusted sender there to somebody else.
     pub foreign: Option<u64>,
 }
 
@@ -169,6 +177,8 @@ impl ActualGuard {
             port,
             macs: Vec::new(),
             hears: Vec::new(),
+            queries: false,
+            defects: Vec::new(),
             dropped: Dropped::default(),
         }
     }
@@ -179,13 +189,20 @@ impl ActualGuard {
             && self.hears.iter().all(|hears| other.hears.contains(hears))
     }
 
-    /// The guard, if it is whole. The same rule twice says nothing else than once.
-    pub fn whole(&self) -> Option<Guard> {
+    /// The guard that the rules were made for, if they tell: they name one address and say in one
+    /// way who is heard. The same rule twice says nothing else than once.
+    pub fn meant(&self) -> Option<Guard> {
         Some(Guard {
             port: self.port.clone(),
             mac: *the_only(&self.macs)?,
             hears: the_only(&self.hears)?.clone(),
+            queries: self.queries,
         })
+    }
+
+    /// The guard, if nothing of it is missing.
+    pub fn whole(&self) -> Option<Guard> {
+        self.meant().filter(|_| self.defects.is_empty())
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Policy {
     pub trusted: Vec<MacPrefix>,
     /// Which NICs hear only their own network.
     pub isolation: Isolation,
+    /// Whether VMs may send IGMP and MLD queries.
+    pub multicast_querier: bool,
 }
 
 /// Why a NIC has no guard.
@@ -80,6 +82,7 @@ impl Policy {
             } else {
                 self.own_network(nic)
             },
+            queries: self.multicast_querier,
         }
     }
 
@@ -126,6 +129,7 @@ mod tests {
             port: "one-1-0".parse().unwrap(),
             mac: "02:00:c0:a8:00:05".parse().unwrap(),
             hears: network("02:00:c0:a8:00:00/40", &[]),
+            queries: false,
         };
         assert_eq!(fence.guards, [guard]);
         assert_eq!(unfenced, []);

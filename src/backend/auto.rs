@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 
 use super::ebtables::Ebtables;
 use super::nft::Nft;
-use super::{Backend, Snapshot};
+use super::{Backend, Enforced, Snapshot};
 use crate::fence::{Fence, Keep};
 use crate::process;
 use crate::vm::Port;
@@ -83,7 +83,7 @@ impl Backend for Auto {
         Ok(ports)
     }
 
-    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
         self.try_both(|backend| backend.enforce(fences, keep))
     }
 

@@ -34,8 +34,8 @@ pub trait Backend {
     /// Makes the kernel hold exactly these fences for their VMs, all in one step, and makes sure
     /// that frames pass them. A fence without guards removes the VM's. A port that was another
     /// VM's is taken from it. What is there already and is right stays untouched, with its
-    /// counters, and so does what is to be kept. Returns whether anything changed.
-    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
+    /// counters, and so does what is to be kept.
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced>;
 
     /// Deletes all that refers to these ports, in one step, and the fences that are left without a
     /// port. Returns whether anything changed.
@@ -57,7 +57,17 @@ pub trait Snapshot {
 
     /// Like [`Backend::enforce`], by this snapshot, which must have been taken under the same lock:
     /// asking again about 4,000 VMs takes half a second.
-    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool>;
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced>;
+}
+
+/// What [`Backend::enforce`] has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enforced {
+    /// Whether anything changed.
+    pub changed: bool,
+    /// The ports whose senders' addresses are checked from now on. What their bridge has learned
+    /// from them until now may be false.
+    pub new_ports: Vec<Port>,
 }
 
 /// A firewall by name.

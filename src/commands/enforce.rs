@@ -35,7 +35,7 @@ pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static s
         .iter()
         .map(|vm| fence(config, vm))
         .collect::<Result<Vec<_>>>()?;
-    let changed = backend.enforce(&fences, keep)?;
+    let changed = backend.enforce(&fences, keep)?.changed;
     note(config, || {
         let state = if changed {
             "the fences are now in the kernel"
@@ -79,7 +79,7 @@ pub fn unfence(config: &Config, vms: &[Vm], keep: &Keep) -> Result<()> {
 
 pub fn enforce(backend: &dyn Backend, fences: &[Fence], keep: &Keep) -> Result<bool> {
     let _lock = lock::exclusive()?;
-    backend.enforce(fences, keep)
+    Ok(backend.enforce(fences, keep)?.changed)
 }
 
 /// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the

@@ -21,6 +21,7 @@ fn desired(ports: &[&str]) -> Fence {
         port: port.parse().unwrap(),
         mac: MAC.parse().unwrap(),
         hears: own(),
+        queries: false,
     };
     Fence {
         vm: "a".parse().unwrap(),
@@ -101,6 +102,36 @@ fn every_difference_of_a_guard_is_named() {
         let found = found(&desired, &held, &keeping(&[]));
         assert_eq!(found, (state, detail.to_owned()), "{now:?}");
     }
+}
+
+#[test]
+fn a_guard_that_lacks_a_rule_or_lets_queries_pass_differs() {
+    let whole = guard("p0", &[MAC], &[own()]);
+    let mut old = whole.clone();
+    old.defects.push("port \"p0\" lacks a rule".to_owned());
+    let mut router = whole.clone();
+    router.queries = true;
+    let mut querier = desired(&["p0"]);
+    querier.guards[0].queries = true;
+    for (desired, now, detail) in [
+        (&desired(&["p0"]), &old, "port \"p0\" lacks a rule"),
+        (
+            &desired(&["p0"]),
+            &router,
+            "port \"p0\" may send multicast queries",
+        ),
+        (
+            &querier,
+            &whole,
+            "port \"p0\" may not send multicast queries",
+        ),
+    ] {
+        let held = [actual(Some("a"), std::slice::from_ref(now))];
+        let differs = (State::Differs, detail.to_owned());
+        assert_eq!(found(desired, &held, &Keep::nothing()), differs);
+    }
+    let held = [actual(Some("a"), &[router])];
+    assert_eq!(found(&querier, &held, &Keep::nothing()).0, State::Ok);
 }
 
 #[test]

@@ -15,6 +15,7 @@ fn guard(port: &str, mac: &str, hears: Hears) -> Guard {
         port: port.parse().unwrap(),
         mac: mac.parse().unwrap(),
         hears,
+        queries: false,
     }
 }
 
@@ -93,6 +94,9 @@ fn a_guard_is_whole_with_one_address_and_one_say_about_who_is_heard() {
         (actual("p0", &[A], &[network(), Hears::All]), None),
     ] {
         assert_eq!(now.whole(), expected, "{now:?}");
+        let mut old = now;
+        old.defects.push("a rule is missing".to_owned());
+        assert_eq!((old.whole(), old.meant()), (None, expected), "{old:?}");
     }
 }
 

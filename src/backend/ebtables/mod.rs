@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use self::plan::Call;
 use self::rule::{Rule, TABLES};
 use self::ruleset::Ruleset;
-use super::{Backend, Snapshot};
+use super::{Backend, Enforced, Snapshot};
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::lock;
 use crate::process::{self, Output};
@@ -60,12 +60,16 @@ impl Backend for Ebtables {
 
     /// What a fence omits stays anyway: a rule names no VM. Whether frames reach the rules is for
     /// other people's rules before them to say, as it was with the seed's.
-    fn enforce(&self, fences: &[Fence], _keep: &Keep) -> Result<bool> {
+    fn enforce(&self, fences: &[Fence], _keep: &Keep) -> Result<Enforced> {
         let desired = desired(fences)?;
         if desired.is_empty() {
-            return Ok(false);
+            return Ok(Enforced::default());
         }
-        run(&plan::enforce(&list()?, &desired))
+        let changed = run(&plan::enforce(&list()?, &desired))?;
+        Ok(Enforced {
+            changed,
+            new_ports: Vec::new(),
+        })
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
@@ -93,7 +97,7 @@ impl Snapshot for Ruleset {
     }
 
     /// Asks again: rules are deleted by number, and others may have changed the chains meanwhile.
-    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
         Ebtables.enforce(fences, keep)
     }
 }

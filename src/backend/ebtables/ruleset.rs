@@ -262,6 +262,7 @@ mod tests {
                 prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
                 trusted: vec!["00:16:3e:00:00:01/48".parse().unwrap()],
             },
+            queries: false,
         };
         assert_eq!(guard.whole(), Some(expected));
         assert_eq!(guard.dropped.foreign, Some(3));

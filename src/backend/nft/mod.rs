@@ -4,13 +4,15 @@
 //! ```text
 //! table bridge macfence {
 //!     map ports { type ifname : verdict; elements = { "one-42-0" : jump vm-one-42 } }
-//!     chain forward {
-//!         type filter hook forward priority filter; policy accept;
+//!     chain prerouting {
+//!         type filter hook prerouting priority dstnat - 1; policy accept;
 //!         iifname vmap @ports
-//!         oifname vmap @ports
 //!     }
+//!     chain input { … only frames to link-local addresses: iifname vmap @ports }
+//!     chain forward { … all but multicast queries: oifname vmap @ports }
 //!     chain vm-one-42 {
 //!         iifname "one-42-0" ether saddr != 02:00:c0:a8:00:05 counter drop
+//!         iifname "one-42-0" ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 jump meddling
 //!         oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter drop
 //!     }
 //! }
@@ -25,6 +27,7 @@ mod rule;
 pub mod ruleset;
 mod single;
 mod skeleton;
+mod statement;
 mod transaction;
 
 use anyhow::{Error, Result};
@@ -34,7 +37,7 @@ use self::plan::Desired;
 use self::rule::Rule;
 use self::ruleset::Ruleset;
 use self::transaction::{Command, Transaction};
-use super::{Backend, Snapshot};
+use super::{Backend, Enforced, Snapshot};
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::vm::Port;
 
@@ -54,9 +57,8 @@ impl Nft {
     /// # Errors
     /// If nft cannot be asked, or a fence cannot be told to it.
     pub fn preview(&self, fences: &[Fence], keep: &Keep) -> Result<String> {
-        let actual = query::table()?.unwrap_or_default();
-        match plan::enforce(&actual, &desired(fences)?, keep)? {
-            Some(changes) => changes.after(Command::AddSkeleton).to_json_lines(),
+        match plan::enforce(&table()?, &desired(fences)?, keep)? {
+            Some(plan) => plan.changes.to_json_lines(),
             None => Ok(String::new()),
         }
     }
@@ -76,7 +78,7 @@ impl Backend for Nft {
     }
 
     fn query(&self) -> Result<Box<dyn Snapshot>> {
-        Ok(Box::new(or_probed(query::table()?)?))
+        Ok(Box::new(with_skeleton(or_probed(query::table()?)?)))
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
@@ -86,11 +88,11 @@ impl Backend for Nft {
         Ok(ours.filter_map(|(port, _)| port.parse().ok()).collect())
     }
 
-    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
         if let [fence] = fences {
             return single::enforce(&ChainName::of(&fence.vm)?, fence, keep);
         }
-        query::table()?.unwrap_or_default().enforce(fences, keep)
+        table()?.enforce(fences, keep)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
@@ -100,7 +102,9 @@ impl Backend for Nft {
         let mut actual = query::ports()?.unwrap_or_default();
         let taken = ports.iter().map(Port::as_str).collect();
         query::read_robbed(&mut actual, &taken)?;
-        program::commit(plan::release(&actual, ports))
+        let plan = plan::release(&actual, ports);
+        program::commit(plan.as_ref().map(|plan| &plan.changes))?;
+        Ok(plan.is_some())
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {
@@ -117,8 +121,10 @@ impl Snapshot for Ruleset {
         Self::fences(self)
     }
 
-    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<bool> {
-        program::commit(plan::enforce(self, &desired(fences)?, keep)?)
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
+        let plan = plan::enforce(self, &desired(fences)?, keep)?;
+        program::commit(plan.as_ref().map(|plan| &plan.changes))?;
+        Ok(plan.map(Enforced::from).unwrap_or_default())
     }
 }
 
@@ -127,6 +133,16 @@ fn desired(fences: &[Fence]) -> Result<Desired<'_>> {
         .iter()
         .map(|fence| Ok((ChainName::of(&fence.vm)?, fence)))
         .collect()
+}
+
+/// The whole table. Where there is none, its skeleton is missing.
+fn table() -> Result<Ruleset> {
+    Ok(with_skeleton(query::table()?.unwrap_or_default()))
+}
+
+fn with_skeleton(mut actual: Ruleset) -> Ruleset {
+    actual.skeleton.get_or_insert_default();
+    actual
 }
 
 /// Where there is no table yet, nothing has shown that there could be one.
@@ -149,7 +165,7 @@ fn export(fences: &[Fence]) -> Result<Transaction> {
         commands.push(Command::FlushChain(chain.clone()));
         let rules = fence.guards.iter().flat_map(Rule::of);
         commands.extend(rules.map(|rule| Command::AddRule(chain.clone(), rule)));
-        let ports = fence.ports().into_iter().map(Port::to_string);
+        let ports = fence.ports().into_iter().cloned();
         commands.extend(ports.map(|port| Command::AddPort(port, chain.clone())));
     }
     Ok(Transaction(commands))

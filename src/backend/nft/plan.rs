@@ -8,20 +8,40 @@ use super::chain_name::ChainName;
 use super::rule::Rule;
 use super::ruleset::Ruleset;
 use super::transaction::{Command, Transaction};
-use crate::fence::{Fence, Keep};
+use crate::backend::Enforced;
+use crate::fence::{ActualGuard, Fence, Keep};
 use crate::vm::Port;
 
 /// What the kernel should hold for some VMs, each in its chain. Without guards: no chain.
 pub type Desired<'a> = BTreeMap<ChainName, &'a Fence>;
 
-/// Turns `actual` into `desired`, on a whole skeleton. `None`: nothing to do. An empty transaction:
-/// only the skeleton needs repair.
+/// What to load, and what follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The commands.
+    pub changes: Transaction,
+    /// The ports whose senders are checked from then on, and were not before.
+    pub new_ports: Vec<Port>,
+}
+
+impl From<Plan> for Enforced {
+    fn from(plan: Plan) -> Self {
+        Self {
+            changed: true,
+            new_ports: plan.new_ports,
+        }
+    }
+}
+
+/// Turns `actual` into `desired`. `None`: nothing to do.
 ///
-/// Of `actual` it needs the desired chains, the map, and the chains named by [`robbed`].
+/// Of `actual` it needs the skeleton, the desired chains, the map, and the chains named by
+/// [`robbed`]. If the skeleton is not whole, it needs all chains: they are brought to this version's
+/// layout, as far as they tell what they were made for.
 ///
 /// # Errors
 /// If two VMs claim a port, or our own skeleton cannot be read.
-pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Option<Transaction>> {
+pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Option<Plan>> {
     let mut change = Change::default();
     let mut claims = BTreeMap::new();
     let rules: Vec<_> = desired
@@ -31,13 +51,13 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
     for (chain, rules) in &rules {
         let ports: BTreeSet<_> = rules.iter().map(Rule::port).collect();
         for port in ports {
-            let other = claims.insert(port.as_str(), *chain);
+            let other = claims.insert(port.as_str(), (port, *chain));
             ensure!(other.is_none(), "port \"{port}\" is claimed by two VMs");
         }
         change.set_rules(actual, chain, rules);
     }
     for (port, target) in &actual.ports {
-        let claimed = claims.get(port.as_str()).copied();
+        let claimed = claims.get(port.as_str()).map(|(_, chain)| *chain);
         let is_lost = target
             .as_ref()
             .is_some_and(|chain| desired.contains_key(chain));
@@ -45,26 +65,46 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
         match (target, claimed) {
             (_, None) if !is_lost && !is_stray => {}
             (_, Some(chain)) if target.as_ref() == Some(chain) => {}
-            (Some(chain), _) => change.entries.delete_port_of(port, chain),
-            (None, _) => change.entries.0.push(Command::DeletePort(port.clone())),
+            (Some(chain), _) => change.entries.delete_entry_of(port, chain),
+            (None, _) => change.entries.0.push(Command::DeleteEntry(port.clone())),
         }
     }
-    for (port, chain) in &claims {
-        if actual.ports.get(*port).and_then(Option::as_ref) != Some(chain) {
-            let add = Command::AddPort((*port).to_owned(), (*chain).clone());
+    for (name, (port, chain)) in &claims {
+        if actual.ports.get(*name).and_then(Option::as_ref) != Some(chain) {
+            change.new_ports.push((*port).clone());
+            let add = Command::AddPort((*port).clone(), (*chain).clone());
             change.new_entries.0.push(add);
         }
     }
     let taken: BTreeSet<_> = claims.keys().copied().collect();
-    for chain in losers(actual, &taken).filter(|chain| !desired.contains_key(chain)) {
+    let losers: BTreeSet<_> = losers(actual, &taken)
+        .filter(|chain| !desired.contains_key(chain))
+        .collect();
+    for chain in &losers {
         change.take_ports(actual, chain, &taken);
     }
     // Where nobody is to be fenced, nothing needs the skeleton.
-    let is_whole = match &actual.skeleton {
-        Some(skeleton) if !claims.is_empty() => skeleton.defects()?.is_empty(),
-        _ => true,
-    };
-    Ok(change.transaction(is_whole))
+    if let Some(skeleton) = actual.skeleton.as_ref().filter(|_| !claims.is_empty())
+        && !skeleton.defects()?.is_empty()
+    {
+        let misplaced = skeleton
+            .misplaced()?
+            .into_iter()
+            .map(Command::DropBaseChain);
+        change.skeleton.0.extend(misplaced);
+        change.skeleton.0.push(Command::AddSkeleton);
+        let others = actual.chains.keys();
+        for chain in others.filter(|c| !desired.contains_key(*c) && !losers.contains(c)) {
+            change.complete(actual, chain);
+        }
+        // Whatever their bridges have learned until now was not checked here.
+        let ports = actual.ports.iter().filter(|(_, chain)| chain.is_some());
+        let ports = ports.filter_map(|(port, _)| port.parse().ok());
+        change.new_ports.extend(ports);
+        change.new_ports.sort_unstable();
+        change.new_ports.dedup();
+    }
+    Ok(change.plan())
 }
 
 /// The rules that a chain should hold, given those that it does.
@@ -89,7 +129,7 @@ fn rules(actual: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec
 /// Deletes from `actual` all that refers to these ports. `None`: nothing does.
 ///
 /// Of `actual` it needs the map, and the chains named by [`robbed`].
-pub fn release(actual: &Ruleset, ports: &[Port]) -> Option<Transaction> {
+pub fn release(actual: &Ruleset, ports: &[Port]) -> Option<Plan> {
     let mut change = Change::default();
     let taken: BTreeSet<_> = ports.iter().map(Port::as_str).collect();
     for port in actual
@@ -97,12 +137,12 @@ pub fn release(actual: &Ruleset, ports: &[Port]) -> Option<Transaction> {
         .keys()
         .filter(|port| taken.contains(port.as_str()))
     {
-        change.entries.0.push(Command::DeletePort(port.clone()));
+        change.entries.0.push(Command::DeleteEntry(port.clone()));
     }
     for chain in losers(actual, &taken) {
         change.take_ports(actual, chain, &taken);
     }
-    change.transaction(true)
+    change.plan()
 }
 
 /// The chains that lose some of their ports when these are taken, and keep others: only of them
@@ -132,10 +172,12 @@ fn keeps_some(actual: &Ruleset, chain: &ChainName, taken: &BTreeSet<&str>) -> bo
 /// map refers to, and to point the map to a chain that is not there.
 #[derive(Default)]
 struct Change {
+    skeleton: Transaction,
     entries: Transaction,
     chains: Transaction,
     new_entries: Transaction,
     dead_chains: Transaction,
+    new_ports: Vec<Port>,
 }
 
 impl Change {
@@ -180,16 +222,31 @@ impl Change {
         }
     }
 
-    /// All of it; `None` if there is nothing to change and nothing to repair.
-    fn transaction(self, is_whole: bool) -> Option<Transaction> {
+    /// Adds the rules that a chain lacks, where the others tell what it was made for.
+    fn complete(&mut self, actual: &Ruleset, chain: &ChainName) {
+        let guards = actual.guards_of(chain);
+        let meant = guards.iter().filter_map(ActualGuard::meant);
+        for rule in meant.flat_map(|guard| Rule::of(&guard)) {
+            if actual.rules_of(chain).all(|(own, _)| *own != rule) {
+                self.chains.0.push(Command::AddRule(chain.clone(), rule));
+            }
+        }
+    }
+
+    /// All of it; `None` if there is nothing to do.
+    fn plan(self) -> Option<Plan> {
         let parts = [
+            self.skeleton,
             self.entries,
             self.chains,
             self.new_entries,
             self.dead_chains,
         ];
-        let commands: Vec<_> = parts.into_iter().flat_map(|part| part.0).collect();
-        (!commands.is_empty() || !is_whole).then_some(Transaction(commands))
+        let changes = Transaction(parts.into_iter().flat_map(|part| part.0).collect());
+        (!changes.0.is_empty()).then_some(Plan {
+            changes,
+            new_ports: self.new_ports,
+        })
     }
 }
 

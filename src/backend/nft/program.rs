@@ -2,7 +2,7 @@
 
 use anyhow::{Error, Result};
 
-use super::transaction::{Command, Transaction};
+use super::transaction::Transaction;
 use crate::process::{self, Output};
 
 /// nft's options for loading, and for listing with all elements of maps.
@@ -146,8 +146,7 @@ pub fn ask(question: &str, detail: Detail) -> Result<Answer> {
     Ok(Answer::of(output))
 }
 
-/// Loads a transaction in JSON, as a whole or not at all. Commands in it that list are answered
-/// with what was there before, in this detail.
+/// Loads a transaction, as a whole or not at all.
 ///
 /// # Errors
 /// If nft cannot be run. Of an nft that did not end nobody knows what it has done.
@@ -155,17 +154,16 @@ pub fn load(transaction: &Transaction, detail: Detail) -> Result<Answer> {
     process::run_as_root("nft", detail.options(), &transaction.to_json()?).map(Answer::of)
 }
 
-/// Loads these changes on a whole skeleton, if there are any. Returns whether there were.
+/// Loads these changes, if there are any.
 ///
 /// # Errors
 /// If the kernel refuses them; nothing has changed then.
-pub fn commit(changes: Option<Transaction>) -> Result<bool> {
+pub fn commit(changes: Option<&Transaction>) -> Result<()> {
     let Some(changes) = changes else {
-        return Ok(false);
+        return Ok(());
     };
-    let answer = load(&changes.after(Command::AddSkeleton), Detail::Whole)?;
-    match answer.failure {
-        None => Ok(true),
+    match load(changes, Detail::Whole)?.failure {
+        None => Ok(()),
         Some(failure) => Err(failure.error().context(match failure.problem {
             Problem::Exists => {
                 "nothing was changed, as something in table bridge macfence is not macfence's"

@@ -3,14 +3,15 @@
 //! away (`nft -c`) ends in an RCU grace period of some 10 ms.
 
 use std::collections::BTreeSet;
+use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use super::chain_name::ChainName;
 use super::plan;
 use super::program::{self, Answer, Detail, Failure, Problem};
 use super::ruleset::Ruleset;
-use super::skeleton::{FAMILY_NAME, PORTS, TABLE};
+use super::skeleton::{self, FAMILY_NAME, PORTS, Skeleton, TABLE};
 use super::transaction::OTHER_FAMILY;
 use crate::vm::Port;
 
@@ -78,6 +79,56 @@ pub fn chain(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<Found> {
     })
 }
 
+/// The chains of the skeleton, and whether the table is in force. One process for each chain, side by
+/// side: nft 1.0.6 and 1.1.3 fail where two different chains are listed ("No such file or
+/// directory").
+///
+/// # Errors
+/// As for [`chain`].
+pub fn skeleton() -> Result<skeleton::Actual> {
+    let names: Vec<_> = Skeleton::read()?.chains().into_keys().collect();
+    let question = |name: &str| {
+        format!(
+            "list ruleset {OTHER_FAMILY}\nlist tables {FAMILY_NAME}\n\
+             {LIST} {FAMILY_NAME} {TABLE} {name}\n"
+        )
+    };
+    let ask = |name| program::ask(&question(name), Detail::Terse);
+    let answers: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> = names
+            .iter()
+            .map(|name| scope.spawn(move || ask(name)))
+            .collect();
+        asked.into_iter().map(|asked| asked.join()).collect()
+    });
+    let mut actual = Ruleset::default();
+    for answer in answers {
+        let answer = answer.map_err(|_| anyhow!("a thread that asked nft has panicked"))??;
+        let answer = answer.expecting(&[Problem::NotThere])?;
+        if answer.success() {
+            actual.read(behind_the_other_family(&answer))?;
+        }
+    }
+    Ok(actual.skeleton.unwrap_or_default())
+}
+
+/// The two questions that one VM's fence needs, side by side.
+///
+/// # Errors
+/// As for [`chain`].
+pub fn chain_and_skeleton(
+    chain: &ChainName,
+    ports: &BTreeSet<&Port>,
+) -> Result<(Found, skeleton::Actual)> {
+    thread::scope(|scope| {
+        let asked = scope.spawn(skeleton);
+        let found = self::chain(chain, ports);
+        let skeleton = asked.join();
+        let skeleton = skeleton.map_err(|_| anyhow!("a thread that asked nft has panicked"))?;
+        Ok((found?, skeleton?))
+    })
+}
+
 /// The map; `None` where there is none.
 ///
 /// # Errors
@@ -122,6 +173,6 @@ fn whole(question: &str) -> Result<Option<Ruleset>> {
 
 /// The listings but the first, which is of [`OTHER_FAMILY`]: somebody else's, and no JSON where nft
 /// before 1.0 prints a table's flags.
-pub fn behind_the_other_family(answer: &Answer) -> &str {
+fn behind_the_other_family(answer: &Answer) -> &str {
     answer.listing.split_once('\n').map_or("", |(_, rest)| rest)
 }

@@ -10,6 +10,7 @@ use super::chain_name::ChainName;
 use super::listing::{Listing, VerdictMap};
 use super::rule::{self, Rule};
 use super::skeleton::{self, FAMILY_NAME, PORTS, TABLE};
+use super::statement;
 use crate::fence::{ActualFence, ActualGuard};
 use crate::vm::Port;
 
@@ -97,7 +98,7 @@ impl Ruleset {
         let name = serde_json::from_value::<Chain>(chain.clone())?.name;
         match ChainName::parse(&name) {
             Some(name) => drop(self.chains.entry(name).or_default()),
-            None => self.base_chain(&name).chain = chain,
+            None => self.other_chain(&name).chain = chain,
         }
         Ok(())
     }
@@ -109,13 +110,13 @@ impl Ruleset {
         };
         let name = name.to_owned();
         let Some(chain) = ChainName::parse(&name) else {
-            self.base_chain(&name).rules.push(rule);
+            self.other_chain(&name).rules.push(rule);
             return;
         };
         let handle = rule.get("handle").and_then(Value::as_u64);
         if let Some(handle) = handle.and_then(|handle| handle.try_into().ok()) {
             let rule = serde_json::from_value::<NftRule>(rule).ok();
-            let rule = rule.and_then(|rule| rule::parse(&rule.expr, rule.comment.as_deref()));
+            let rule = rule.and_then(|rule| statement::parse(&rule.expr, rule.comment.as_deref()));
             self.chains
                 .entry(chain)
                 .or_default()
@@ -124,9 +125,9 @@ impl Ruleset {
     }
 
     /// A chain that is no VM's. Only those of the skeleton are looked at later.
-    fn base_chain(&mut self, name: &str) -> &mut skeleton::BaseChain {
+    fn other_chain(&mut self, name: &str) -> &mut skeleton::Chain {
         let skeleton = self.skeleton.get_or_insert_default();
-        skeleton.base_chains.entry(name.to_owned()).or_default()
+        skeleton.chains.entry(name.to_owned()).or_default()
     }
 
     /// The rules of ours in a chain, each with the packets that it dropped.
@@ -232,30 +233,57 @@ mod tests {
     use super::*;
     use crate::fence::{Guard, Hears};
 
+    /// A fenced VM `one-1` as three versions of nft list it.
+    fn listed(listing: &str) -> ActualFence {
+        let mut ruleset = Ruleset::default();
+        ruleset.read(listing).unwrap();
+        let vm = ChainName::of(&"one-1".parse().unwrap()).unwrap();
+        assert_eq!(ruleset.ports, [("one-1-0".to_owned(), Some(vm))].into());
+        let mut fences = ruleset.fences().unwrap();
+        assert_eq!(fences.len(), 1);
+        fences.remove(0)
+    }
+
+    fn guard(trusted: &[&str]) -> Guard {
+        Guard {
+            port: "one-1-0".parse().unwrap(),
+            mac: "02:00:c0:a8:00:05".parse().unwrap(),
+            hears: Hears::Network {
+                prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
+                trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+            },
+            queries: false,
+        }
+    }
+
     #[test]
     fn the_listings_of_three_nft_versions_read_alike() {
-        let vm = ChainName::of(&"one-1".parse().unwrap()).unwrap();
         for listing in [
             include_str!("../../../tests/captures/nft-0.9.8-list-table.json"),
             include_str!("../../../tests/captures/nft-1.0.6-list-table.json"),
             include_str!("../../../tests/captures/nft-1.1.3-list-table.json"),
         ] {
-            let mut ruleset = Ruleset::default();
-            ruleset.read(listing).unwrap();
-            let entries = [("one-1-0".to_owned(), Some(vm.clone()))];
-            assert_eq!(ruleset.ports, entries.into());
-            let fences = ruleset.fences().unwrap();
-            assert_eq!(fences.len(), 1);
-            assert_eq!(fences[0].defects, [""; 0]);
-            let guard = Guard {
-                port: "one-1-0".parse().unwrap(),
-                mac: "02:00:c0:a8:00:05".parse().unwrap(),
-                hears: Hears::Network {
-                    prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
-                    trusted: vec![],
-                },
-            };
-            assert_eq!(fences[0].guards[0].whole(), Some(guard));
+            let fence = listed(listing);
+            assert_eq!(fence.defects, [""; 0]);
+            assert_eq!(fence.guards[0].whole(), Some(guard(&["00:16:3e:00:00:01"])));
+        }
+    }
+
+    #[test]
+    fn what_version_0_1_has_loaded_is_known_and_not_whole() {
+        for listing in [
+            include_str!("../../../tests/captures/nft-0.9.8-list-table-0.1.json"),
+            include_str!("../../../tests/captures/nft-1.0.6-list-table-0.1.json"),
+            include_str!("../../../tests/captures/nft-1.1.3-list-table-0.1.json"),
+        ] {
+            let fence = listed(listing);
+            assert_eq!(fence.guards[0].meant(), Some(guard(&[])));
+            assert_eq!(fence.guards[0].whole(), None);
+            assert!(
+                fence
+                    .defects
+                    .contains(&"the table has no base chain prerouting".to_owned())
+            );
         }
     }
 

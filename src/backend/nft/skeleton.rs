@@ -1,6 +1,16 @@
-//! What never varies in our table: its name, the verdict map and the base chains, which send each
-//! port's frames to its VM's chain. [`skeleton.json`](../../../src/backend/nft/skeleton.json) is what
-//! is loaded; whether the kernel holds that is told by [`Actual::defects`].
+//! What never varies in our table: its name, the verdict map, the base chains, which send each
+//! port's frames to its VM's chain, and the chain that all VMs' chains share. `skeleton.json` is what
+//! is loaded; [`Actual::defects`] tells whether the kernel holds that.
+//!
+//! - `prerouting` comes before the bridge learns a frame's source address. It has one priority before
+//!   `dstnat`, where other tables may rewrite a false source.
+//! - `input` is for frames to link-local addresses, which do not pass `prerouting`.
+//! - `forward` is for frames that leave by a port. Multicast queries go past the VMs' chains: where
+//!   the bridge snoops, every VM must hear a query that the bridge has heard, or its memberships
+//!   expire. Queries from VMs were dropped before.
+//! - `meddling` drops what no VM may send to the bridge: control frames, and IGMP and MLD queries.
+//!   The bridge takes an IGMP fragment for a whole message, so they go as well. `meta protocol` also
+//!   matches frames with a VLAN tag, unlike the `ether type` that nft would add by itself.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +28,8 @@ pub const FAMILY_NAME: &str = "bridge";
 pub const TABLE: &str = "macfence";
 /// The verdict map in it: which port belongs to which VM's chain.
 pub const PORTS: &str = "ports";
+/// The chain that drops what no VM may send to the bridge.
+pub const MEDDLING: &str = "meddling";
 
 /// Adding what exists changes nothing, and the base chains' rules are replaced by the same ones.
 const SKELETON: &str = include_str!("skeleton.json");
@@ -43,16 +55,9 @@ impl Skeleton {
         self.commands.iter().map(|command| command.get())
     }
 
-    /// The commands that add the table and the map, as text.
-    pub fn containers(&self) -> impl Iterator<Item = &str> {
-        let adds = |command: &str, kind| added(command, kind).is_some();
-        self.commands()
-            .filter(move |command| adds(command, "table") || adds(command, "map"))
-    }
-
-    /// The base chains, by name.
-    pub fn base_chains(&self) -> BTreeMap<String, BaseChain> {
-        let mut chains: BTreeMap<String, BaseChain> = BTreeMap::new();
+    /// The chains, by name.
+    pub fn chains(&self) -> BTreeMap<String, Chain> {
+        let mut chains: BTreeMap<String, Chain> = BTreeMap::new();
         for command in self.commands() {
             if let Some(chain) = added(command, "chain") {
                 let name = text(&chain, "name");
@@ -77,16 +82,16 @@ fn text(object: &Value, key: &str) -> String {
     text.unwrap_or_default().to_owned()
 }
 
-/// A base chain: where it is hooked in, and its rules.
+/// A chain of the skeleton: where it is hooked in, if it is, and its rules.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct BaseChain {
+pub struct Chain {
     /// The chain as nft describes it; null if it is not there.
     pub chain: Value,
     /// Its rules, in order, as nft describes them.
     pub rules: Vec<Value>,
 }
 
-impl BaseChain {
+impl Chain {
     /// Whether the kernel's chain is hooked in like this one. nft lists more than it was told.
     fn is_hooked_in_like(&self, desired: &Self) -> bool {
         let mut desired = desired.chain.as_object().into_iter().flatten();
@@ -94,61 +99,96 @@ impl BaseChain {
     }
 
     fn has_the_rules_of(&self, desired: &Self) -> bool {
-        let expressions = |chain: &Self| {
-            let expressions = chain.rules.iter().map(|rule| rule.get("expr").cloned());
-            expressions.collect::<Vec<_>>()
-        };
-        expressions(self) == expressions(desired)
+        let statements = |chain: &Self| chain.rules.iter().map(statements).collect::<Vec<_>>();
+        statements(self) == statements(desired)
     }
 
     /// What the rules look up in the map: `iifname` for frames from a port, `oifname` for frames to
     /// it.
     #[cfg(test)]
     pub fn looks_up(&self) -> Vec<&str> {
-        let key = |rule| Value::pointer(rule, "/expr/0/vmap/key/meta/key").and_then(Value::as_str);
-        self.rules.iter().filter_map(key).collect()
+        let statements = self.rules.iter().filter_map(|rule| rule["expr"].as_array());
+        let vmaps = statements.flatten().map(|statement| &statement["vmap"]);
+        let keys = vmaps.filter_map(|vmap| vmap.pointer("/key/meta/key")?.as_str());
+        keys.collect()
     }
+}
+
+/// A rule's statements, as far as every nft lists them alike: without what was counted, and without
+/// `meta protocol`, which nft leaves out where a later match implies it.
+fn statements(rule: &Value) -> Vec<Value> {
+    let is_protocol = |statement: &Value| {
+        let key = statement.pointer("/match/left/meta/key");
+        key.is_some_and(|key| key == "protocol")
+    };
+    let without_count = |statement: &Value| match statement.get("counter") {
+        Some(_) => Value::from("counter"),
+        None => statement.clone(),
+    };
+    let all = rule.get("expr").and_then(Value::as_array);
+    let all = all.into_iter().flatten();
+    all.filter(|statement| !is_protocol(statement))
+        .map(without_count)
+        .collect()
 }
 
 /// The skeleton as the kernel holds it, or as much of it as was listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Actual {
-    /// The base chains, by name.
-    pub base_chains: BTreeMap<String, BaseChain>,
+    /// The chains that are no VM's, by name.
+    pub chains: BTreeMap<String, Chain>,
     /// Whether the table is out of force.
     pub is_dormant: bool,
 }
 
 impl Actual {
-    /// What keeps frames of fenced ports from passing the VMs' chains, each in words. Every base
-    /// chain is compared for itself.
+    /// What keeps frames of fenced ports from passing the VMs' chains, each in words. Every chain is
+    /// compared for itself.
     ///
     /// # Errors
     /// If our own skeleton cannot be read.
     pub fn defects(&self) -> Result<Vec<String>> {
-        let none = BaseChain::default();
+        let none = Chain::default();
         let mut defects = Vec::new();
-        for (name, desired) in Skeleton::read()?.base_chains() {
-            let actual = self.base_chains.get(&name).unwrap_or(&none);
+        for (name, desired) in Skeleton::read()?.chains() {
+            let actual = self.chains.get(&name).unwrap_or(&none);
+            let kind = if desired.chain.get("hook").is_some() {
+                "base chain"
+            } else {
+                "chain"
+            };
             if actual.chain.is_null() {
-                defects.push(format!("the table has no base chain {name}"));
+                defects.push(format!("the table has no {kind} {name}"));
             } else if !actual.is_hooked_in_like(&desired) {
                 defects.push(format!(
-                    "the base chain {name} is not hooked in as it should be"
+                    "the {kind} {name} is not hooked in as it should be"
                 ));
             } else if !actual.has_the_rules_of(&desired) {
-                let count = match desired.rules.len() {
-                    1 => "one rule".to_owned(),
-                    2 => "two rules".to_owned(),
-                    n => format!("{n} rules"),
-                };
-                defects.push(format!("the base chain {name} has not just its {count}"));
+                defects.push(format!("the {kind} {name} has other rules than its own"));
             }
         }
         if self.is_dormant {
             defects.push("the table is dormant".to_owned());
         }
         Ok(defects)
+    }
+
+    /// The chains that are hooked in elsewhere than they should be. The kernel moves no chain: it
+    /// must be deleted and added again.
+    ///
+    /// # Errors
+    /// If our own skeleton cannot be read.
+    pub fn misplaced(&self) -> Result<Vec<String>> {
+        let chains = Skeleton::read()?.chains();
+        let is_misplaced = |(name, desired): &(String, Chain)| {
+            let actual = self
+                .chains
+                .get(name)
+                .filter(|actual| !actual.chain.is_null());
+            actual.is_some_and(|actual| !actual.is_hooked_in_like(desired))
+        };
+        let misplaced = chains.into_iter().filter(is_misplaced);
+        Ok(misplaced.map(|(name, _)| name).collect())
     }
 }
 
@@ -158,7 +198,7 @@ mod tests {
 
     fn whole() -> Actual {
         Actual {
-            base_chains: Skeleton::read().unwrap().base_chains(),
+            chains: Skeleton::read().unwrap().chains(),
             is_dormant: false,
         }
     }
@@ -166,32 +206,32 @@ mod tests {
     #[test]
     fn the_skeleton_is_whole_in_its_own_eyes() {
         let skeleton = Skeleton::read().unwrap();
-        assert_eq!(skeleton.containers().count(), 2);
-        assert!(!skeleton.base_chains().is_empty());
+        let names: Vec<_> = skeleton.chains().into_keys().collect();
+        assert_eq!(names, ["forward", "input", MEDDLING, "prerouting"]);
         assert_eq!(whole().defects().unwrap(), [""; 0]);
     }
 
     #[test]
-    fn every_base_chain_is_compared_for_itself() {
-        for (name, desired) in whole().base_chains {
+    fn every_chain_is_compared_for_itself() {
+        for (name, desired) in whole().chains {
             for (damaged, words) in [
-                (BaseChain::default(), "no base chain"),
+                (Chain::default(), "the table has no"),
                 (
-                    BaseChain {
+                    Chain {
                         rules: Vec::new(),
                         ..desired.clone()
                     },
-                    "has not just its",
+                    "has other rules than its own",
                 ),
                 (
-                    BaseChain {
+                    Chain {
                         rules: [desired.rules.clone(), desired.rules.clone()].concat(),
                         ..desired.clone()
                     },
-                    "has not just its",
+                    "has other rules than its own",
                 ),
                 (
-                    BaseChain {
+                    Chain {
                         chain: Value::Object(Default::default()),
                         ..desired.clone()
                     },
@@ -199,12 +239,30 @@ mod tests {
                 ),
             ] {
                 let mut actual = whole();
-                actual.base_chains.insert(name.clone(), damaged);
+                actual.chains.insert(name.clone(), damaged);
                 let defects = actual.defects().unwrap();
                 assert_eq!(defects.len(), 1, "{defects:?}");
                 assert!(defects[0].contains(words) && defects[0].contains(&name));
             }
         }
+    }
+
+    #[test]
+    fn what_was_counted_is_no_difference() {
+        let mut actual = whole();
+        let count = serde_json::json!({"counter": {"packets": 7, "bytes": 420}});
+        let meddling = actual.chains.get_mut(MEDDLING).unwrap();
+        meddling.rules[0]["expr"][1] = count;
+        assert_eq!(actual.defects().unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_chain_in_another_place_is_misplaced_and_a_missing_one_is_not() {
+        let mut actual = whole();
+        assert_eq!(actual.misplaced().unwrap(), [""; 0]);
+        actual.chains.get_mut("forward").unwrap().chain["prio"] = 10.into();
+        actual.chains.remove("input");
+        assert_eq!(actual.misplaced().unwrap(), ["forward"]);
     }
 
     #[test]

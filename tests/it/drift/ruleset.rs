@@ -48,11 +48,17 @@ fn a_base_chain_with_other_rules_than_its_own_is_found_and_gets_those() {
     are_repaired(&[
         (
             "flush chain bridge macfence forward",
-            [differs("two rules"), differs("two rules")],
+            [
+                differs("other rules than its own"),
+                differs("other rules than its own"),
+            ],
         ),
         (
             "insert rule bridge macfence forward accept",
-            [differs("two rules"), differs("two rules")],
+            [
+                differs("other rules than its own"),
+                differs("other rules than its own"),
+            ],
         ),
     ]);
 }

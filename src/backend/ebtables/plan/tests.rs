@@ -11,6 +11,7 @@ fn guard(port: &str, trusted: &[&str]) -> Guard {
             prefix: format!("02:00:00:00:0{number}:00/40").parse().unwrap(),
             trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
         },
+        queries: false,
     }
 }
 

@@ -13,6 +13,7 @@ fn guard(port: &str) -> Guard {
             prefix: format!("02:00:00:00:0{number}:00/40").parse().unwrap(),
             trusted: Vec::new(),
         },
+        queries: false,
     }
 }
 
@@ -31,7 +32,7 @@ fn chain(vm: &str) -> ChainName {
 fn holding(fences: &[Fence]) -> Ruleset {
     let mut ruleset = Ruleset {
         skeleton: Some(skeleton::Actual {
-            base_chains: Skeleton::read().unwrap().base_chains(),
+            chains: Skeleton::read().unwrap().chains(),
             is_dormant: false,
         }),
         ..Ruleset::default()
@@ -56,26 +57,35 @@ fn foreign(handle: u32) -> ActualRule {
 }
 
 /// The plan, one line for each command.
-fn lines(plan: Option<Transaction>) -> Option<Vec<String>> {
+fn lines(plan: Option<Plan>) -> Option<Vec<String>> {
     let line = |command: &Command| match command {
+        Command::AddSkeleton => "skeleton".to_owned(),
+        Command::DropBaseChain(name) => format!("drop {name}"),
         Command::AddChain(chain) => format!("add chain {chain}"),
+        Command::FlushChain(chain) => format!("flush chain {chain}"),
         Command::DeleteChain(chain) => format!("delete chain {chain}"),
-        Command::AddRule(
-            chain,
-            Rule::Spoofed {
-                port, hears_all, ..
-            },
-        ) => {
-            let mark = if *hears_all { " who hears all" } else { "" };
-            format!("add {chain} from {port}{mark}")
-        }
-        Command::AddRule(chain, Rule::Foreign { port, .. }) => format!("add {chain} to {port}"),
+        Command::AddRule(chain, rule) => format!("add {chain} {}", shown(rule)),
         Command::DeleteRule(chain, handle) => format!("delete {chain} {handle}"),
         Command::AddPort(port, chain) => format!("map {port} {chain}"),
-        Command::DeletePort(port) => format!("unmap {port}"),
-        other => panic!("{other:?}"),
+        Command::AssertEntry(port, chain) => format!("assert {port} {chain}"),
+        Command::DeleteEntry(port) => format!("unmap {port}"),
+        Command::ListChain(name) => format!("list {name}"),
     };
-    plan.map(|plan| plan.0.iter().map(line).collect())
+    plan.map(|plan| plan.changes.0.iter().map(line).collect())
+}
+
+fn shown(rule: &Rule) -> String {
+    let port = rule.port();
+    match rule {
+        Rule::Spoofed {
+            hears_all: true, ..
+        } => format!("{port} spoofed, hears all"),
+        Rule::Spoofed { .. } => format!("{port} spoofed"),
+        Rule::Meddling { queries: true, .. } => format!("{port} control"),
+        Rule::Meddling { .. } => format!("{port} meddling"),
+        Rule::Foreign { .. } => format!("{port} foreign"),
+        Rule::Overheard { .. } => format!("{port} overheard"),
+    }
 }
 
 fn enforced(actual: &Ruleset, desired: &[Fence], keep: &Keep) -> Option<Vec<String>> {
@@ -92,10 +102,11 @@ fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
     }
 }
 
-const NEW_A: [&str; 4] = [
+const NEW_A: [&str; 5] = [
     "add chain vm-a",
-    "add vm-a from p0",
-    "add vm-a to p0",
+    "add vm-a p0 spoofed",
+    "add vm-a p0 meddling",
+    "add vm-a p0 foreign",
     "map p0 vm-a",
 ];
 
@@ -117,25 +128,36 @@ fn each_state_becomes_the_desired_one_with_the_fewest_changes() {
             "removed",
             own(),
             fence("a", &[]),
-            Some(&["map p0 vm-a", "unmap p0", "delete chain vm-a"]),
+            Some(&["assert p0 vm-a", "unmap p0", "delete chain vm-a"]),
         ),
         (
             "attached",
             own(),
             fence("a", &["p0", "p1"]),
-            Some(&["add vm-a from p1", "add vm-a to p1", "map p1 vm-a"]),
+            Some(&[
+                "add vm-a p1 spoofed",
+                "add vm-a p1 meddling",
+                "add vm-a p1 foreign",
+                "map p1 vm-a",
+            ]),
         ),
         (
             "detached",
             holding(&[fence("a", &["p0", "p1"])]),
             a(),
-            Some(&["map p1 vm-a", "unmap p1", "delete vm-a 3", "delete vm-a 4"]),
+            Some(&[
+                "assert p1 vm-a",
+                "unmap p1",
+                "delete vm-a 4",
+                "delete vm-a 5",
+                "delete vm-a 6",
+            ]),
         ),
         (
             "a rule lost",
             edited(|actual| drop(actual.chains.get_mut(&chain("a")).unwrap().pop())),
             a(),
-            Some(&["add vm-a to p0"]),
+            Some(&["add vm-a p0 foreign"]),
         ),
         (
             "a rule twice",
@@ -165,7 +187,11 @@ fn each_state_becomes_the_desired_one_with_the_fewest_changes() {
             "an empty chain",
             edited(|actual| actual.chains.get_mut(&chain("a")).unwrap().clear()),
             a(),
-            Some(&["add vm-a from p0", "add vm-a to p0"]),
+            Some(&[
+                "add vm-a p0 spoofed",
+                "add vm-a p0 meddling",
+                "add vm-a p0 foreign",
+            ]),
         ),
         (
             "an entry lost",
@@ -186,7 +212,7 @@ fn each_state_becomes_the_desired_one_with_the_fewest_changes() {
             "an entry without rules",
             edited(|actual| drop(actual.ports.insert("x9".to_owned(), Some(chain("a"))))),
             a(),
-            Some(&["map x9 vm-a", "unmap x9"]),
+            Some(&["assert x9 vm-a", "unmap x9"]),
         ),
         (
             "a stray entry of nobody",
@@ -207,7 +233,7 @@ fn each_state_becomes_the_desired_one_with_the_fewest_changes() {
             "entries without a chain",
             edited(|actual| drop(actual.chains.remove(&chain("a")))),
             fence("a", &[]),
-            Some(&["map p0 vm-a", "unmap p0", "delete chain vm-a"]),
+            Some(&["assert p0 vm-a", "unmap p0", "delete chain vm-a"]),
         ),
     ];
     for (what, actual, desired, expected) in cases {
@@ -231,11 +257,12 @@ fn a_port_is_taken_from_the_vm_that_had_it() {
         (
             &["p0"][..],
             &[
-                "map p0 vm-b",
+                "assert p0 vm-b",
                 "unmap p0",
                 "add chain vm-a",
-                "add vm-a from p0",
-                "add vm-a to p0",
+                "add vm-a p0 spoofed",
+                "add vm-a p0 meddling",
+                "add vm-a p0 foreign",
                 "map p0 vm-a",
                 "delete chain vm-b",
             ][..],
@@ -243,13 +270,15 @@ fn a_port_is_taken_from_the_vm_that_had_it() {
         (
             &["p0", "p1"],
             &[
-                "map p0 vm-b",
+                "assert p0 vm-b",
                 "unmap p0",
                 "add chain vm-a",
-                "add vm-a from p0",
-                "add vm-a to p0",
+                "add vm-a p0 spoofed",
+                "add vm-a p0 meddling",
+                "add vm-a p0 foreign",
                 "delete vm-b 1",
                 "delete vm-b 2",
+                "delete vm-b 3",
                 "map p0 vm-a",
             ],
         ),
@@ -271,7 +300,8 @@ fn a_kept_port_keeps_its_rules_and_gets_its_entry_back() {
     // Unless it is another VM's by now.
     actual.ports.insert("p1".to_owned(), Some(chain("b")));
     let planned = enforced(&actual, &desired, &keeping(&["p1"]));
-    assert_eq!(planned.unwrap(), ["delete vm-a 3", "delete vm-a 4"]);
+    let expected = ["delete vm-a 4", "delete vm-a 5", "delete vm-a 6"];
+    assert_eq!(planned.unwrap(), expected);
 }
 
 #[test]
@@ -281,22 +311,95 @@ fn a_port_that_hears_all_networks_goes_on_if_that_is_kept() {
     let actual = holding(std::slice::from_ref(&all));
     let own = [fence("a", &["p0"])];
     assert_eq!(enforced(&actual, &own, &keeping(&[])), None);
-    let isolated = ["delete vm-a 1", "add vm-a from p0", "add vm-a to p0"];
+    let isolated = [
+        "delete vm-a 1",
+        "add vm-a p0 spoofed",
+        "add vm-a p0 foreign",
+    ];
     assert_eq!(enforced(&actual, &own, &Keep::nothing()).unwrap(), isolated);
     let back = enforced(&holding(&own), &[all], &keeping(&[])).unwrap();
     let expected = [
         "delete vm-a 1",
-        "delete vm-a 2",
-        "add vm-a from p0 who hears all",
+        "delete vm-a 3",
+        "add vm-a p0 spoofed, hears all",
     ];
     assert_eq!(back, expected);
+}
+
+/// A table of version 0.1, which had one base chain and two rules for each port.
+fn of_version_0_1(fences: &[Fence]) -> Ruleset {
+    let mut actual = holding(fences);
+    for rules in actual.chains.values_mut() {
+        rules.retain(|actual| {
+            let rule = &actual.rule.as_ref().unwrap().0;
+            matches!(rule, Rule::Spoofed { .. } | Rule::Foreign { .. })
+        });
+    }
+    let skeleton = actual.skeleton.as_mut().unwrap();
+    skeleton.chains.retain(|name, _| name == "forward");
+    actual
+}
+
+#[test]
+fn the_first_fence_brings_all_vms_of_version_0_1_to_the_present_layout() {
+    let mut router = fence("b", &["p1"]);
+    if let Hears::Network { trusted, .. } = &mut router.guards[0].hears {
+        trusted.push("00:16:3e:00:00:01".parse().unwrap());
+    }
+    let actual = of_version_0_1(&[fence("a", &["p0"]), router]);
+    let desired = fence("c", &["p2"]);
+    let desired = [(chain("c"), &desired)].into();
+    let plan = enforce(&actual, &desired, &Keep::nothing()).unwrap();
+    let new_ports = plan.as_ref().unwrap().new_ports.clone();
+    // No rule is deleted, so all counters live on.
+    let expected = [
+        "skeleton",
+        "add chain vm-c",
+        "add vm-c p2 spoofed",
+        "add vm-c p2 meddling",
+        "add vm-c p2 foreign",
+        "add vm-a p0 meddling",
+        "add vm-b p1 meddling",
+        "add vm-b p1 overheard",
+        "map p2 vm-c",
+    ];
+    assert_eq!(lines(plan).unwrap(), expected);
+    // What the bridge has learned from the old ports was not checked either.
+    assert_eq!(new_ports, ["p0", "p1", "p2"].map(|p| p.parse().unwrap()));
+}
+
+#[test]
+fn only_ports_that_get_an_entry_are_new() {
+    let actual = holding(&[fence("a", &["p0"])]);
+    for (desired, new) in [
+        (fence("a", &["p0", "p1"]), &["p1"][..]),
+        (fence("a", &["p1"]), &["p1"]),
+        (fence("b", &["p0"]), &["p0"]),
+        (fence("a", &[]), &[]),
+    ] {
+        let desired = [(chain(desired.vm.as_str()), &desired)].into();
+        let plan = enforce(&actual, &desired, &Keep::nothing())
+            .unwrap()
+            .unwrap();
+        let ports: Vec<_> = plan.new_ports.iter().map(Port::as_str).collect();
+        assert_eq!(ports, new, "{plan:?}");
+    }
+}
+
+#[test]
+fn a_misplaced_base_chain_is_deleted_before_it_is_added_again() {
+    let mut actual = holding(&[fence("a", &["p0"])]);
+    let skeleton = actual.skeleton.as_mut().unwrap();
+    skeleton.chains.get_mut("forward").unwrap().chain["prio"] = 10.into();
+    let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing());
+    assert_eq!(planned.unwrap(), ["drop forward", "skeleton"]);
 }
 
 #[test]
 fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
     let mut actual = holding(&[fence("a", &["p0"])]);
     actual.skeleton = Some(skeleton::Actual::default());
-    let repair = Some(Vec::new());
+    let repair = Some(vec!["skeleton".to_owned()]);
     assert_eq!(
         enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing()),
         repair
@@ -325,7 +428,14 @@ fn a_release_deletes_all_that_refers_to_the_ports_and_no_more() {
         (&["p9"][..], None),
         (
             &["p0"],
-            Some(&["unmap p0", "delete vm-a 1", "delete vm-a 2"][..]),
+            Some(
+                &[
+                    "unmap p0",
+                    "delete vm-a 1",
+                    "delete vm-a 2",
+                    "delete vm-a 3",
+                ][..],
+            ),
         ),
         (&["p2"], Some(&["unmap p2", "delete chain vm-b"])),
         (
