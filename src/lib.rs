@@ -12,7 +12,7 @@
 //!
 //! - [`source`] asks a hypervisor, or reads what it wrote, and knows no rules.
 //! - [`vm`] and [`mac`] are the checked values in between; [`bridge`] tells which port is on which
-//!   bridge.
+//!   bridge, and changes settings of both.
 //! - [`policy`] is what the operator chose, and what follows from it for a NIC.
 //! - [`fence`] is what to enforce: a guard in front of each port of a VM.
 //! - [`compare`] compares what should be with what is, [`survey`] for all running VMs.

@@ -1,15 +1,25 @@
-//! Which port is on which bridge of this host, as the kernel tells it in sysfs.
+//! Which port is on which bridge of this host, as the kernel tells it in sysfs, and the settings of
+//! bridges and ports that stop what no rule can: [`harden()`] and [`forget`].
 //!
 //! A new network namespace shows its devices only in a sysfs mounted from inside it.
+
+mod harden;
+mod netlink;
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use harden::{Change, Findings, Hardened, Unsupported, Weakness, forget, harden, weaknesses};
+
 use crate::vm::Port;
 
 const DEVICES: &str = "/sys/class/net";
+
+/// The kernel's error numbers for devices that are gone.
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
 
 /// The Linux bridge that `port` is on now; `None` if it is on none, or does not exist.
 ///
@@ -49,4 +59,17 @@ pub fn is_in_use(port: &Port) -> bool {
 /// Whether a bridge of this name is on this host.
 pub fn exists(bridge: &str) -> bool {
     !bridge.contains('/') && Path::new(DEVICES).join(bridge).join("bridge").is_dir()
+}
+
+/// A file of a device, without white space around its text; `None` if there is no such file, or the
+/// device is gone.
+fn read(device: &str, file: &str) -> Result<Option<String>> {
+    let path = Path::new(DEVICES).join(device).join(file);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        // A device that is just being deleted still has its files, which cannot be read.
+        Err(e) if matches!(e.raw_os_error(), Some(ENODEV | EINVAL)) => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
 }

@@ -1,0 +1,219 @@
+//! Requests to the kernel that change a bridge or a port: by netlink, not by sysfs, which a systemd unit
+//! with `ProtectKernelTunables` may only read.
+//!
+//! The kernel ignores attributes that it does not know, so its answer does not tell that a setting is
+//! missing: that the sysfs file of the setting is missing does.
+
+use std::io;
+
+use anyhow::{Error, Result, bail};
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla,
+};
+use netlink_packet_route::link::{
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    LinkAttribute, LinkInfo, LinkMessage, LinkProtoInfoBridge,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::constants::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::{ENODEV, exists, of, read};
+use crate::vm::Port;
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The kernel did it.
+    Done,
+    /// The bridge or port vanished before.
+    Gone,
+}
+
+/// Makes a bridge learn nothing from frames to 01:80:c2:00:00:0x.
+pub(super) fn set_no_linklocal_learn(bridge: &str) -> Result<Outcome> {
+    let send = || send(RouteNetlinkMessage::NewLink(no_linklocal_learn(bridge)));
+    let is_there = || Ok(exists(bridge));
+    let what = || format!("cannot set no_linklocal_learn of bridge {bridge:?}");
+    settle(send, is_there, what)
+}
+
+/// Makes a port stop working when its VM sends a BPDU.
+pub(super) fn set_guard(port: &Port) -> Result<Outcome> {
+    let what = || format!("cannot set BPDU guard of port \"{port}\"");
+    set_port(port, &InfoBridgePort::Guard(true), what)
+}
+
+/// Deletes the entries that a port's bridge has learned at the port.
+pub(super) fn flush(port: &Port) -> Result<Outcome> {
+    let what = || format!("cannot delete the addresses learned at port \"{port}\"");
+    set_port(port, &InfoBridgePort::Flush, what)
+}
+
+fn set_port(port: &Port, setting: &InfoBridgePort, what: impl Fn() -> String) -> Result<Outcome> {
+    let Some(index) = read(port.as_str(), "ifindex")?.and_then(|index| index.parse().ok()) else {
+        return Ok(Outcome::Gone);
+    };
+    let send = || send(RouteNetlinkMessage::SetLink(port_setting(index, setting)));
+    settle(send, || of(port).map(|bridge| bridge.is_some()), what)
+}
+
+/// Sends a request and says what became of it.
+fn settle(
+    send: impl Fn() -> io::Result<()>,
+    is_there: impl Fn() -> Result<bool>,
+    what: impl Fn() -> String,
+) -> Result<Outcome> {
+    let mut tried = false;
+    loop {
+        match send() {
+            Ok(()) => return Ok(Outcome::Done),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                bail!("{}: {e}: run as root", what())
+            }
+            // Do not look: another device of this name may have come.
+            Err(e) if e.raw_os_error() == Some(ENODEV) => return Ok(Outcome::Gone),
+            // The kernel has several error numbers for a port that is on no bridge.
+            Err(_) if !is_there()? => return Ok(Outcome::Gone),
+            // The port may have joined its bridge between the answer and the look.
+            Err(_) if !tried => tried = true,
+            Err(e) => return Err(Error::new(e).context(what())),
+        }
+    }
+}
+
+/// By name, as `ip link set dev BRIDGE type bridge no_linklocal_learn 1`; without `NLM_F_CREATE`
+/// nothing comes into being if it is gone.
+fn no_linklocal_learn(bridge: &str) -> LinkMessage {
+    let flag = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+    let options = BridgeBooleanOptions {
+        value: flag,
+        mask: flag,
+    };
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(bridge.to_owned()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MultiBoolOpt(options)])),
+        ]),
+    ];
+    message
+}
+
+/// As `bridge link set` does it, not as `ip link set … type bridge_slave`: that also tells the whole
+/// kernel that the device has changed, upon which a port that BPDU guard has disabled is enabled again.
+fn port_setting(index: u32, setting: &InfoBridgePort) -> LinkMessage {
+    let mut value = vec![0; setting.value_len()];
+    setting.emit_value(&mut value);
+    let setting = LinkProtoInfoBridge::Other(DefaultNla::new(setting.kind(), value));
+    let mut message = LinkMessage::default();
+    message.header.interface_family = AddressFamily::Bridge;
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::ProtoInfoBridge(vec![setting])];
+    message
+}
+
+/// Waits until the kernel has done what it is asked for, or says why it has not.
+fn send(request: RouteNetlinkMessage) -> io::Result<()> {
+    const SEQUENCE: u32 = 1;
+    /// An answer holds the request, which is some ten bytes, and an error number.
+    const ROOM: usize = 4096;
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    message.header.sequence_number = SEQUENCE;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    // From then on only the kernel is heard.
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    loop {
+        let mut answer = Vec::with_capacity(ROOM);
+        match socket.recv(&mut answer, 0) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            received => received?,
+        };
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+        if answer.header.sequence_number != SEQUENCE {
+            continue;
+        }
+        if let NetlinkPayload::Error(error) = answer.payload {
+            // Error number 0 is the acknowledgement.
+            return error.code.map_or(Ok(()), |_| Err(error.to_io()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable;
+
+    use super::*;
+
+    fn bytes(message: &LinkMessage) -> Vec<u8> {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn the_request_for_a_port_is_what_the_bridge_command_sends() {
+        let header = |length: u8| vec![length, 0, 12, 0x80]; // IFLA_PROTINFO, nested
+        let after = |message: &LinkMessage| bytes(message).split_off(16);
+        let guard = port_setting(7, &InfoBridgePort::Guard(true));
+        assert_eq!(bytes(&guard)[..8], [7, 0, 0, 0, 7, 0, 0, 0]); // AF_BRIDGE, the index
+        assert_eq!(
+            after(&guard),
+            [header(12), vec![5, 0, 5, 0, 1, 0, 0, 0]].concat()
+        );
+        let flush = port_setting(7, &InfoBridgePort::Flush);
+        assert_eq!(after(&flush), [header(8), vec![4, 0, 24, 0]].concat());
+    }
+
+    fn what() -> String {
+        "cannot do it".to_owned()
+    }
+
+    /// A kernel that answers each request with this error.
+    fn answers(error: i32) -> impl Fn() -> io::Result<()> {
+        move || Err(io::Error::from_raw_os_error(error))
+    }
+
+    const EPERM: i32 = 1;
+    const EOPNOTSUPP: i32 = 95;
+
+    #[test]
+    fn a_refusal_tells_what_to_do() {
+        let error = settle(answers(EPERM), || Ok(true), what).unwrap_err();
+        assert_eq!(
+            format!("{error:#}"),
+            "cannot do it: Operation not permitted (os error 1): run as root"
+        );
+    }
+
+    #[test]
+    fn an_error_counts_only_while_the_device_is_there() {
+        let settle = |error, is_there| settle(answers(error), || Ok(is_there), what);
+        assert_eq!(settle(ENODEV, true).unwrap(), Outcome::Gone);
+        assert_eq!(settle(EOPNOTSUPP, false).unwrap(), Outcome::Gone);
+        assert!(settle(EOPNOTSUPP, true).is_err());
+    }
+
+    #[test]
+    fn a_port_that_joins_its_bridge_after_the_answer_is_asked_for_again() {
+        let asked = std::cell::Cell::new(0);
+        let joins = || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                answers(EOPNOTSUPP)()
+            } else {
+                Ok(())
+            }
+        };
+        assert_eq!(settle(joins, || Ok(true), what).unwrap(), Outcome::Done);
+    }
+}
