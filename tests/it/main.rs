@@ -4,6 +4,7 @@
 mod lab;
 
 mod bad_input;
+mod bridge_settings;
 mod busy_host;
 mod changes;
 mod command_line;
