@@ -1,15 +1,19 @@
 //! `macfence check`: does the kernel hold what it should.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::shared::{print, survey};
 use crate::backend;
+use crate::bridge::{self, Weakness};
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::report;
 use crate::source::Hypervisors;
-use crate::vm::VmName;
+use crate::vm::{Port, VmName};
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -25,7 +29,8 @@ pub fn run(config: &Config, json: bool) -> Result<Exit> {
     let backend = backend::choose(config.backend);
     let actual = backend.query()?.fences()?;
     let survey = survey(config, &*backend, vms, &actual)?;
-    let found = survey.findings.iter().chain(&survey.failed);
+    let bridges = bridges(config, &survey.ports)?;
+    let found = survey.findings.iter().chain(&survey.failed).chain(&bridges);
     if json {
         let rows: Vec<_> = found.map(row).collect();
         print(&(serde_json::to_string(&rows).context("JSON")? + "\n"))?;
@@ -33,11 +38,30 @@ pub fn run(config: &Config, json: bool) -> Result<Exit> {
         let wrong = found.filter(|found| found.state != State::Ok);
         print(&wrong.map(line).collect::<String>())?;
     }
-    Ok(if survey.is_well() && survey.failed.is_empty() {
-        Exit::Done
-    } else {
-        Exit::Different
-    })
+    Ok(
+        if survey.is_well() && survey.failed.is_empty() && bridges.is_empty() {
+            Exit::Done
+        } else {
+            Exit::Different
+        },
+    )
+}
+
+/// What the settings of bridges leave open.
+fn bridges(config: &Config, ports: &BTreeSet<Port>) -> Result<Vec<Finding>> {
+    if !config.harden_bridges {
+        return Ok(Vec::new());
+    }
+    let found = bridge::weaknesses(ports)?;
+    for open in found.unsupported {
+        report::warning(&open.to_string());
+    }
+    let finding = |weakness: Weakness| Finding {
+        vm: None,
+        state: State::Differs,
+        detail: vec![weakness.to_string()],
+    };
+    Ok(found.weaknesses.into_iter().map(finding).collect())
 }
 
 fn row(found: &Finding) -> Row<'_> {

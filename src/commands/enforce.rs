@@ -1,18 +1,19 @@
 //! Fences VMs and removes their fences, for `apply`, `remove` and the hooks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
 use super::shared::{note, warn_of_unknown_bridges};
 use crate::backend::{self, Backend};
-use crate::bridge;
+use crate::bridge::{self, Hardened};
 use crate::config::Config;
 use crate::fence::{ActualGuard, Fence, Hears, Keep};
 use crate::lock;
 use crate::policy::{Isolation, Unfenced};
+use crate::process;
 use crate::report;
-use crate::vm::Vm;
+use crate::vm::{Port, Vm};
 
 /// What stays where a hypervisor told of a running VM: NICs that hear all networks, of which only
 /// OpenNebula's template knows.
@@ -35,16 +36,51 @@ pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static s
         .iter()
         .map(|vm| fence(config, vm))
         .collect::<Result<Vec<_>>>()?;
-    let changed = backend.enforce(&fences, keep)?.changed;
+    let enforced = backend.enforce(&fences, keep)?;
+    let ports: BTreeSet<_> = fences.iter().flat_map(Fence::ports).collect();
+    forget(&enforced.new_ports);
+    match harden(config, ports) {
+        Ok(hardened) => {
+            let changes = hardened.changes.iter().map(ToString::to_string);
+            let unsupported = hardened.unsupported.iter().map(ToString::to_string);
+            for line in changes.chain(unsupported) {
+                note(config, || line);
+            }
+        }
+        Err(e) => report::warning(&format!("{e:#}")),
+    }
     note(config, || {
-        let state = if changed {
+        let state = if enforced.changed {
             "the fences are now in the kernel"
         } else {
             "the kernel held these fences already"
         };
         format!("{state} ({})", backend.name())
     });
-    Ok((backend.name(), changed))
+    Ok((backend.name(), enforced.changed))
+}
+
+/// Makes bridges forget what they learned from ports whose senders were not checked before. Only
+/// root can, and a bridge forgets by itself after five minutes: so a failure is no error.
+pub fn forget(ports: &[Port]) {
+    for port in ports.iter().filter(|_| process::is_root()) {
+        if let Err(e) = bridge::forget(port) {
+            report::warning(&format!("{e:#}"));
+        }
+    }
+}
+
+/// Changes the settings of the bridges of these fenced ports, if the operator lets us and we are
+/// root.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn harden<'a>(config: &Config, ports: impl IntoIterator<Item = &'a Port>) -> Result<Hardened> {
+    if config.harden_bridges && process::is_root() {
+        bridge::harden(ports)
+    } else {
+        Ok(Hardened::default())
+    }
 }
 
 fn fence(config: &Config, vm: &Vm) -> Result<Fence> {

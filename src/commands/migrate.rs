@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
+use super::enforce::forget;
 use super::shared::{owners, print};
 use crate::backend::Backend;
 use crate::backend::ebtables::Ebtables;
@@ -47,7 +48,8 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
         return print(&(load + &Ebtables.export_release(&migration.ports)?));
     }
     if !fences.is_empty() {
-        Nft.enforce(&fences, &keep)?;
+        let enforced = Nft.enforce(&fences, &keep)?;
+        forget(&enforced.new_ports);
     }
     Ebtables.release(&migration.ports)?;
     print(

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
+use super::enforce::{forget, harden};
 use super::shared::{print, survey, warn_of_unknown_bridges};
 use crate::backend;
 use crate::bridge;
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::lock;
+use crate::report;
 use crate::source::Hypervisors;
 use crate::vm::Port;
 
@@ -18,6 +20,7 @@ pub fn run(config: &Config) -> Result<()> {
     warn_of_unknown_bridges(config);
     let done = sync(config)?;
     print(&done.changed.join(""))?;
+    done.open.iter().for_each(|open| report::warning(open));
     match done.failed.as_slice() {
         [] => Ok(()),
         failed => bail!("not fenced: {}", failed.join("; ")),
@@ -26,8 +29,10 @@ pub fn run(config: &Config) -> Result<()> {
 
 /// What a sync has done.
 pub struct Done {
-    /// A line for each VM of which something changed.
+    /// A line for each VM or bridge of which something changed.
     pub changed: Vec<String>,
+    /// What bridges leave open, and why.
+    pub open: Vec<String>,
     /// The VMs that cannot be fenced, and why.
     pub failed: Vec<String>,
     /// The ports that are fenced now.
@@ -49,11 +54,22 @@ pub fn sync(config: &Config) -> Result<Done> {
     let survey = survey(config, &*backend, vms, &actual.fences()?)?;
     let wrong = survey.to_enforce();
     if !wrong.is_empty() {
-        actual.enforce(&wrong, &survey.keep(&bridge::of))?;
+        let enforced = actual.enforce(&wrong, &survey.keep(&bridge::of))?;
+        forget(&enforced.new_ports);
     }
     backend.release(&survey.gone)?;
+    let mut changed: Vec<_> = survey.findings.iter().filter_map(done).collect();
+    let mut open = Vec::new();
+    match harden(config, &survey.ports) {
+        Ok(hardened) => {
+            changed.extend(hardened.changes.iter().map(|change| format!("{change}\n")));
+            open.extend(hardened.unsupported.iter().map(ToString::to_string));
+        }
+        Err(e) => open.push(format!("{e:#}")),
+    }
     Ok(Done {
-        changed: survey.findings.iter().filter_map(done).collect(),
+        changed,
+        open,
         failed: survey.failed.iter().map(ToString::to_string).collect(),
         ports: survey.ports,
         table: backend.table(),

@@ -157,7 +157,7 @@ impl Watch {
         match done {
             Ok(done) => {
                 self.retry = None;
-                self.complain(done.failed);
+                self.complain([done.failed, done.open].concat());
                 self.table = Some(done.table);
                 for port in done.ports {
                     self.newcomers.remove(port.as_str());

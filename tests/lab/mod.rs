@@ -142,10 +142,11 @@ impl Host {
             .ok();
     }
 
-    /// A bridge that floods every frame to every port: silence then means a drop.
+    /// A bridge that floods every frame to every port: silence then means a drop. It is hardened
+    /// already, so that nothing is left to say about it.
     pub fn bridge(&self, name: &str) {
         self.ip(&format!(
-            "link add {name} type bridge mcast_snooping 0\nlink set {name} up\n"
+            "link add {name} type bridge mcast_snooping 0 no_linklocal_learn 1\nlink set {name} up\n"
         ));
     }
 
