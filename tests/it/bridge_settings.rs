@@ -21,7 +21,7 @@ const ALL: &str = "ff:ff:ff:ff:ff:ff";
 /// A bridge that learns, an attacker's port and a victim's.
 fn host() -> (Host, Tap, Tap) {
     let host = Host::new();
-    host.bridge("br0");
+    host.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n");
     let attacker = host.tap("br0", "vnet0");
     let victim = host.tap("br0", "vnet1");
     for port in ["vnet0", "vnet1"] {
