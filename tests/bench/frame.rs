@@ -1,53 +1,34 @@
 //! What a frame costs that a bridge forwards from one VM to another: unfiltered, through our fences
-//! of both kinds, and through the seed's rules. The smallest frames, from one port to one other.
+//! of both kinds and the layout that version 0.1 had, and through the seed's rules. The smallest
+//! frames, from one port to one other.
 
-use std::fs::File;
-use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use macfence::mac::MacAddr;
-use nix::libc;
-use nix::net::if_::if_nametoindex;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrLike, bind,
-    sendmmsg, socket,
-};
-use nix::unistd::Pid;
-use rustix::process::setpriority_process;
-
 use crate::figures::{Figure, Figures};
+use crate::filters::{
+    EBTABLES, HEARER, LAYOUT_0_1, NFT, NOBODY, SEED, SENDER, TIMES_LAYOUT_0_1, TIMES_NFT,
+    TIMES_NOBODY, load,
+};
 use crate::lab::Host;
-use crate::lab::frame::{Kind, frame};
-use crate::vms::{Vm, Vms, load_ebtables, load_nft};
+use crate::processor::stay_on_one;
+use crate::raw::{BATCH, Exit, far_end, minimal, send};
+use crate::turns;
+use crate::vms::Vms;
 
 const SIZES: [usize; 5] = [1, 10, 100, 1000, 4000];
 const ROUNDS: usize = 15;
-/// How long one measurement takes, about.
-const DURATION: Duration = Duration::from_millis(100);
-/// How many frames are handed over in one call.
-const BATCH: usize = 64;
-/// The least frame that Ethernet knows, without its checksum, in bytes.
-const LEN: usize = 60;
+/// How long one slice of a measurement takes, about.
+const DURATION: Duration = Duration::from_millis(20);
+/// After this, no frame comes any more.
+const LOST: Duration = Duration::from_secs(2);
+/// Who filters, beside nobody.
+const FILTERS: [&str; 4] = [NFT, LAYOUT_0_1, EBTABLES, SEED];
 
 pub const PART: &str = "frame";
 pub const WHAT: &str = "forwarded";
 pub const NS: &str = "ns";
-/// Who filters.
-pub const NOBODY: &str = "no filter";
-pub const NFT: &str = "macfence on nft";
-pub const EBTABLES: &str = "macfence on ebtables";
-pub const SEED: &str = "the ebtables scripts' rules";
-/// The comparisons.
-pub const TIMES_NOBODY: &str = "times no filter";
-pub const TIMES_NFT: &str = "times macfence on nft";
-
-/// The VM that sends, and the one that hears it: of one network, so that frames pass.
-const SENDER: Vm = Vm(1);
-const HEARER: Vm = Vm(2);
 
 pub fn measure(figures: &mut Figures) {
     let figure = |way, vms| Figure::new(PART, WHAT, way, vms, NS);
@@ -55,34 +36,35 @@ pub fn measure(figures: &mut Figures) {
     unfiltered.check();
     let fenced = SIZES.map(|size| {
         let vms = Vms::new(size);
-        let lanes = [NFT, EBTABLES, SEED].map(Lane::new);
-        let [nft, ebtables, seed] = &lanes;
-        load_nft(&nft.host, &vms.for_nft(&nft.host));
-        load_ebtables(&ebtables.host, &vms.for_ebtables(&ebtables.host));
-        load_ebtables(&seed.host, &vms.of_the_seed());
-        lanes.iter().for_each(Lane::check);
-        lanes
+        FILTERS.map(|way| {
+            let lane = Lane::new(way);
+            load(way, &lane.host, &vms);
+            lane.check();
+            lane
+        })
     });
     thread::scope(|scope| {
         scope.spawn(|| {
-            stay_on_one_cpu();
+            // A frame is forwarded by the processor that sends it.
+            stay_on_one();
             for round in 0..ROUNDS {
                 for (vms, lanes) in SIZES.into_iter().zip(&fenced) {
-                    let mut lanes: Vec<_> = [&unfiltered].into_iter().chain(lanes).collect();
-                    // Nobody always comes after the slowest.
-                    lanes.rotate_left(round % 4);
-                    for lane in lanes {
-                        figures.add(figure(lane.way, vms), lane.cost());
+                    let lanes: Vec<_> = [&unfiltered].into_iter().chain(lanes).collect();
+                    let costs = turns::means(round, &lanes, |lane| [lane.cost()]);
+                    for (lane, [cost]) in lanes.iter().zip(costs) {
+                        figures.add(figure(lane.way, vms), cost);
                     }
                 }
             }
         });
     });
     for vms in SIZES {
-        for way in [NFT, EBTABLES, SEED] {
+        for way in FILTERS {
             figures.compare(figure(way, vms), &figure(NOBODY, vms), TIMES_NOBODY);
         }
         figures.compare(figure(SEED, vms), &figure(NFT, vms), TIMES_NFT);
+        let layout = figure(LAYOUT_0_1, vms);
+        figures.compare(figure(NFT, vms), &layout, TIMES_LAYOUT_0_1);
     }
 }
 
@@ -92,8 +74,7 @@ struct Lane {
     host: Host,
     sender: OwnedFd,
     hearer: OwnedFd,
-    /// The kernel's count of frames that have left by the hearer's port.
-    left: File,
+    exit: Exit,
 }
 
 impl Lane {
@@ -107,33 +88,20 @@ impl Lane {
                  link set {port} master br0 up\nlink set {far} up\n"
             ));
         }
-        let (sender, hearer, left) = host.run(|| {
-            let count = format!("/sys/class/net/{}/statistics/tx_packets", HEARER.port());
-            let count = File::open(count).expect("a counter");
-            (far_end("sender"), far_end("hearer"), count)
-        });
+        let (sender, hearer) = host.run(|| (far_end("sender"), far_end("hearer")));
+        let exit = Exit::of(&host);
         Self {
             way,
             host,
             sender,
             hearer,
-            left,
+            exit,
         }
     }
 
-    /// Makes sure that what is measured is what is meant: frames arrive, and are filtered.
     fn check(&self) {
         self.teach();
-        let heard = |src: Vm| {
-            let before = self.left();
-            send(&self.sender, &minimal(src.mac(), HEARER.mac()), BATCH);
-            // More than they can take, so that silence means a drop.
-            thread::sleep(DURATION);
-            self.left() - before
-        };
-        assert_eq!(heard(SENDER), BATCH, "{}: frames heard", self.way);
-        let spoofed = if self.way == NOBODY { BATCH } else { 0 };
-        assert_eq!(heard(Vm(3)), spoofed, "{}: spoofed ones heard", self.way);
+        self.exit.check(self.way, &self.sender);
     }
 
     /// Has the bridge learn where the hearer is, so that frames are not flooded.
@@ -153,71 +121,14 @@ impl Lane {
     /// How long so many frames take to get through.
     fn time(&self, frames: usize) -> Duration {
         let frame = minimal(SENDER.mac(), HEARER.mac());
-        let until = self.left() + frames;
+        let until = self.exit.frames() + frames;
         let start = Instant::now();
         send(&self.sender, &frame, frames);
         // The kernel forwards a frame before it takes the next, unless it has too much to do.
         // Who slept here would measure the sleep.
-        while self.left() < until {
-            assert!(start.elapsed() < 20 * DURATION, "{}: frames lost", self.way);
+        while self.exit.frames() < until {
+            assert!(start.elapsed() < LOST, "{}: frames lost", self.way);
         }
         start.elapsed()
     }
-
-    fn left(&self) -> usize {
-        let mut text = [0; 24];
-        let len = self.left.read_at(&mut text, 0).expect("a counter");
-        let text = std::str::from_utf8(&text[..len]).expect("a number");
-        text.trim().parse().expect("a number")
-    }
-}
-
-fn minimal(src: MacAddr, dst: MacAddr) -> Vec<u8> {
-    let mut frame = frame(Kind::Unknown, src, dst, 0);
-    frame.truncate(LEN);
-    frame
-}
-
-/// A socket that sends by a device and hears nothing.
-fn far_end(device: &str) -> OwnedFd {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None).expect("a socket");
-    let index = if_nametoindex(device).expect(device);
-    // SAFETY: all zeros is a valid sockaddr_ll, and from_raw, the only way to one that a packet
-    // socket can be bound to, reads no more than that.
-    let address = unsafe {
-        let mut address: libc::sockaddr_ll = std::mem::zeroed();
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_ifindex = index as i32;
-        LinkAddr::from_raw((&raw const address).cast(), None).expect("an address")
-    };
-    bind(socket.as_raw_fd(), &address).expect(device);
-    socket
-}
-
-fn send(socket: &OwnedFd, frame: &[u8], count: usize) {
-    let slices = [[IoSlice::new(frame)]; BATCH];
-    let nowhere = [None::<LinkAddr>; BATCH];
-    let mut headers = MultiHeaders::preallocate(BATCH, None);
-    let mut left = count;
-    while left > 0 {
-        let now = left.min(BATCH);
-        let flags = MsgFlags::empty();
-        let fd = socket.as_raw_fd();
-        sendmmsg(fd, &mut headers, &slices[..now], &nowhere[..now], [], flags).expect("frames");
-        left -= now;
-    }
-}
-
-/// Keeps this thread on the last of its processors, before others: a frame is forwarded by the one
-/// that sends it.
-fn stay_on_one_cpu() {
-    let me = Pid::from_raw(0);
-    let allowed = sched_getaffinity(me).expect("processors");
-    let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
-    let last = (0..CpuSet::count()).rev().find(is_allowed);
-    let mut one = CpuSet::new();
-    one.set(last.expect("a processor")).expect("a processor");
-    sched_setaffinity(me, &one).expect("one processor");
-    setpriority_process(None, -20).expect("priority");
 }

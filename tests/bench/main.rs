@@ -3,6 +3,9 @@
 //!
 //! All is compared with what was measured in the same round, so that what else the machine does
 //! falls on both sides.
+//!
+//! Arguments choose parts, which are then measured and printed, but not written to `docs`:
+//! `cargo test --release --locked --quiet --test bench -- frame call`.
 
 #[path = "../lab/mod.rs"]
 #[allow(dead_code, reason = "the tests need more of the lab")]
@@ -11,13 +14,18 @@ mod lab;
 mod call;
 mod figures;
 mod fill;
+mod filters;
 mod frame;
+mod layout;
 mod measure;
 mod picture;
+mod processor;
 mod programs;
+mod raw;
 mod storm;
 mod table;
 mod targets;
+mod turns;
 mod vms;
 
 use std::io::{Write, stdout};
@@ -30,7 +38,7 @@ type Part = (&'static str, fn(&mut Figures));
 
 /// What can be measured, in this order; arguments choose among it.
 const PARTS: [Part; 4] = [
-    ("frame", frame::measure),
+    (frame::PART, frame::measure),
     ("call", call::measure),
     ("fill", fill::measure),
     ("storm", storm::measure),

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 
 use crate::figures::{Row, machine};
 use crate::measure::WALL;
-use crate::{call, fill, frame};
+use crate::{call, fill, filters, frame};
 
 const SIZE: (u32, u32) = (1260, 420);
 const FONT: &str = "sans-serif";
@@ -36,22 +36,22 @@ const PANELS: [Panel; 3] = [
             (
                 "macfence on ebtables",
                 FALLBACK,
-                [frame::PART, frame::WHAT, frame::EBTABLES, frame::NS],
+                [frame::PART, frame::WHAT, filters::EBTABLES, frame::NS],
             ),
             (
                 "the ebtables scripts' rules",
                 SEEDS,
-                [frame::PART, frame::WHAT, frame::SEED, frame::NS],
+                [frame::PART, frame::WHAT, filters::SEED, frame::NS],
             ),
             (
                 "macfence on nft",
                 OURS,
-                [frame::PART, frame::WHAT, frame::NFT, frame::NS],
+                [frame::PART, frame::WHAT, filters::NFT, frame::NS],
             ),
             (
                 "no filter",
                 NEITHER,
-                [frame::PART, frame::WHAT, frame::NOBODY, frame::NS],
+                [frame::PART, frame::WHAT, filters::NOBODY, frame::NS],
             ),
         ],
     },

@@ -3,6 +3,7 @@
 use crate::call;
 use crate::figures::Row;
 use crate::fill;
+use crate::filters::{NFT, SEED, TIMES_LAYOUT_0_1, TIMES_NFT};
 use crate::frame;
 use crate::table::{aligned, number};
 
@@ -24,15 +25,15 @@ enum Limit {
 
 const TARGETS: &[Target] = &[
     Target {
-        claim: "a frame, beside an unfiltered bridge",
+        claim: "a frame, beside version 0.1's layout",
         limit: Limit::AtMost(1.1),
-        which: [frame::PART, "", frame::NFT, frame::TIMES_NOBODY],
+        which: [frame::PART, "", NFT, TIMES_LAYOUT_0_1],
         sizes: &[],
     },
     Target {
         claim: "a frame through the ebtables scripts' rules, beside ours",
         limit: Limit::AtLeast(20.0),
-        which: [frame::PART, "", frame::SEED, frame::TIMES_NFT],
+        which: [frame::PART, "", SEED, TIMES_NFT],
         sizes: &[1000],
     },
     Target {

@@ -177,6 +177,11 @@ pub fn load_nft(host: &Host, json: &str) {
         .ok();
 }
 
+/// Loads what is in nft's own language.
+pub fn load_nft_text(host: &Host, text: &str) {
+    host.exec(Command::new("nft").args(["-f", "-"]), text).ok();
+}
+
 /// Loads ebtables' rules.
 pub fn load_ebtables(host: &Host, rules: &str) {
     host.exec(Command::new("ebtables-restore").arg("--noflush"), rules)

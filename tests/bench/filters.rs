@@ -1,0 +1,40 @@
+//! Who filters what one VM sends to another, and how that is loaded.
+//!
+//! Both VMs are the first ones of every list of rules. A frame that passes meets no rule that ends
+//! its way, so ebtables compares it with all rules wherever those of the two VMs stand. With one VM
+//! only the sender has rules.
+
+use crate::lab::Host;
+use crate::layout;
+use crate::vms::{Vm, Vms, load_ebtables, load_nft, load_nft_text};
+
+pub const NOBODY: &str = "no filter";
+pub const NFT: &str = "macfence on nft";
+pub const EBTABLES: &str = "macfence on ebtables";
+pub const SEED: &str = "the ebtables scripts' rules";
+pub const LAYOUT_0_1: &str = "version 0.1's layout";
+/// The comparisons.
+pub const TIMES_NOBODY: &str = "times no filter";
+pub const TIMES_NFT: &str = "times macfence on nft";
+pub const TIMES_LAYOUT_0_1: &str = "times version 0.1's layout";
+
+/// The VM that sends, and the one that hears it: of one network, so that frames pass.
+pub const SENDER: Vm = Vm(1);
+pub const HEARER: Vm = Vm(2);
+/// A VM whose address the sender must not use.
+pub const OTHER: Vm = Vm(3);
+
+/// Has a host filter for these VMs in one of these ways.
+pub fn load(way: &str, host: &Host, vms: &Vms) {
+    match way {
+        NOBODY => {}
+        NFT => load_nft(host, &vms.for_nft(host)),
+        EBTABLES => load_ebtables(host, &vms.for_ebtables(host)),
+        SEED => load_ebtables(host, &vms.of_the_seed()),
+        LAYOUT_0_1 => {
+            let nics = vms.all().map(|vm| (vm.name(), vm.port(), vm.mac()));
+            load_nft_text(host, &layout::version_0_1(nics));
+        }
+        _ => unreachable!("{way}"),
+    }
+}
