@@ -5,7 +5,7 @@
 //! falls on both sides.
 //!
 //! Arguments choose parts, which are then measured and printed, but not written to `docs`:
-//! `cargo test --release --locked --quiet --test bench -- frame call`.
+//! `cargo test --release --locked --quiet --test bench -- frame throughput`.
 
 #[path = "../lab/mod.rs"]
 #[allow(dead_code, reason = "the tests need more of the lab")]
@@ -25,6 +25,7 @@ mod raw;
 mod storm;
 mod table;
 mod targets;
+mod throughput;
 mod turns;
 mod vms;
 
@@ -37,8 +38,9 @@ use figures::Figures;
 type Part = (&'static str, fn(&mut Figures));
 
 /// What can be measured, in this order; arguments choose among it.
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     (frame::PART, frame::measure),
+    (throughput::PART, throughput::measure),
     ("call", call::measure),
     ("fill", fill::measure),
     ("storm", storm::measure),

@@ -67,6 +67,7 @@ pub fn send(socket: &impl AsRawFd, data: &[u8], count: usize) {
 /// What has left the bridge by the hearer's port, as the kernel counts it.
 pub struct Exit {
     frames: File,
+    bytes: File,
 }
 
 impl Exit {
@@ -77,11 +78,16 @@ impl Exit {
         };
         Self {
             frames: count("tx_packets"),
+            bytes: count("tx_bytes"),
         }
     }
 
     pub fn frames(&self) -> usize {
         number(&self.frames)
+    }
+
+    pub fn bytes(&self) -> usize {
+        number(&self.bytes)
     }
 
     /// Makes sure that what is measured is what is meant: frames arrive, and are filtered.

@@ -3,9 +3,10 @@
 use crate::call;
 use crate::figures::Row;
 use crate::fill;
-use crate::filters::{NFT, SEED, TIMES_LAYOUT_0_1, TIMES_NFT};
+use crate::filters::{NFT, SEED, TIMES_LAYOUT_0_1, TIMES_NFT, TIMES_NOBODY};
 use crate::frame;
 use crate::table::{aligned, number};
+use crate::throughput;
 
 /// A limit for some figures.
 struct Target {
@@ -35,6 +36,18 @@ const TARGETS: &[Target] = &[
         limit: Limit::AtLeast(20.0),
         which: [frame::PART, "", SEED, TIMES_NFT],
         sizes: &[1000],
+    },
+    Target {
+        claim: "TCP from VM to VM, beside an unfiltered bridge",
+        limit: Limit::AtLeast(0.95),
+        which: [throughput::PART, throughput::TCP, NFT, TIMES_NOBODY],
+        sizes: &[4000],
+    },
+    Target {
+        claim: "UDP of 64 bytes from VM to VM, beside an unfiltered bridge",
+        limit: Limit::AtLeast(0.88),
+        which: [throughput::PART, throughput::UDP, NFT, TIMES_NOBODY],
+        sizes: &[4000],
     },
     Target {
         claim: "one-post of a new VM, beside the script",
