@@ -1,26 +1,39 @@
-//! ebtables, legacy or on nf_tables, for hosts without nftables: the seed's two rules in `FORWARD`.
+//! ebtables, legacy or on nf_tables, for hosts without nftables.
 //!
 //! ```text
-//! -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-42-0 -j DROP
-//! -s ! 02:00:c0:a8:00:05 -i one-42-0 -j DROP
+//! -t nat    -A PREROUTING -s ! 02:00:c0:a8:00:05 -i one-42-0 -j DROP
+//! -t nat    -A PREROUTING -d 01:00:00:00:00:00/01:00:00:00:00:00 -i one-42-0 -j macfence-1f…
+//! -t filter -A INPUT      -d 01:80:c2:00:00:00/ff:ff:ff:ff:ff:f0 -i one-42-0 -j DROP
+//! -t filter -A FORWARD    -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-42-0 -j macfence-2e…
 //! ```
 //!
-//! So the seed's own `ebtables-flush` cleans up after us, and we after the seed's `ebtables-kvm`.
-//! A VM is not named in such a rule: whose it is, is known by its port. Rules of another shape are
-//! somebody else's and are never touched. Where senders are trusted, a rule leads to a chain of
-//! ours in place of `DROP`, which lets them return and drops all others.
+//! The chains `macfence-…` are shared by all ports: the first drops control frames and multicast
+//! queries, the second lets pass multicast queries and trusted senders and drops the rest. Where
+//! senders are trusted, a fifth rule drops what they send to other stations.
+//!
+//! The seed and version 0.1 wrote two rules, the first and the last of these, both to `FORWARD` and
+//! with `DROP`. Such a pair is completed in place, and what it has counted lives on. The seed's own
+//! `ebtables-flush` cleans up `FORWARD` after us.
+//!
+//! A VM is not named in a rule: whose it is, is known by its port. Rules of another shape are
+//! somebody else's and are never touched.
 //!
 //! There are no transactions. Calls are ordered so that a VM is never less fenced in between than
 //! before or after, and a run that failed half way is completed by the next.
 
+mod chain;
+mod fences;
+mod listed;
 mod plan;
 mod rule;
 pub mod ruleset;
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
+use self::chain::Igmp;
 use self::plan::Call;
 use self::rule::{Rule, TABLES};
 use self::ruleset::Ruleset;
@@ -36,6 +49,18 @@ pub struct Ebtables;
 
 /// More calls than this are worth asking whether one process can do them all.
 const FEW: usize = 4;
+
+const LIMITS: [&str; 4] = [
+    "ebtables does not look behind an 802.1Q tag: multicast queries with a tag, be its VLAN ID 0, \
+     are not dropped where a VM sends them, and reach no VM of another network.",
+    "ebtables before 2.0.11 does not know the types of IGMP packets: there every IGMP packet to \
+     224.0.0.1 counts as a query and no other does, so that a VM can send queries about single \
+     groups.",
+    "The count of foreign frames includes those of trusted senders and multicast queries, which \
+     are not dropped.",
+    "A rule of somebody else's that accepts a frame in nat PREROUTING, filter INPUT or filter \
+     FORWARD before it comes to ours lets it pass.",
+];
 
 impl Backend for Ebtables {
     fn name(&self) -> &'static str {
@@ -61,14 +86,15 @@ impl Backend for Ebtables {
     /// What a fence omits stays anyway: a rule names no VM. Whether frames reach the rules is for
     /// other people's rules before them to say, as it was with the seed's.
     fn enforce(&self, fences: &[Fence], _keep: &Keep) -> Result<Enforced> {
-        let desired = desired(fences)?;
-        if desired.is_empty() {
+        if fences.iter().all(|fence| fence.guards.is_empty()) {
             return Ok(Enforced::default());
         }
-        let changed = run(&plan::enforce(&list()?, &desired))?;
+        let actual = list()?;
+        let desired = desired(fences, actual.igmp)?;
+        let changed = run(&plan::enforce(&actual, &desired))?;
         Ok(Enforced {
             changed,
-            new_ports: Vec::new(),
+            new_ports: plan::new_ports(&actual, &desired),
         })
     }
 
@@ -80,14 +106,13 @@ impl Backend for Ebtables {
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {
-        desired(std::slice::from_ref(fence)).map(drop)
+        check_ports(std::slice::from_ref(fence))
     }
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
-        Ok(lines(&plan::enforce(
-            &Ruleset::default(),
-            &desired(fences)?,
-        )))
+        let nothing = Ruleset::default();
+        let desired = desired(fences, nothing.igmp)?;
+        Ok(lines(&plan::enforce(&nothing, &desired)))
     }
 }
 
@@ -103,6 +128,11 @@ impl Snapshot for Ruleset {
 }
 
 impl Ebtables {
+    /// What ebtables cannot do that nft does, one sentence each.
+    pub const fn limits() -> &'static [&'static str] {
+        &LIMITS
+    }
+
     /// The lines of [`Backend::export`] that would delete the rules of these ports.
     ///
     /// # Errors
@@ -111,7 +141,7 @@ impl Ebtables {
         Ok(lines(&release(ports)?))
     }
 
-    /// The rules that are not of our shapes, as listed.
+    /// The rules of `FORWARD` that are not of our shapes, as listed.
     ///
     /// # Errors
     /// If ebtables cannot list its rules.
@@ -125,13 +155,16 @@ fn release(ports: &[Port]) -> Result<Vec<Call>> {
     Ok(plan::release(&list()?, |rule| ports.contains(rule.port())))
 }
 
-fn desired(fences: &[Fence]) -> Result<Vec<Rule>> {
+fn desired(fences: &[Fence], igmp: Igmp) -> Result<Vec<Rule>> {
+    check_ports(fences)?;
     let guards = fences.iter().flat_map(|fence| &fence.guards);
-    let rules: Vec<_> = guards.flat_map(Rule::of).collect();
-    rules
-        .iter()
-        .try_for_each(|rule| rule::check_port(rule.shape.port()))?;
-    Ok(rules)
+    Ok(guards.flat_map(|guard| Rule::of(guard, igmp)).collect())
+}
+
+fn check_ports(fences: &[Fence]) -> Result<()> {
+    let guards = fences.iter().flat_map(|fence| &fence.guards);
+    let mut ports = guards.map(|guard| &guard.port);
+    ports.try_for_each(rule::check_port)
 }
 
 fn lines(calls: &[Call]) -> String {
@@ -140,7 +173,12 @@ fn lines(calls: &[Call]) -> String {
 }
 
 fn list() -> Result<Ruleset> {
-    let mut ruleset = Ruleset::default();
+    let igmp = if is_current()? {
+        Igmp::ByType
+    } else {
+        Igmp::ByReceiver
+    };
+    let mut ruleset = Ruleset::new(igmp);
     for table in TABLES {
         // --Lmac2: legacy prints MACs without padding otherwise, which we read as well.
         ruleset.read(
@@ -192,22 +230,32 @@ fn ebtables(table: &str, words: &[&str]) -> Result<Output> {
     )
 }
 
-/// Whether ebtables-restore knows `--noflush`. Before 2.0.11 it does not and would silently empty
-/// the whole table.
+/// Whether ebtables-restore can be used. Before 2.0.11 it does not know `--noflush` and would
+/// silently empty the whole table.
 fn can_restore() -> Result<bool> {
-    if process::find("ebtables-restore").is_err() {
-        return Ok(false);
+    Ok(process::find("ebtables-restore").is_ok() && is_current()?)
+}
+
+/// Whether this is ebtables 2.0.11 or later, or the nft variant, by its own word.
+fn is_current() -> Result<bool> {
+    // It is asked once: the program does not change while we run.
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    if let Some(answer) = ANSWER.get() {
+        return Ok(*answer);
     }
     let said = process::run("ebtables", &["--version"], "")?.stdout;
-    let Some(version) = said.split_whitespace().nth(1) else {
-        return Ok(false);
-    };
+    Ok(*ANSWER.get_or_init(|| names_current_version(&said)))
+}
+
+/// Reads `ebtables v2.0.11 (legacy) (December 2011)`.
+fn names_current_version(said: &str) -> bool {
+    let version = said.split_whitespace().nth(1).unwrap_or_default();
     let numbers = version
         .trim_start_matches('v')
         .split(['.', '-'])
         .map(str::parse::<u32>);
     let numbers = numbers.collect::<Result<Vec<_>, _>>().unwrap_or_default();
-    Ok(said.contains("(nf_tables)") || numbers >= vec![2, 0, 11])
+    said.contains("(nf_tables)") || numbers >= vec![2, 0, 11]
 }
 
 fn restore(calls: &[Call]) -> Result<Output> {

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::rule::{CHAIN_PREFIX, DROP, Fingerprint, Place, Rule, sender_words};
+use super::chain::Content;
+use super::listed::Counters;
+use super::rule::{Action, DROP, Fingerprint, PREROUTING, Place, Rule, Shape, TABLES};
 use super::ruleset::{ActualRule, ChainId, Ruleset};
-use crate::mac::MacPrefix;
 use crate::vm::Port;
 
 /// One call of ebtables.
@@ -64,15 +65,19 @@ pub fn enforce(actual: &Ruleset, desired: &[Rule]) -> Vec<Call> {
         if kept.is_some() {
             continue;
         }
-        let target = if rule.trusted.is_empty() {
-            DROP.to_owned()
-        } else {
-            let chain = chain_for(actual, &mut chains, rule, &mut calls);
-            needed.insert((rule.place.table, chain.clone()));
-            chain
+        let target = match &rule.action {
+            Action::Drop => DROP.to_owned(),
+            Action::Chain(content) => {
+                let table = rule.place.table;
+                let chain = chain_for(actual, &mut chains, table, content, &mut calls);
+                needed.insert((table, chain.clone()));
+                chain
+            }
         };
-        fingerprints.insert((rule.place, rule.shape.fingerprint(&target)));
-        let words = [rule.shape.words(), owned(&["-j", &target])].concat();
+        let prints = rule.shape.fingerprints(&target).into_iter();
+        fingerprints.extend(prints.map(|print| (rule.place, print)));
+        let mut words = [rule.shape.words(), owned(&["-j", &target])].concat();
+        words.extend(counted(rule, alike.iter().chain(of_port.iter()).copied()));
         match alike.first() {
             Some(first) => drop(inserts.insert((rule.place, first.number), words)),
             None => appends.push((rule.place, words)),
@@ -87,10 +92,46 @@ pub fn enforce(actual: &Ruleset, desired: &[Rule]) -> Vec<Call> {
     for (place, words) in appends {
         calls.push(Call::new(place.table, &["-A", place.chain]).with(words));
     }
+    calls.sort_by_key(|call| position(call.table));
     let moved =
         |place: Place, number: usize| number + inserts.range((place, 0)..=(place, number)).count();
     calls.extend(delete(actual, &surplus, &needed, &fingerprints, moved));
     calls
+}
+
+/// The ports whose senders' addresses were not checked before the bridge learned them.
+pub fn new_ports(actual: &Ruleset, desired: &[Rule]) -> Vec<Port> {
+    let is_check =
+        |place, shape: &Shape| place == PREROUTING && matches!(shape, Shape::Spoofed(..));
+    let checked = actual.rules.iter();
+    let checked = checked.filter(|rule| is_check(rule.place, &rule.shape));
+    let checked: BTreeSet<_> = checked.map(ActualRule::port).collect();
+    let desired = desired
+        .iter()
+        .filter(|rule| is_check(rule.place, &rule.shape));
+    let ports = desired.map(|rule| rule.shape.port());
+    let ports = ports.filter(|port| !checked.contains(port));
+    ports.cloned().collect()
+}
+
+/// The words that give a new rule what the rules have counted that it stands for. Only what is
+/// shown as dropped need live on: the rules that go are those of version 0.1 and of the seed.
+fn counted<'a>(rule: &Rule, gone: impl Iterator<Item = &'a ActualRule>) -> Vec<String> {
+    if !matches!(rule.shape, Shape::Spoofed(..) | Shape::Foreign(..)) {
+        return Vec::new();
+    }
+    let counters = gone
+        .filter(|gone| gone.shape == rule.shape)
+        .filter_map(|gone| gone.counters);
+    match counters.fold(Counters::default(), Counters::plus) {
+        Counters { packets: 0, .. } => Vec::new(),
+        Counters { packets, bytes } => owned(&["-c", &packets.to_string(), &bytes.to_string()]),
+    }
+}
+
+/// Tables in the order in which rules are added.
+fn position(table: &str) -> Option<usize> {
+    TABLES.iter().position(|one| *one == table)
 }
 
 /// What deletes these rules of `actual`.
@@ -118,9 +159,11 @@ fn delete(
     let mut calls = Vec::new();
     // By its words where they can mean no other rule: whatever others do meanwhile, it is that one.
     // By its number otherwise, the last first, and before any other number changes.
+    let is_new = |place, print: &Fingerprint| fingerprints.contains(&(place, print.clone()));
     let (by_words, by_number): (Vec<&ActualRule>, Vec<&ActualRule>) =
         surplus.iter().partition(|rule| {
-            rule.is_unmistakable && !fingerprints.contains(&(rule.place, rule.fingerprint()))
+            let mut unshared = rule.unshared.iter();
+            unshared.any(|print| !is_new(rule.place, print))
         });
     let numbers = by_number
         .iter()
@@ -149,37 +192,34 @@ fn delete(
         .collect();
     // Also what an interrupted run has made and not used.
     let is_free =
-        |id: &&ChainId| !used.contains(*id) && !needed.contains(*id) && !actual.others_use(&id.1);
+        |id: &&ChainId| !used.contains(*id) && !needed.contains(*id) && !actual.others_use(id);
     for (table, chain) in actual.chains.keys().filter(is_free) {
         calls.push(Call::new(table, &["-F", chain]));
         calls.push(Call::new(table, &["-X", chain]));
     }
+    // One table after the other costs fewest processes. The first was added to last.
+    calls.sort_by_key(|call| std::cmp::Reverse(position(call.table)));
     calls
 }
 
-/// The chain that trusts just these; what has to be done to make it goes to `calls`. Its name is a
-/// digest of what it holds: VMs that trust the same share one.
+/// The chain that holds this; what has to be done to make it goes to `calls`.
 fn chain_for(
     actual: &Ruleset,
-    chains: &mut BTreeMap<ChainId, Option<Vec<MacPrefix>>>,
-    rule: &Rule,
+    chains: &mut BTreeMap<ChainId, Option<Content>>,
+    table: &'static str,
+    content: &Content,
     calls: &mut Vec<Call>,
 ) -> String {
-    let (table, trusted) = (rule.place.table, &rule.trusted);
-    let is_it = |(id, other): &(&ChainId, &Option<Vec<_>>)| {
-        id.0 == table && other.as_ref() == Some(trusted)
+    let is_it = |(id, other): &(&ChainId, &Option<Content>)| {
+        id.0 == table && other.as_ref() == Some(content)
     };
     if let Some(((_, name), _)) = chains.iter().find(is_it) {
         return name.clone();
     }
-    let text: String = trusted.iter().map(MacPrefix::to_string).collect();
-    let mut id = (
-        table,
-        format!("{CHAIN_PREFIX}{:016x}", fnv1a(text.as_bytes())),
-    );
-    let in_use = |(table, name): &ChainId| {
-        let leads_there = |rule: &ActualRule| rule.place.table == *table && rule.target == *name;
-        actual.rules.iter().any(leads_there) || actual.others_use(name)
+    let mut id = (table, content.name());
+    let in_use = |id: &ChainId| {
+        let leads_there = |rule: &ActualRule| rule.place.table == id.0 && rule.target == id.1;
+        actual.rules.iter().any(leads_there) || actual.others_use(id)
     };
     // Somebody has changed the chain of that name, and frames pass it.
     while chains.contains_key(&id) && in_use(&id) {
@@ -190,30 +230,17 @@ fn chain_for(
     } else {
         Call::new(table, &["-N", &id.1, "-P", "RETURN"])
     });
-    calls.extend(fill_chain(&id, trusted));
-    chains.insert(id.clone(), Some(trusted.clone()));
-    id.1
-}
-
-/// Fills a chain that no rule leads to yet: in any order.
-fn fill_chain((table, name): &ChainId, trusted: &[MacPrefix]) -> Vec<Call> {
-    let rule = |sender: &MacPrefix| {
-        let words = [sender_words(*sender), owned(&["-j", "RETURN"])].concat();
-        Call::new(table, &["-A", name]).with(words)
-    };
-    let mut calls: Vec<_> = trusted.iter().map(rule).collect();
-    calls.push(Call::new(table, &["-A", name, "-j", DROP]));
-    calls
+    for rule in content.rules() {
+        let rule = rule.split(' ').map(str::to_owned).collect();
+        calls.push(Call::new(table, &["-A", &id.1]).with(rule));
+    }
+    let (name, content) = (id.1.clone(), Some(content.clone()));
+    chains.insert(id, content);
+    name
 }
 
 fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
-}
-
-/// FNV-1a, 64 bits: the same on every host and in every release.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 #[cfg(test)]

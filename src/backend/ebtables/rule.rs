@@ -1,13 +1,15 @@
-//! A guard as flat rules in ebtables' words, and as ebtables lists them.
+//! A guard as flat rules in ebtables' words. [`super::listed`] reads them back.
+//!
+//! ebtables asks each frame's every rule of a chain, one after the other, so a guard has as few
+//! rules in each chain as it can: two where frames come in, one where they go out, and one more
+//! there if somebody is trusted. What is the same for all ports is in a chain that they share.
 
 use anyhow::{Result, ensure};
 
+use super::chain::{CONTROL, Content, GROUPS, Igmp};
 use crate::fence::{Guard, Hears};
-use crate::mac::{MacAddr, MacPrefix, PrefixLen};
+use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::Port;
-
-/// Chains of ours begin so. Only senders that are trusted besides the own network need one.
-pub const CHAIN_PREFIX: &str = "macfence-";
 
 /// The target that ends a matching frame's way.
 pub const DROP: &str = "DROP";
@@ -21,17 +23,30 @@ pub struct Place {
     pub chain: &'static str,
 }
 
+/// Frames from the ports, before the bridge learns where their senders are.
+pub const PREROUTING: Place = Place {
+    table: "nat",
+    chain: "PREROUTING",
+};
+
+/// Frames to the host. Some to 01:80:c2:00:00:0x come here and not to `PREROUTING`.
+pub const INPUT: Place = Place {
+    table: "filter",
+    chain: "INPUT",
+};
+
 /// Frames that the bridge forwards.
-const FORWARD: Place = Place {
+pub const FORWARD: Place = Place {
     table: "filter",
     chain: "FORWARD",
 };
 
 /// Every place that has rules of ours.
-pub const PLACES: [Place; 1] = [FORWARD];
+pub const PLACES: [Place; 3] = [PREROUTING, INPUT, FORWARD];
 
-/// The tables of [`PLACES`], each once.
-pub const TABLES: [&str; 1] = [FORWARD.table];
+/// The tables of [`PLACES`], each once. What is added goes first to the first: `PREROUTING` must
+/// have its rule before `FORWARD` loses the one that version 0.1 wrote there.
+pub const TABLES: [&str; 2] = [PREROUTING.table, FORWARD.table];
 
 /// A target, an address and a word: what two rules may share that ebtables cannot tell apart.
 pub type Fingerprint = (String, MacAddr, String);
@@ -40,9 +55,33 @@ pub type Fingerprint = (String, MacAddr, String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// `-s ! MAC -i PORT`: frames from the port under another address.
-    From(Port, MacAddr),
+    Spoofed(Port, MacAddr),
+    /// `-d RECEIVERS -i PORT`: frames from the port to what only bridges and switches listen to.
+    Meddling(Port, Receivers),
     /// `-s ! PREFIX/MASK -o PORT`: frames to the port from another network.
-    To(Port, MacPrefix),
+    Foreign(Port, MacPrefix),
+    /// `-s ! PREFIX/MASK -d ! MAC -o PORT --pkttype-type otherhost`: unicast frames to the port
+    /// from another network that are for another station. The kernel calls no multicast or
+    /// broadcast frame `otherhost`.
+    Overheard(Port, MacPrefix, MacAddr),
+}
+
+/// Whom a frame that meddles is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receivers {
+    /// 01:80:c2:00:00:0x, which no bridge forwards: control frames.
+    Bridges,
+    /// Any multicast or broadcast address.
+    Groups,
+}
+
+/// What happens to a frame that a rule matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is dropped.
+    Drop,
+    /// A chain of ours decides.
+    Chain(Content),
 }
 
 /// A rule of ours.
@@ -52,45 +91,87 @@ pub struct Rule {
     pub place: Place,
     /// What it matches.
     pub shape: Shape,
-    /// Senders that it lets pass all the same, sorted.
-    pub trusted: Vec<MacPrefix>,
+    /// What it does.
+    pub action: Action,
 }
 
 impl Rule {
     /// The rules that make up a guard. ebtables has no word for a port that hears all networks: a
-    /// port without the second rule may as well have lost it.
-    pub fn of(guard: &Guard) -> Vec<Self> {
+    /// port without the rule for foreign frames may as well have lost it.
+    pub fn of(guard: &Guard, igmp: Igmp) -> Vec<Self> {
         let port = || guard.port.clone();
-        let mut rules = at_their_places(Shape::From(port(), guard.mac), &[]);
+        let rule = |place, shape, action| Self {
+            place,
+            shape,
+            action,
+        };
+        let control = || Shape::Meddling(port(), Receivers::Bridges);
+        let spoofed = Shape::Spoofed(port(), guard.mac);
+        // Not in FORWARD, where version 0.1 and the seed have it: by then the bridge has learned a
+        // false address, and no frame that this drops comes so far. All that INPUT would drop
+        // besides is dropped there as a control frame.
+        let mut rules = vec![rule(PREROUTING, spoofed, Action::Drop)];
+        rules.push(if guard.queries {
+            rule(PREROUTING, control(), Action::Drop)
+        } else {
+            // One rule a port and a chain for all, not three rules a port.
+            let groups = Shape::Meddling(port(), Receivers::Groups);
+            rule(PREROUTING, groups, Action::Chain(Content::Meddling(igmp)))
+        });
+        rules.push(rule(INPUT, control(), Action::Drop));
         if let Hears::Network { prefix, trusted } = &guard.hears {
-            rules.extend(at_their_places(Shape::To(port(), *prefix), trusted));
+            let content = Content::Foreign {
+                queries: Some(igmp),
+                trusted: trusted.clone(),
+            };
+            let foreign = Shape::Foreign(port(), *prefix);
+            rules.push(rule(FORWARD, foreign, Action::Chain(content)));
+            if !trusted.is_empty() {
+                let overheard = Shape::Overheard(port(), *prefix, guard.mac);
+                rules.push(rule(FORWARD, overheard, Action::Drop));
+            }
         }
         rules
     }
-}
 
-fn at_their_places(shape: Shape, trusted: &[MacPrefix]) -> Vec<Rule> {
-    let rule = |place: &Place| Rule {
-        place: *place,
-        shape: shape.clone(),
-        trusted: trusted.to_vec(),
-    };
-    shape.places().iter().map(rule).collect()
+    /// What a guard without this rule lacks, in words.
+    pub fn lack(&self) -> String {
+        let port = self.shape.port();
+        match self.shape {
+            Shape::Spoofed(..) => {
+                format!(
+                    "no rule that drops false addresses from \"{port}\" before the bridge learns them"
+                )
+            }
+            Shape::Meddling(..) => {
+                format!("no rule against control frames and multicast queries from \"{port}\"")
+            }
+            Shape::Foreign(..) => format!("no rule that lets multicast queries out to \"{port}\""),
+            Shape::Overheard(..) => {
+                format!("no rule against frames of trusted senders to others, out to \"{port}\"")
+            }
+        }
+    }
 }
 
 impl Shape {
-    /// Where rules of this shape belong.
+    /// Where a rule of this shape is ours, whether we write it or version 0.1 and the seed did.
     pub fn places(&self) -> &'static [Place] {
         match self {
-            Self::From(..) => &[FORWARD],
-            Self::To(..) => &[FORWARD],
+            Self::Spoofed(..) => &[PREROUTING, FORWARD],
+            Self::Meddling(_, Receivers::Bridges) => &[PREROUTING, INPUT],
+            Self::Meddling(_, Receivers::Groups) => &[PREROUTING],
+            Self::Foreign(..) | Self::Overheard(..) => &[FORWARD],
         }
     }
 
     /// The port that a rule of this shape stands in front of.
     pub fn port(&self) -> &Port {
         match self {
-            Self::From(port, _) | Self::To(port, _) => port,
+            Self::Spoofed(port, _)
+            | Self::Meddling(port, _)
+            | Self::Foreign(port, _)
+            | Self::Overheard(port, ..) => port,
         }
     }
 
@@ -100,115 +181,45 @@ impl Shape {
         self.port() == other.port() && std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
-    /// What ebtables may know a rule of this shape by, and no other rule must share.
-    pub fn fingerprint(&self, target: &str) -> Fingerprint {
-        let mac = match self {
-            Self::From(_, mac) => *mac,
-            Self::To(_, own) => own.base(),
+    /// What ebtables may know a rule of this shape by. A rule that shares all of them may be taken
+    /// for this one.
+    pub fn fingerprints(&self, target: &str) -> Vec<Fingerprint> {
+        let addresses = match self {
+            Self::Spoofed(_, mac) => vec![*mac],
+            Self::Meddling(_, receivers) => vec![receivers.address().0],
+            Self::Foreign(_, own) => vec![own.base()],
+            Self::Overheard(_, own, mac) => vec![own.base(), *mac],
         };
-        (target.to_owned(), mac, self.port().to_string())
+        let port = self.port().to_string();
+        let print = |mac| (target.to_owned(), mac, port.clone());
+        addresses.into_iter().map(print).collect()
     }
 
-    /// The words that match it, as the seed writes them.
+    /// The words that match it, in the order in which ebtables lists them.
     pub fn words(&self) -> Vec<String> {
-        let (who, way, port) = match self {
-            Self::From(port, mac) => (mac.to_string(), "-i", port),
-            Self::To(port, own) => (format!("{}/{}", own.base(), own.mask()), "-o", port),
+        let text = match self {
+            Self::Spoofed(port, mac) => format!("-s ! {mac} -i {port}"),
+            Self::Meddling(port, receivers) => {
+                let (address, mask) = receivers.address();
+                format!("-d {address}/{mask} -i {port}")
+            }
+            Self::Foreign(port, own) => format!("-s ! {}/{} -o {port}", own.base(), own.mask()),
+            Self::Overheard(port, own, mac) => {
+                let (base, mask) = (own.base(), own.mask());
+                format!("-s ! {base}/{mask} -d ! {mac} -o {port} --pkttype-type otherhost")
+            }
         };
-        ["-s", "!", &who, way, port.as_str()]
-            .map(str::to_owned)
-            .into()
+        text.split(' ').map(str::to_owned).collect()
     }
 }
 
-/// The words that match a trusted sender.
-pub fn sender_words(sender: MacPrefix) -> Vec<String> {
-    [
-        "-s".to_owned(),
-        format!("{}/{}", sender.base(), sender.mask()),
-    ]
-    .into()
-}
-
-/// A rule that ebtables listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed<'a> {
-    /// The rule as listed, without counters.
-    pub text: &'a str,
-    /// Its words up to the target.
-    matches: Vec<&'a str>,
-    /// Where a matching frame goes.
-    pub target: &'a str,
-    /// How many frames matched, where it was printed.
-    pub packets: Option<u64>,
-}
-
-impl<'a> Listed<'a> {
-    /// Reads a line like `-s ! 2:0:c0:a8:0:5 -i one-1-0 -j DROP , pcnt = 7 -- bcnt = 420`.
-    pub fn read(line: &'a str) -> Option<Self> {
-        let (text, counters) = match line.split_once(", pcnt = ") {
-            Some((text, counters)) => (text.trim(), Some(counters)),
-            None => (line.trim(), None),
-        };
-        let mut matches: Vec<_> = text.split_whitespace().collect();
-        let target = matches.pop()?;
-        (matches.pop()? == "-j").then_some(())?;
-        let packets = counters.and_then(|c| c.split_whitespace().next()?.parse().ok());
-        Some(Self {
-            text,
-            matches,
-            target,
-            packets,
-        })
-    }
-
-    /// What ebtables may know the rule by: each address in it, without its mask, beside each other
-    /// word. Looking for a rule to delete, both kinds pass over masks, and some versions over
-    /// whole options as `--log` (legacy 2.0.11 and nft 1.8.9, tried out).
-    pub fn fingerprints(&self) -> Vec<Fingerprint> {
-        let address = |word: &str| word.split('/').next()?.parse::<MacAddr>().ok();
-        let addresses = self.matches.iter().filter_map(|word| address(word));
-        let beside = |mac| {
-            let words = self.matches.iter().filter(|word| address(word).is_none());
-            words.map(move |word| (self.target.to_owned(), mac, (*word).to_owned()))
-        };
-        addresses.flat_map(beside).collect()
-    }
-
-    /// The seed's shape, if the rule has it.
-    pub fn shape(&self) -> Option<Shape> {
-        let ["-s", "!", who, way, port] = self.matches.as_slice() else {
-            return None;
-        };
-        let who = prefix(who)?;
-        // A `+` is a wildcard: the rule stands in front of many ports, and we write none such.
-        let port: Port = port.parse().ok().filter(|port| check_port(port).is_ok())?;
-        match *way {
-            "-i" if who.len() == PrefixLen::FULL => Some(Shape::From(port, who.base())),
-            "-o" => Some(Shape::To(port, who)),
-            _ => None,
+impl Receivers {
+    /// Their address, and the bits of it that count.
+    pub fn address(self) -> (MacAddr, MacAddr) {
+        match self {
+            Self::Bridges => CONTROL,
+            Self::Groups => GROUPS,
         }
-    }
-
-    /// The sender that a rule of a chain of ours lets return.
-    pub fn sender(&self) -> Option<MacPrefix> {
-        match (self.matches.as_slice(), self.target) {
-            (["-s", who], "RETURN") => prefix(who),
-            _ => None,
-        }
-    }
-
-    /// Whether the rule matches every frame.
-    pub fn matches_all(&self) -> bool {
-        self.matches.is_empty()
-    }
-}
-
-/// `MAC` or `MAC/MASK`, padded or not.
-fn prefix(text: &str) -> Option<MacPrefix> {
-    match text.split_once('/') {
-        Some((base, mask)) => MacPrefix::from_mask(base.parse().ok()?, mask.parse().ok()?),
-        None => Some(MacPrefix::of(text.parse().ok()?, PrefixLen::FULL)),
     }
 }
 
@@ -227,50 +238,68 @@ pub fn check_port(port: &Port) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn words(trusted: &[&str], queries: bool) -> Vec<String> {
+        let guard = Guard {
+            port: "a".parse().unwrap(),
+            mac: "02:00:c0:a8:00:05".parse().unwrap(),
+            hears: Hears::Network {
+                prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
+                trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+            },
+            queries,
+        };
+        let words = |rule: &Rule| {
+            let target = match &rule.action {
+                Action::Drop => DROP,
+                Action::Chain(Content::Meddling(_)) => "meddling",
+                Action::Chain(Content::Foreign { .. }) => "foreign",
+            };
+            format!(
+                "{} {} {target}",
+                rule.place.chain,
+                rule.shape.words().join(" ")
+            )
+        };
+        Rule::of(&guard, Igmp::ByType).iter().map(words).collect()
+    }
+
+    const SPOOFED: &str = "PREROUTING -s ! 02:00:c0:a8:00:05 -i a DROP";
+    const GROUPS: &str = "PREROUTING -d 01:00:00:00:00:00/01:00:00:00:00:00 -i a meddling";
+    const CONTROL: &str = "-d 01:80:c2:00:00:00/ff:ff:ff:ff:ff:f0 -i a DROP";
+    const FOREIGN: &str = "FORWARD -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o a foreign";
+    const OVERHEARD: &str = "FORWARD -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 \
+        -d ! 02:00:c0:a8:00:05 -o a --pkttype-type otherhost DROP";
+
     #[test]
-    fn both_kinds_of_listings_read_alike() {
-        let port: Port = "one-1-0".parse().unwrap();
-        let from = Shape::From(port.clone(), "02:00:c0:a8:00:05".parse().unwrap());
-        let to = Shape::To(port, "02:00:c0:a8:00:00/40".parse().unwrap());
-        for listing in [
-            include_str!("../../../tests/captures/ebtables-legacy-2.0.11-list-FORWARD.txt"),
-            include_str!("../../../tests/captures/ebtables-nft-1.8.9-list-FORWARD.txt"),
-        ] {
-            let shapes: Vec<_> = listing
-                .lines()
-                .filter_map(Listed::read)
-                .filter_map(|r| r.shape())
-                .collect();
-            assert_eq!(shapes, [to.clone(), from.clone()]);
-        }
+    fn a_guard_has_four_rules_and_one_more_where_somebody_is_trusted() {
+        let input = format!("INPUT {CONTROL}");
+        assert_eq!(words(&[], false), [SPOOFED, GROUPS, &input, FOREIGN]);
+        assert_eq!(
+            words(&["00:16:3e:00:00:01"], false),
+            [SPOOFED, GROUPS, &input, FOREIGN, OVERHEARD]
+        );
     }
 
     #[test]
-    fn counters_are_read_where_they_are_printed() {
-        let line = "-s ! 2:0:c0:a8:0:5 -i one-1-0 -j DROP , pcnt = 7 -- bcnt = 420";
-        let rule = Listed::read(line).unwrap();
-        assert_eq!((rule.packets, rule.target), (Some(7), "DROP"));
-        assert_eq!(rule.text, "-s ! 2:0:c0:a8:0:5 -i one-1-0 -j DROP");
+    fn a_port_that_may_send_queries_may_send_no_control_frames() {
+        let control = ["PREROUTING", "INPUT"].map(|place| format!("{place} {CONTROL}"));
+        assert_eq!(
+            words(&[], true),
+            [SPOOFED, &control[0], &control[1], FOREIGN]
+        );
     }
 
     #[test]
-    fn rules_of_another_shape_are_somebody_elses() {
-        for line in [
-            "-j DROP",
-            "-p ARP -j DROP",
-            "-s 02:00:00:00:00:01 -i eth0 -j DROP",
-            "-p IPv4 -s ! 02:00:00:00:00:01 -i eth0 -j DROP",
-            "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:ff:00 -i eth0 -j DROP",
-            "-s ! 02:00:00:00:00:01 -i eth0 -o eth1 -j DROP",
-            "-s ! 02:00:00:00:00:00/ff:00:ff:00:00:00 -o eth0 -j DROP",
-            "-s ! Unicast -o eth0 -j DROP",
-            "-i ! eth0 -j DROP",
-        ] {
-            assert_eq!(
-                Listed::read(line).and_then(|rule| rule.shape()),
-                None,
-                "{line}"
-            );
+    fn every_rule_is_ours_where_it_is_written() {
+        let guard = Guard {
+            port: "a".parse().unwrap(),
+            mac: "02:00:c0:a8:00:05".parse().unwrap(),
+            hears: Hears::All,
+            queries: true,
+        };
+        for rule in Rule::of(&guard, Igmp::ByType) {
+            assert!(rule.shape.places().contains(&rule.place), "{rule:?}");
+            assert!(TABLES.contains(&rule.place.table), "{rule:?}");
         }
     }
 }

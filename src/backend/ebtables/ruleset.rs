@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use super::rule::{CHAIN_PREFIX, DROP, Fingerprint, Listed, PLACES, Place, Rule, Shape};
-use crate::fence::{ActualFence, ActualGuard, Hears};
-use crate::mac::MacPrefix;
+use super::chain::{Content, Igmp, is_ours};
+use super::fences;
+use super::listed::{Counters, Listed};
+use super::rule::{Action, FORWARD, Fingerprint, PLACES, Place, Receivers, Rule, Shape};
+use crate::fence::ActualFence;
 use crate::vm::Port;
 
 /// A chain of ours: its table and its name.
@@ -15,13 +17,18 @@ pub type ChainId = (&'static str, String);
 /// Our rules and chains, and everybody else's rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
+    /// What this ebtables can match, and so what our rules should say.
+    pub igmp: Igmp,
     /// The rules of our shapes at their places, in order.
     pub rules: Vec<ActualRule>,
-    /// All other rules, as listed: somebody else's.
+    /// All other rules of `FORWARD`, as listed: somebody else's, beside which ours stand.
     pub others: Vec<String>,
-    /// Chains of ours: who may return from them, all others being dropped. `None`: somebody has
-    /// changed the chain, or a run was interrupted while it made it.
-    pub chains: BTreeMap<ChainId, Option<Vec<MacPrefix>>>,
+    /// Chains of ours and what they hold. `None`: somebody has changed the chain, or a run was
+    /// interrupted while it made it.
+    pub chains: BTreeMap<ChainId, Option<Content>>,
+    /// The targets of other people's rules, by table: they may lead to our chains, though nobody's
+    /// should.
+    targets: BTreeSet<ChainId>,
 }
 
 /// A rule in one of our places.
@@ -37,21 +44,16 @@ pub struct ActualRule {
     pub shape: Shape,
     /// `DROP`, or a chain of ours.
     pub target: String,
-    /// How many frames matched, where ebtables tells.
-    pub packets: Option<u64>,
-    /// Whether ebtables finds it by its words: whether no other rule can be taken for it.
-    pub is_unmistakable: bool,
+    /// What matched, where ebtables tells.
+    pub counters: Option<Counters>,
+    /// What no other rule there shares: ebtables can find it by its words if there is any.
+    pub unshared: Vec<Fingerprint>,
 }
 
 impl ActualRule {
     /// The port that the rule stands in front of.
     pub fn port(&self) -> &Port {
         self.shape.port()
-    }
-
-    /// What ebtables may know the rule by.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.shape.fingerprint(&self.target)
     }
 
     /// The words that ebtables knows the rule by.
@@ -63,6 +65,14 @@ impl ActualRule {
 }
 
 impl Ruleset {
+    /// Nothing yet, of an ebtables that can match so much.
+    pub fn new(igmp: Igmp) -> Self {
+        Self {
+            igmp,
+            ..Self::default()
+        }
+    }
+
     /// Adds what `ebtables -t TABLE -L --Lc` prints.
     ///
     /// # Errors
@@ -71,17 +81,17 @@ impl Ruleset {
         let mut chains = chains(listing);
         for (name, rules) in chains.iter().filter(|(name, _)| is_ours(name)) {
             let id = (table, (*name).to_owned());
-            self.chains.insert(id, trusted(rules));
+            self.chains.insert(id, Content::read(rules));
         }
         for place in PLACES.iter().filter(|place| place.table == table) {
             let rules = chains.remove(place.chain);
             ensure!(rules.is_some(), "ebtables printed an unknown listing");
             self.read_place(*place, &rules.unwrap_or_default());
         }
-        // Rules of other chains may lead to ours as well, though nobody should.
         let elsewhere = chains.iter().filter(|(name, _)| !is_ours(name));
-        let elsewhere = elsewhere.flat_map(|(_, rules)| rules);
-        self.others.extend(elsewhere.map(|rule| (*rule).to_owned()));
+        for line in elsewhere.flat_map(|(_, rules)| rules) {
+            self.note_targets(table, line);
+        }
         Ok(())
     }
 
@@ -90,49 +100,62 @@ impl Ruleset {
         let shared = fingerprints(&listed);
         for (index, (line, listed)) in lines.iter().zip(&listed).enumerate() {
             let ours = listed.as_ref().and_then(|listed| self.ours(place, listed));
-            match ours {
-                Some(rule) => self.rules.push(ActualRule {
-                    number: index + 1,
-                    is_unmistakable: shared.get(&rule.fingerprint()) == Some(&1),
-                    ..rule
-                }),
-                None => {
-                    let text = listed.as_ref().map_or(*line, |listed| listed.text);
-                    self.others.push(text.to_owned());
-                }
+            if let Some(mut rule) = ours {
+                rule.number = index + 1;
+                rule.unshared = rule.shape.fingerprints(&rule.target);
+                rule.unshared.retain(|print| shared.get(print) == Some(&1));
+                self.rules.push(rule);
+                continue;
+            }
+            self.note_targets(place.table, line);
+            if place == FORWARD {
+                let text = listed.as_ref().map_or(*line, |listed| listed.text);
+                self.others.push(text.to_owned());
             }
         }
     }
 
     fn ours(&self, place: Place, listed: &Listed) -> Option<ActualRule> {
-        let shape = listed
-            .shape()
-            .filter(|shape| shape.places().contains(&place))?;
+        let shape = listed.shape()?;
         let chain = self.chains.get(&(place.table, listed.target.to_owned()));
-        let trusted = match (&shape, chain) {
-            (_, None) if listed.target == DROP => Some(Vec::new()),
-            (Shape::To(..), Some(trusted)) => trusted.clone(),
+        let action = match (&shape, chain) {
+            _ if !shape.places().contains(&place) => return None,
+            (Shape::Meddling(_, Receivers::Groups), None) => return None,
+            (_, None) if listed.drops() => Some(Action::Drop),
+            (Shape::Meddling(_, Receivers::Groups), Some(chain)) => match chain {
+                Some(content @ Content::Meddling(_)) => Some(Action::Chain(content.clone())),
+                _ => None,
+            },
+            (Shape::Foreign(..), Some(chain)) => match chain {
+                Some(content @ Content::Foreign { .. }) => Some(Action::Chain(content.clone())),
+                _ => None,
+            },
             _ => return None,
         };
         Some(ActualRule {
-            rule: trusted.map(|trusted| Rule {
+            rule: action.map(|action| Rule {
                 place,
                 shape: shape.clone(),
-                trusted,
+                action,
             }),
             place,
             number: 0,
             shape,
             target: listed.target.to_owned(),
-            packets: listed.packets,
-            is_unmistakable: false,
+            counters: listed.counters,
+            unshared: Vec::new(),
         })
     }
 
+    fn note_targets(&mut self, table: &'static str, line: &str) {
+        let words = line.split([' ', ',']).filter(|word| is_ours(word));
+        self.targets
+            .extend(words.map(|word| (table, word.to_owned())));
+    }
+
     /// Whether a rule that is not ours leads to this chain.
-    pub fn others_use(&self, chain: &str) -> bool {
-        let leads_there = |rule: &String| rule.split_whitespace().any(|word| word == chain);
-        self.others.iter().any(leads_there)
+    pub fn others_use(&self, chain: &ChainId) -> bool {
+        self.targets.contains(chain)
     }
 
     /// The ports that rules of ours stand in front of, each once.
@@ -142,36 +165,7 @@ impl Ruleset {
 
     /// The fence of each port: rules name no VM.
     pub fn fences(&self) -> Vec<ActualFence> {
-        let mut guards: BTreeMap<&Port, ActualGuard> = BTreeMap::new();
-        for actual in &self.rules {
-            let Some(rule) = &actual.rule else { continue };
-            let port = actual.port();
-            let guard = guards.entry(port);
-            let guard = guard.or_insert_with(|| ActualGuard::none(port.clone()));
-            let dropped = match &rule.shape {
-                Shape::From(_, mac) => {
-                    guard.macs.push(*mac);
-                    &mut guard.dropped.spoofed
-                }
-                Shape::To(_, own) => {
-                    guard.hears.push(Hears::Network {
-                        prefix: *own,
-                        trusted: rule.trusted.clone(),
-                    });
-                    &mut guard.dropped.foreign
-                }
-            };
-            *dropped = actual
-                .packets
-                .map(|packets| dropped.unwrap_or_default() + packets);
-        }
-        let fence = |guard| ActualFence {
-            vm: None,
-            chain: "FORWARD".to_owned(),
-            guards: vec![guard],
-            defects: Vec::new(),
-        };
-        guards.into_values().map(fence).collect()
+        fences::of(&self.rules, self.igmp)
     }
 }
 
@@ -202,35 +196,14 @@ fn fingerprints(listed: &[Option<Listed>]) -> BTreeMap<Fingerprint, usize> {
     counts
 }
 
-/// Whether a chain's name is one that we give.
-fn is_ours(name: &str) -> bool {
-    name.strip_prefix(CHAIN_PREFIX).is_some_and(|digest| {
-        digest.len() >= 16
-            && digest[..16].bytes().all(|b| b.is_ascii_hexdigit())
-            && digest[16..].bytes().all(|b| b == b'x')
-    })
-}
-
-/// The senders that a chain of ours trusts.
-fn trusted(rules: &[&str]) -> Option<Vec<MacPrefix>> {
-    let rules = rules
-        .iter()
-        .map(|line| Listed::read(line))
-        .collect::<Option<Vec<_>>>()?;
-    let (last, senders) = rules.split_last()?;
-    if senders.is_empty() || !last.matches_all() || last.target != DROP {
-        return None;
-    }
-    senders.iter().map(Listed::sender).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fence::Guard;
+    use crate::fence::{Guard, Hears};
 
     const LISTING: &str = "Bridge table: filter\n\n\
-        Bridge chain: INPUT, entries: 0, policy: ACCEPT\n\n\
+        Bridge chain: INPUT, entries: 1, policy: ACCEPT\n\
+        -p ARP -j macfence-0000000000000000, pcnt = 0 -- bcnt = 0\n\n\
         Bridge chain: FORWARD, entries: 4, policy: ACCEPT\n\
         -p ARP -j ACCEPT , pcnt = 1 -- bcnt = 2\n\
         -s ! 2:0:c0:a8:0:0/ff:ff:ff:ff:ff:0 -o a -j macfence-0123456789abcdef , pcnt = 3 -- bcnt = 4\n\
@@ -246,6 +219,8 @@ mod tests {
     fn a_listing_is_told_apart_into_ours_and_others() {
         let mut ruleset = Ruleset::default();
         ruleset.read("filter", LISTING).unwrap();
+        assert!(ruleset.others_use(&("filter", "macfence-0000000000000000".to_owned())));
+        assert!(!ruleset.others_use(&("nat", "macfence-0000000000000000".to_owned())));
         assert_eq!(ruleset.others, ["-p ARP -j ACCEPT"]);
         let numbers: Vec<_> = ruleset.rules.iter().map(|rule| rule.number).collect();
         assert_eq!(numbers, [2, 3, 4]);
@@ -258,15 +233,52 @@ mod tests {
         let expected = Guard {
             port: "a".parse().unwrap(),
             mac: "02:00:c0:a8:00:05".parse().unwrap(),
-            hears: Hears::Network {
-                prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
-                trusted: vec!["00:16:3e:00:00:01/48".parse().unwrap()],
-            },
+            hears: network("02:00:c0:a8:00:00/40", &["00:16:3e:00:00:01"]),
             queries: false,
         };
-        assert_eq!(guard.whole(), Some(expected));
+        assert_eq!(guard.meant(), Some(expected));
         assert_eq!(guard.dropped.foreign, Some(3));
         assert_eq!(guard.dropped.spoofed, Some(5));
+    }
+
+    fn network(prefix: &str, trusted: &[&str]) -> Hears {
+        Hears::Network {
+            prefix: prefix.parse().unwrap(),
+            trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+        }
+    }
+
+    /// Three ports: one that trusts nobody, one that hears only itself and two others, and one that
+    /// may send queries and hears all networks.
+    #[test]
+    fn whichever_ebtables_lists_them_the_same_guards_are_read() {
+        for listing in [
+            include_str!("../../../tests/captures/ebtables-legacy-2.0.11-list.txt"),
+            include_str!("../../../tests/captures/ebtables-legacy-2.0.11-list-unpadded.txt"),
+            include_str!("../../../tests/captures/ebtables-legacy-2.0.11-list-without-names.txt"),
+            include_str!("../../../tests/captures/ebtables-nft-1.8.9-list.txt"),
+            include_str!("../../../tests/captures/ebtables-nft-1.8.9-list-without-names.txt"),
+        ] {
+            let mut ruleset = Ruleset::default();
+            let (nat, filter) = listing.split_at(listing.rfind("Bridge table").unwrap());
+            ruleset.read("nat", nat).unwrap();
+            ruleset.read("filter", filter).unwrap();
+            assert_eq!(ruleset.others, [""; 0]);
+            assert_eq!(ruleset.rules.len(), 4 + 5 + 3);
+            assert!(ruleset.chains.values().all(Option::is_some), "{ruleset:?}");
+            let fences = ruleset.fences();
+            let guards: Vec<_> = fences.iter().flat_map(|fence| &fence.guards).collect();
+            let trusted = ["00:16:3e:00:00:01", "52:54:00:00:00:00/24"];
+            let heard = [
+                network("02:00:c0:a8:00:00/40", &[]),
+                network("02:00:c0:a8:01:06/48", &trusted),
+            ];
+            for (guard, hears) in guards.iter().zip(heard) {
+                assert_eq!(guard.whole().unwrap().hears, hears);
+            }
+            assert_eq!(guards[2].hears, []);
+            assert!(guards[2].queries);
+        }
     }
 
     #[test]

@@ -1,3 +1,5 @@
+use super::super::chain::Igmp;
+use super::super::rule::{FORWARD, INPUT, PLACES};
 use super::*;
 use crate::fence::{Guard, Hears};
 
@@ -16,60 +18,89 @@ fn guard(port: &str, trusted: &[&str]) -> Guard {
 }
 
 fn rules(guards: &[Guard]) -> Vec<Rule> {
-    guards.iter().flat_map(Rule::of).collect()
+    let of = |guard| Rule::of(guard, Igmp::ByType);
+    guards.iter().flat_map(of).collect()
 }
 
-/// What ebtables would list after these calls on an empty table, in its own words.
-struct Table {
-    forward: Vec<String>,
-    chains: BTreeMap<String, Vec<String>>,
+/// What ebtables would list after these calls on empty tables, in its own words.
+struct Tables {
+    places: BTreeMap<Place, Vec<String>>,
+    chains: BTreeMap<ChainId, Vec<String>>,
 }
 
-impl Table {
+impl Tables {
+    /// Tables with these rules in `FORWARD`.
     fn of(forward: &[&str]) -> Self {
-        Self {
-            forward: owned(forward),
+        let mut tables = Self {
+            places: PLACES.iter().map(|place| (*place, Vec::new())).collect(),
             chains: BTreeMap::new(),
-        }
+        };
+        tables.places.insert(FORWARD, owned(forward));
+        tables
+    }
+
+    fn at(&self, place: Place) -> &[String] {
+        &self.places[&place]
     }
 
     fn ruleset(&self) -> Ruleset {
-        let mut listing = "Bridge table: filter\n\nBridge chain: FORWARD, x\n".to_owned();
-        listing += &(self.forward.join("\n") + "\n");
-        for (name, rules) in &self.chains {
-            listing += &format!("\nBridge chain: {name}, x\n{}\n", rules.join("\n"));
-        }
         let mut ruleset = Ruleset::default();
-        ruleset.read("filter", &listing).unwrap();
+        for table in TABLES {
+            let places = self.places.iter().filter(|(place, _)| place.table == table);
+            let places = places.map(|(place, rules)| (place.chain, rules));
+            let chains = self.chains.iter().filter(|((of, _), _)| *of == table);
+            let chains = chains.map(|((_, name), rules)| (name.as_str(), rules));
+            let mut listing = format!("Bridge table: {table}\n");
+            for (name, rules) in places.chain(chains) {
+                let rules = rules.join("\n").replace("-c ", ", pcnt = ");
+                listing += &format!("\nBridge chain: {name}, x\n{rules}\n");
+            }
+            ruleset.read(table, &listing).unwrap();
+        }
         ruleset
+    }
+
+    fn chain(&mut self, table: &'static str, name: &str) -> &mut Vec<String> {
+        let place = PLACES
+            .into_iter()
+            .find(|place| (place.table, place.chain) == (table, name));
+        let chain = place.and_then(|place| self.places.get_mut(&place));
+        let id = (table, name.to_owned());
+        chain.unwrap_or_else(|| self.chains.get_mut(&id).unwrap())
     }
 
     /// Does what ebtables does. Deleting by words deletes the first rule that looks the same.
     fn run(&mut self, call: &Call) {
+        let table = call.table;
         let words: Vec<_> = call.words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["-N", chain, "-P", _] => drop(self.chains.insert((*chain).to_owned(), Vec::new())),
-            ["-F", chain] => self.chains.get_mut(*chain).unwrap().clear(),
-            ["-X", chain] => {
-                assert!(
-                    self.forward.iter().all(|rule| !rule.ends_with(chain)),
-                    "{chain} is used"
-                );
-                self.chains.remove(*chain).unwrap();
+            ["-N", name, "-P", _] => {
+                let old = self.chains.insert((table, (*name).to_owned()), Vec::new());
+                assert_eq!(old, None, "{name}");
             }
-            ["-A", "FORWARD", rule @ ..] => self.forward.push(rule.join(" ")),
-            ["-A", chain, rule @ ..] => self.chains.get_mut(*chain).unwrap().push(rule.join(" ")),
-            ["-I", "FORWARD", number, rule @ ..] => {
+            ["-F", name] => self.chain(table, name).clear(),
+            ["-X", name] => {
+                let places = self.places.iter().filter(|(place, _)| place.table == table);
+                let mut rules = places.flat_map(|(_, rules)| rules);
+                let leads_there = |rule: &String| rule.split(' ').any(|word| word == *name);
+                assert!(!rules.any(leads_there), "{name} is used");
+                self.chains.remove(&(table, (*name).to_owned())).unwrap();
+            }
+            ["-A", name, rule @ ..] => self.chain(table, name).push(as_listed(rule)),
+            ["-I", name, number, rule @ ..] => {
                 let number: usize = number.parse().unwrap();
-                self.forward.insert(number - 1, rule.join(" "));
+                self.chain(table, name).insert(number - 1, as_listed(rule));
             }
-            ["-D", "FORWARD", number] => {
-                drop(self.forward.remove(number.parse::<usize>().unwrap() - 1));
+            ["-D", name, number] => {
+                let number: usize = number.parse().unwrap();
+                self.chain(table, name).remove(number - 1);
             }
-            ["-D", "FORWARD", rule @ ..] => {
+            ["-D", name, rule @ ..] => {
                 let rule = rule.join(" ");
-                let index = self.forward.iter().position(|one| *one == rule).unwrap();
-                self.forward.remove(index);
+                let chain = self.chain(table, name);
+                let is_it = |one: &String| one.split(" , pcnt").next() == Some(&rule);
+                let index = chain.iter().position(is_it).unwrap();
+                chain.remove(index);
             }
             other => panic!("{other:?}"),
         }
@@ -85,100 +116,251 @@ impl Table {
     }
 }
 
+/// A rule with its counters as ebtables lists them.
+fn as_listed(rule: &[&str]) -> String {
+    match rule {
+        [rule @ .., "-c", packets, bytes] => {
+            format!("{} , pcnt = {packets} -- bcnt = {bytes}", rule.join(" "))
+        }
+        rule => rule.join(" "),
+    }
+}
+
+/// What version 0.1 and the seed wrote, in `FORWARD`.
 const FROM: &str = "-s ! 02:00:00:00:00:05 -i p0 -j DROP";
 const TO: &str = "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:ff:00 -o p0 -j DROP";
 const OTHERS: &str = "-p ARP -j ACCEPT";
+
+/// What takes the place of [`TO`].
+fn foreign() -> String {
+    let content = Content::Foreign {
+        queries: Some(Igmp::ByType),
+        trusted: Vec::new(),
+    };
+    TO.replace("DROP", &content.name())
+}
 
 #[test]
 fn each_state_becomes_the_desired_one_and_a_right_rule_stays() {
     let own = [guard("p0", &[])];
     let old = "-s ! 02:00:00:00:09:05 -i p0 -j DROP";
     let wide = "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:00:00 -o p0 -j DROP";
-    for (forward, calls, expected) in [
+    let to = &*foreign();
+    for (forward, expected) in [
         // New rules go to the end.
-        (&[OTHERS][..], 2, &[OTHERS, FROM, TO][..]),
-        (&[FROM, OTHERS, TO], 0, &[FROM, OTHERS, TO]),
-        (&[FROM], 1, &[FROM, TO]),
+        (&[OTHERS][..], &[OTHERS, to][..]),
+        // A rule that replaces another takes its place. That for the sender has gone elsewhere.
+        (&[FROM, OTHERS, TO], &[OTHERS, to]),
+        (&[old, OTHERS, TO, OTHERS], &[OTHERS, to, OTHERS]),
+        (&[OTHERS, wide, FROM], &[OTHERS, to]),
         // The script adds its rules at every call.
-        (&[FROM, TO, FROM, TO], 2, &[FROM, TO]),
-        // A rule that replaces another takes its place.
-        (&[old, OTHERS, TO], 2, &[FROM, OTHERS, TO]),
-        (&[OTHERS, wide, FROM], 2, &[OTHERS, TO, FROM]),
+        (&[FROM, TO, FROM, TO], &[to]),
         // The first of its kind counts, as others may let frames pass before the next.
-        (&[old, OTHERS, FROM, TO], 3, &[FROM, OTHERS, TO]),
-        (&[old, wide, OTHERS], 4, &[FROM, TO, OTHERS]),
+        (&[wide, OTHERS, TO], &[to, OTHERS]),
     ] {
-        let mut table = Table::of(forward);
-        let done = table.enforce(&own);
-        assert_eq!(table.forward, expected, "{forward:?}: {done:?}");
-        assert_eq!(done.len(), calls, "{forward:?}: {done:?}");
-        assert_eq!(table.enforce(&own), [""; 0], "{forward:?}");
+        let mut tables = Tables::of(forward);
+        let done = tables.enforce(&own);
+        assert_eq!(tables.at(FORWARD), expected, "{forward:?}: {done:?}");
+        assert_eq!(tables.at(INPUT).len(), 1);
+        assert_eq!(tables.at(PREROUTING)[0], FROM);
+        assert_eq!(tables.at(PREROUTING).len(), 2);
+        assert_eq!(tables.enforce(&own), [""; 0], "{forward:?}");
+        assert_eq!(tables.ruleset().fences()[0].guards[0].defects, [""; 0]);
     }
+}
+
+#[test]
+fn what_an_earlier_version_has_counted_lives_on() {
+    let counted = |rule: &str, counters: &str| format!("{rule} , pcnt = {counters}");
+    let (from, to) = (
+        counted(FROM, "7 -- bcnt = 420"),
+        counted(TO, "3 -- bcnt = 180"),
+    );
+    let again = counted(FROM, "2 -- bcnt = 100");
+    let mut tables = Tables::of(&[&from, &to, &again]);
+    tables.enforce(&[guard("p0", &[])]);
+    assert_eq!(tables.at(PREROUTING)[0], counted(FROM, "9 -- bcnt = 520"));
+    let foreign = counted(&foreign(), "3 -- bcnt = 180");
+    assert_eq!(tables.at(FORWARD), [foreign]);
+    // Another address has counted nothing.
+    let mut other = guard("p0", &[]);
+    other.mac = "02:00:00:00:00:06".parse().unwrap();
+    tables.enforce(&[other]);
+    assert_eq!(tables.at(PREROUTING)[0], FROM.replace(":05", ":06"));
 }
 
 #[test]
 fn a_port_is_never_without_a_rule_of_either_kind() {
     let old = "-s ! 02:00:00:00:09:05 -i p0 -j DROP";
     let wide = "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:00:00 -o p0 -j DROP";
-    let mut table = Table::of(&[old, wide]);
-    for call in enforce(&table.ruleset(), &rules(&[guard("p0", &["0:16:3e:0:0:1"])])) {
-        table.run(&call);
-        for way in ["-i p0", "-o p0"] {
-            assert!(
-                table.forward.iter().any(|rule| rule.contains(way)),
-                "{call:?}"
-            );
+    let mut tables = Tables::of(&[old, wide]);
+    let mut steps = enforce(
+        &tables.ruleset(),
+        &rules(&[guard("p0", &["0:16:3e:0:0:1"])]),
+    );
+    for call in steps.drain(..) {
+        tables.run(&call);
+        let all: Vec<_> = tables.places.values().flatten().collect();
+        for way in ["-i p0 -j DROP", "-o p0 -j"] {
+            assert!(all.iter().any(|rule| rule.contains(way)), "{call:?}");
         }
     }
 }
 
 #[test]
+fn all_is_added_before_anything_goes_and_no_table_twice_in_a_row() {
+    let tables = Tables::of(&[FROM, TO]);
+    let calls = enforce(
+        &tables.ruleset(),
+        &rules(&[guard("p0", &[]), guard("p1", &[])]),
+    );
+    let parts = calls.chunk_by(|a, b| a.table == b.table);
+    let parts: Vec<_> = parts.map(|part| part[0].table).collect();
+    assert_eq!(parts, ["nat", "filter"]);
+    let is_deletion = |call: &Call| call.words[0] == "-D";
+    let first = calls.iter().position(is_deletion).unwrap();
+    assert!(calls[first..].iter().all(is_deletion), "{calls:?}");
+    assert_eq!(calls[first..].len(), 2);
+}
+
+#[test]
 fn vms_that_trust_the_same_senders_share_a_chain_that_goes_with_the_last() {
     let router = "00:16:3e:00:00:01";
-    let mut table = Table::of(&[]);
-    table.enforce(&[guard("p0", &[router]), guard("p1", &[router])]);
-    let chains: Vec<_> = table.chains.values().cloned().collect();
-    let full = "-s 00:16:3e:00:00:01/ff:ff:ff:ff:ff:ff -j RETURN";
-    assert_eq!(chains, [[full, "-j DROP"]]);
-    table.enforce(&[guard("p0", &[])]);
-    assert_eq!(table.chains.len(), 1);
-    table.enforce(&[guard("p1", &[])]);
-    assert_eq!(table.chains.len(), 0);
+    let of = |tables: &Tables, table| {
+        let chains = tables.chains.iter().filter(|((of, _), _)| *of == table);
+        chains.map(|(_, rules)| rules.len()).collect::<Vec<_>>()
+    };
+    let mut tables = Tables::of(&[]);
+    tables.enforce(&[guard("p0", &[router]), guard("p1", &[router])]);
+    assert_eq!(
+        (of(&tables, "nat"), of(&tables, "filter")),
+        (vec![4], vec![4])
+    );
+    assert_eq!(tables.at(FORWARD).len(), 4);
+    tables.enforce(&[guard("p0", &[])]);
+    assert_eq!(of(&tables, "filter").len(), 2);
+    tables.enforce(&[guard("p1", &[])]);
+    assert_eq!(
+        (of(&tables, "nat"), of(&tables, "filter")),
+        (vec![4], vec![3])
+    );
+    assert_eq!(tables.at(FORWARD).len(), 2);
+    for call in release(&tables.ruleset(), |_| true) {
+        tables.run(&call);
+    }
+    assert!(tables.chains.is_empty(), "{:?}", tables.chains);
 }
 
 #[test]
 fn a_chain_that_somebody_edited_is_replaced_and_not_edited_while_frames_pass_it() {
-    let router = guard("p0", &["00:16:3e:00:00:01"]);
-    let mut table = Table::of(&[]);
-    table.enforce(std::slice::from_ref(&router));
-    let name = table.chains.keys().next().unwrap().clone();
-    table.chains.get_mut(&name).unwrap().clear();
-    let calls = table.enforce(std::slice::from_ref(&router));
-    assert_eq!(
-        table.chains.keys().collect::<Vec<_>>(),
-        [&format!("{name}x")]
-    );
-    assert!(calls[0].starts_with("-N"), "{calls:?}");
-    assert!(table.ruleset().rules.iter().all(|rule| rule.rule.is_some()));
+    let own = [guard("p0", &["00:16:3e:00:00:01"])];
+    for table in TABLES {
+        let mut tables = Tables::of(&[]);
+        tables.enforce(&own);
+        let id = tables.chains.keys().find(|id| id.0 == table).unwrap();
+        let id = id.clone();
+        tables.chain(table, &id.1).clear();
+        let guards = tables.ruleset().fences();
+        assert_eq!(guards[0].guards[0].whole(), None);
+        let calls = tables.enforce(&own);
+        let names: Vec<_> = tables.chains.keys().filter(|id| id.0 == table).collect();
+        assert_eq!(names, [&(table, format!("{}x", id.1))]);
+        assert!(calls[0].starts_with("-N"), "{calls:?}");
+        let rules = tables.ruleset().rules;
+        assert!(rules.iter().all(|rule| rule.rule.is_some()));
+    }
+}
+
+#[test]
+fn a_chain_that_somebody_else_uses_stays() {
+    let mut tables = Tables::of(&[]);
+    tables.enforce(&[guard("p0", &[])]);
+    let id = tables.chains.keys().find(|id| id.0 == "nat").unwrap();
+    let (id, theirs) = (id.clone(), format!("-p ARP -j {}", id.1));
+    tables.chain("nat", "PREROUTING").push(theirs);
+    for call in release(&tables.ruleset(), |_| true) {
+        // The real ebtables would refuse to delete it.
+        assert_ne!(call.words, ["-X", &id.1]);
+        tables.run(&call);
+    }
+    assert_eq!(tables.chains.keys().collect::<Vec<_>>(), [&id]);
 }
 
 #[test]
 fn rules_that_ebtables_cannot_tell_apart_are_deleted_by_number() {
     // ebtables ignores masks when it looks for a rule to delete.
-    let narrow = "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:ff:f0 -o p0 -j DROP";
     let others = "-s 02:00:00:00:00:00 -o p0 -j DROP";
-    let mut table = Table::of(&[others, narrow, FROM]);
-    let calls = table.enforce(&[guard("p0", &[])]);
+    let mut tables = Tables::of(&[others, TO]);
+    let calls = tables.enforce(&[guard("p0", &[])]);
     assert!(calls.contains(&"-D FORWARD 3".to_owned()), "{calls:?}");
-    assert_eq!(table.forward, [others, TO, FROM]);
+    assert_eq!(tables.at(FORWARD), [others.to_owned(), foreign()]);
+    // A new rule that looks like the old one, but for its mask.
+    let wide = "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:00:00 -o p0 -j DROP";
+    let mut tables = Tables::of(&[&wide.replace("DROP", &foreign_chain())]);
+    tables.chains.insert(
+        ("filter", foreign_chain()),
+        tables_of_p0()
+            .chains
+            .into_iter()
+            .find(|(id, _)| id.0 == "filter")
+            .unwrap()
+            .1,
+    );
+    let calls = tables.enforce(&[guard("p0", &[])]);
+    assert!(calls.contains(&"-D FORWARD 2".to_owned()), "{calls:?}");
+    assert_eq!(tables.at(FORWARD), [foreign()]);
+}
+
+fn foreign_chain() -> String {
+    foreign().split(' ').next_back().unwrap().to_owned()
+}
+
+fn tables_of_p0() -> Tables {
+    let mut tables = Tables::of(&[]);
+    tables.enforce(&[guard("p0", &[])]);
+    tables
+}
+
+#[test]
+fn the_rule_of_overheard_frames_is_not_taken_for_that_of_foreign_ones() {
+    // What version 0.1 would have written, put there by the seed's script after us.
+    let own = [guard("p0", &["00:16:3e:00:00:01"])];
+    let mut tables = Tables::of(&[]);
+    tables.enforce(&own);
+    let right = tables.at(FORWARD).to_vec();
+    tables.chain("filter", "FORWARD").push(TO.to_owned());
+    let calls = tables.enforce(&own);
+    assert_eq!(calls, ["-D FORWARD 3"]);
+    assert_eq!(tables.at(FORWARD), right);
 }
 
 #[test]
 fn a_release_deletes_the_rules_of_its_ports_and_no_other() {
     let other = "-s ! 02:00:00:00:01:05 -i p1 -j DROP";
-    let mut table = Table::of(&[FROM, OTHERS, other, TO]);
-    for call in release(&table.ruleset(), |rule| rule.port().as_str() == "p0") {
-        table.run(&call);
+    let mut tables = Tables::of(&[FROM, OTHERS, other, TO]);
+    tables.enforce(&[guard("p2", &["00:16:3e:00:00:01"])]);
+    for port in ["p0", "p2"] {
+        for call in release(&tables.ruleset(), |rule| rule.port().as_str() == port) {
+            tables.run(&call);
+        }
     }
-    assert_eq!(table.forward, [OTHERS, other]);
+    assert_eq!(tables.at(FORWARD), [OTHERS, other]);
+    assert_eq!(tables.at(PREROUTING), [""; 0]);
+    assert_eq!(tables.at(INPUT), [""; 0]);
+    assert!(tables.chains.is_empty());
+}
+
+#[test]
+fn a_port_is_new_until_its_senders_are_checked_before_the_bridge_learns() {
+    let desired = rules(&[guard("p0", &[]), guard("p1", &[])]);
+    let mut tables = Tables::of(&[FROM, TO]);
+    let names = |tables: &Tables| {
+        let ports = new_ports(&tables.ruleset(), &desired);
+        ports.iter().map(Port::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&tables), ["p0", "p1"]);
+    tables.enforce(&[guard("p0", &[])]);
+    assert_eq!(names(&tables), ["p1"]);
+    tables.enforce(&[guard("p1", &[])]);
+    assert_eq!(names(&tables), [""; 0]);
 }

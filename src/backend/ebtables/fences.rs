@@ -1,0 +1,94 @@
+//! What the rules in front of each port say together: the fence of each port. Pure.
+
+use std::collections::BTreeMap;
+
+use super::chain::{Content, Igmp};
+use super::listed::Counters;
+use super::rule::{Action, PREROUTING, Receivers, Rule, Shape};
+use super::ruleset::ActualRule;
+use crate::fence::{ActualFence, ActualGuard, Hears};
+use crate::mac::MacPrefix;
+use crate::vm::Port;
+
+/// The fence of each port that has a rule of ours which is whole.
+pub fn of(rules: &[ActualRule], igmp: Igmp) -> Vec<ActualFence> {
+    let mut by_port: BTreeMap<&Port, Vec<(&Rule, Option<Counters>)>> = BTreeMap::new();
+    for actual in rules {
+        if let Some(rule) = &actual.rule {
+            let of_port = by_port.entry(actual.port()).or_default();
+            of_port.push((rule, actual.counters));
+        }
+    }
+    let fence = |(port, rules): (&Port, Vec<_>)| ActualFence {
+        vm: None,
+        chain: "FORWARD".to_owned(),
+        guards: vec![guard(port, &rules, igmp)],
+        defects: Vec::new(),
+    };
+    by_port.into_iter().map(fence).collect()
+}
+
+fn guard(port: &Port, rules: &[(&Rule, Option<Counters>)], igmp: Igmp) -> ActualGuard {
+    let mut guard = ActualGuard::none(port.clone());
+    for (rule, counters) in rules {
+        let count = |dropped: &mut Option<u64>| {
+            if let Some(counters) = counters {
+                *dropped = Some(dropped.unwrap_or_default() + counters.packets);
+            }
+        };
+        match &rule.shape {
+            Shape::Spoofed(_, mac) => {
+                guard.macs.push(*mac);
+                count(&mut guard.dropped.spoofed);
+            }
+            Shape::Foreign(_, own) => {
+                guard.hears.push(Hears::Network {
+                    prefix: *own,
+                    trusted: trusted(&rule.action),
+                });
+                count(&mut guard.dropped.foreign);
+            }
+            Shape::Meddling(_, receivers) => {
+                let lets_queries_in = *receivers == Receivers::Bridges && rule.place == PREROUTING;
+                guard.queries |= lets_queries_in;
+            }
+            Shape::Overheard(..) => {}
+        }
+    }
+    let rules = rules.iter().map(|(rule, _)| *rule).collect();
+    guard.defects = defects(&guard, rules, igmp);
+    guard
+}
+
+fn trusted(action: &Action) -> Vec<MacPrefix> {
+    match action {
+        Action::Chain(Content::Foreign { trusted, .. }) => trusted.clone(),
+        _ => Vec::new(),
+    }
+}
+
+/// What is missing beside the address and who is heard, and what is too much, each in words.
+fn defects(guard: &ActualGuard, mut rules: Vec<&Rule>, igmp: Igmp) -> Vec<String> {
+    let Some(meant) = guard.meant() else {
+        return Vec::new();
+    };
+    let mut defects = Vec::new();
+    for rule in Rule::of(&meant, igmp) {
+        match rules.iter().position(|actual| **actual == rule) {
+            Some(index) => drop(rules.remove(index)),
+            None => defects.push(rule.lack()),
+        }
+    }
+    defects.dedup();
+    // A second rule about the address or the network shows in the guard itself.
+    let is_extra = |rule: &&&Rule| matches!(rule.shape, Shape::Meddling(..) | Shape::Overheard(..));
+    let extras = rules.iter().filter(is_extra).count();
+    if extras > 0 {
+        let port = &guard.port;
+        defects.push(format!("{extras} rules too many for port \"{port}\""));
+    }
+    defects
+}
+
+#[cfg(test)]
+mod tests;
