@@ -22,14 +22,37 @@ fn apply(host: &Host, xml: &str, flags: &[&str]) -> Ran {
     host.macfence_reading(xml, args)
 }
 
-/// The rules of the filter table, as ebtables saves them.
+/// The rules outside our chains, as ebtables saves them. Our chains are named after what they do,
+/// not by the digest of it.
 fn rules(host: &Host) -> Vec<String> {
+    let named = |rule: &str| {
+        let words = rule.split(' ').map(|word| match word.get(..9) {
+            Some("macfence-") if rule.starts_with("-A PREROUTING") => "meddling",
+            Some("macfence-") if word.len() == 25 => "foreign",
+            _ => word,
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
     let saved = host.ok("ebtables-save", &[]);
-    saved
-        .lines()
-        .filter(|line| line.starts_with("-A"))
-        .map(str::to_owned)
-        .collect()
+    let rules = saved.lines().filter(|line| line.starts_with("-A"));
+    let rules = rules.filter(|line| !line.starts_with("-A macfence-"));
+    rules.map(named).collect()
+}
+
+/// How many chains of ours there are.
+fn chains(host: &Host) -> usize {
+    let saved = host.ok("ebtables-save", &[]);
+    saved.matches("\n:macfence-").count()
+}
+
+/// The rules of a guard without anybody to trust.
+fn guard_rules(mac: &str, net: &str, port: &str) -> [String; 4] {
+    [
+        format!("-A FORWARD -s ! {net}/ff:ff:ff:ff:ff:00 -o {port} -j foreign"),
+        format!("-A INPUT -d 01:80:c2:00:00:00/ff:ff:ff:ff:ff:f0 -i {port} -j DROP"),
+        format!("-A PREROUTING -d Multicast -i {port} -j meddling"),
+        format!("-A PREROUTING -s ! {mac} -i {port} -j DROP"),
+    ]
 }
 
 fn seed_rules(mac: &str, net: &str, port: &str) -> [String; 2] {
@@ -45,16 +68,16 @@ fn sorted(mut rules: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn the_rules_are_the_seeds_and_there_once() {
+fn the_rules_are_there_once_also_where_the_seed_has_left_its_own() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     apply(&host, &xml, &[]).ok();
-    let expected = seed_rules(A, "02:00:c0:a8:00:00", "one-1-0");
+    let expected = guard_rules(A, "02:00:c0:a8:00:00", "one-1-0");
     assert_eq!(sorted(rules(&host)), expected);
     let before = host.generation();
     apply(&host, &xml, &[]).ok();
     assert_eq!(host.generation(), before);
-    // What the seed left: each rule twice more, without padding as legacy lists it.
+    // What the seed left: each rule twice, without padding as legacy lists it.
     for _ in 0..2 {
         for rule in [
             "-s ! 2:0:c0:a8:0:5 -i",
@@ -64,7 +87,7 @@ fn the_rules_are_the_seeds_and_there_once() {
             host.ok("ebtables", &rule.split(' ').collect::<Vec<_>>());
         }
     }
-    assert_eq!(rules(&host).len(), 6);
+    assert_eq!(rules(&host).len(), 8);
     apply(&host, &xml, &[]).ok();
     assert_eq!(sorted(rules(&host)), expected);
 }
@@ -85,9 +108,9 @@ fn what_is_no_longer_so_is_replaced() {
         &["--prefix-len", "32"],
     )
     .ok();
-    let mut expected = Vec::from(seed_rules(B, "02:00:c0:a8:01:00", "one-1-1"));
-    expected.push(format!("-A FORWARD -s ! {B} -i one-1-0 -j DROP"));
-    expected.push("-A FORWARD -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:00:00 -o one-1-0 -j DROP".into());
+    let mut expected = Vec::from(guard_rules(B, "02:00:c0:a8:01:00", "one-1-1"));
+    let wide = guard_rules(B, "02:00:c0:a8:00:00", "one-1-0");
+    expected.extend(wide.map(|rule| rule.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:00")));
     assert_eq!(sorted(rules(&host)), sorted(expected));
 }
 
@@ -107,14 +130,10 @@ fn trusted_senders_have_a_chain_that_vms_share_and_that_goes_with_the_last() {
     let before = host.generation();
     apply(&host, &one, &flags).ok();
     assert_eq!(host.generation(), before);
-    let chains = |host: &Host| {
-        host.ok("ebtables", &["-L"])
-            .matches("chain: macfence-")
-            .count()
-    };
+    // A chain for what meddles and one for what is foreign; five rules for each port.
     assert_eq!(
         (chains(&host), rules(&host).len()),
-        (1, 4 + 3),
+        (2, 10),
         "{:?}",
         rules(&host)
     );
@@ -122,16 +141,16 @@ fn trusted_senders_have_a_chain_that_vms_share_and_that_goes_with_the_last() {
     apply(&host, &domain("one-1", &[(B, "one-1-0", "br0")]), &flags).ok();
     assert_eq!(
         (chains(&host), rules(&host).len()),
-        (1, 4 + 3),
+        (2, 10),
         "{:?}",
         rules(&host)
     );
     apply(&host, &one, &[]).ok();
-    assert_eq!(chains(&host), 1);
+    assert_eq!(chains(&host), 3);
     apply(&host, &two, &[]).ok();
     assert_eq!(
         (chains(&host), rules(&host).len()),
-        (0, 4),
+        (2, 8),
         "{:?}",
         rules(&host)
     );
@@ -150,14 +169,9 @@ fn a_trusted_chain_that_somebody_changed_is_not_relied_on() {
     let chain = chain.trim_end_matches(',').to_owned();
     host.ok("ebtables", &["-I", &chain, "-j", "RETURN"]);
     apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
-    let forward: Vec<_> = rules(&host)
-        .into_iter()
-        .filter(|r| r.contains("FORWARD"))
-        .collect();
-    assert!(
-        forward.len() == 2 && forward.iter().all(|r| !r.ends_with(&chain)),
-        "{forward:?}"
-    );
+    let listed = host.ok("ebtables", &["-L", "FORWARD"]);
+    assert_eq!(listed.matches("-o one-1-0").count(), 2, "{listed}");
+    assert!(!listed.contains(&format!("-j {chain} ")), "{listed}");
 }
 
 #[test]
@@ -183,7 +197,7 @@ fn only_what_is_ours_is_taken() {
     host.macfence(["--backend", "ebtables", "hook", "ebtables-flush"])
         .ok();
     let mut expected: Vec<_> = firewall.map(str::to_owned).into();
-    expected.extend(seed_rules(B, "02:00:c0:a8:01:00", "one-2-0"));
+    expected.extend(guard_rules(B, "02:00:c0:a8:01:00", "one-2-0"));
     assert_eq!(sorted(rules(&host)), sorted(expected));
     host.unplug("one-2-0");
     host.macfence(["--backend", "ebtables", "flush"]).ok();
@@ -213,6 +227,8 @@ fn forward(host: &Host) -> Vec<String> {
 
 const TO: &str = "-s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-1-0 -j DROP";
 const FROM: &str = "-s ! 02:00:c0:a8:00:05 -i one-1-0 -j DROP";
+/// What takes the place of [`TO`]. That of [`FROM`] is in another table.
+const FOREIGN: &str = "-s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-1-0 -j foreign";
 
 #[test]
 fn the_rule_that_goes_is_the_one_that_was_meant() {
@@ -223,23 +239,18 @@ fn the_rule_that_goes_is_the_one_that_was_meant() {
     for rules in [[&*wide, TO, FROM], [TO, &*wide, FROM], [FROM, TO, &*wide]] {
         given(&host, &rules);
         apply(&host, &xml, &[]).ok();
-        assert_eq!(
-            sorted(forward(&host)),
-            sorted(vec![TO.to_owned(), FROM.to_owned()])
-        );
+        assert_eq!(forward(&host), [FOREIGN]);
     }
     // From one prefix length to another and back, the address being the same.
-    for (len, expected) in [("32", &*wide), ("40", TO), ("32", &*wide)] {
+    let wide = FOREIGN.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:00");
+    for (len, expected) in [("32", &*wide), ("40", FOREIGN), ("32", &*wide)] {
         apply(&host, &xml, &["--prefix-len", len]).ok();
-        assert_eq!(
-            sorted(forward(&host)),
-            sorted(vec![expected.to_owned(), FROM.to_owned()])
-        );
+        assert_eq!(forward(&host), [expected]);
     }
-    // Copies behind an ACCEPT are of no use: those before it stay, with what they have counted.
+    // Copies behind an ACCEPT are of no use: what is before it counts.
     given(&host, &[TO, FROM, "-j ACCEPT", TO, FROM]);
     apply(&host, &xml, &[]).ok();
-    assert_eq!(forward(&host), [TO, FROM, "-j ACCEPT"]);
+    assert_eq!(forward(&host), [FOREIGN, "-j ACCEPT"]);
     // Somebody else's rule that ebtables takes for ours.
     let gap = TO.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:ff");
     given(&host, &[&gap, TO, FROM]);
@@ -253,14 +264,20 @@ fn a_rule_that_replaces_another_takes_its_place() {
     let host = host();
     given(&host, &["-i eth0 -j ACCEPT", TO, FROM, "-j ACCEPT"]);
     apply(&host, &domain("new", &[(B, "one-1-0", "br0")]), &[]).ok();
-    let new = |rule: &str| {
-        rule.replace("00:05", "01:05")
-            .replace("a8:00:00", "a8:01:00")
-    };
-    assert_eq!(
-        forward(&host),
-        ["-i eth0 -j ACCEPT", &new(TO), &new(FROM), "-j ACCEPT"]
+    let new = FOREIGN.replace("a8:00:00", "a8:01:00");
+    let expected = ["-i eth0 -j ACCEPT", &new, "-j ACCEPT"];
+    assert_eq!(forward(&host), expected);
+    // And so in another table.
+    host.ok(
+        "ebtables",
+        &["-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT"],
     );
+    apply(&host, &domain("one-1", &[(A, "one-1-0", "br0")]), &[]).ok();
+    let prerouting = rules(&host).into_iter();
+    let prerouting: Vec<_> = prerouting.filter(|r| r.contains("PREROUTING")).collect();
+    let own = guard_rules(A, "02:00:c0:a8:00:00", "one-1-0");
+    assert_eq!(prerouting[..2], [own[3].clone(), own[2].clone()]);
+    assert_eq!(prerouting[2..], ["-A PREROUTING -j ACCEPT"]);
 }
 
 #[test]
@@ -273,7 +290,7 @@ fn a_right_rule_behind_others_does_not_excuse_that_one_before_them_goes() {
     let (old_to, old_from) = (old(TO), old(FROM));
     given(&host, &[&old_to, &old_from, "-j ACCEPT", TO, FROM]);
     apply(&host, &domain("one-1", &[(A, "one-1-0", "br0")]), &[]).ok();
-    assert_eq!(forward(&host), [TO, FROM, "-j ACCEPT"]);
+    assert_eq!(forward(&host), [FOREIGN, "-j ACCEPT"]);
 }
 
 #[test]
@@ -336,12 +353,7 @@ fn a_host_without_ebtables_restore_is_fenced_all_the_same() {
         ("2:0:0:0:0:1", "one-2-0", "br0"),
     ];
     apply(&host, &domain("one-1", &nics), &[]).ok();
-    assert_eq!(
-        host.ok("ebtables", &["-L", "FORWARD"])
-            .matches("-j DROP")
-            .count(),
-        6
-    );
+    assert_eq!(rules(&host).len(), 3 * 4);
 }
 
 #[test]
@@ -371,7 +383,7 @@ fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
     script(
         &dir,
         "ebtables",
-        "case $* in *-A*macfence-*) echo no >&2; exit 1;; esac; \
+        "case $* in *filter*-A*macfence-*) echo no >&2; exit 1;; esac; \
         exec /usr/sbin/ebtables \"$@\"",
     );
     for _ in 0..5 {
@@ -386,14 +398,10 @@ fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
         ];
         host.exec(macfence_with(&dir).args(args), &xml).error();
     }
-    let chains = || {
-        host.ok("ebtables", &["-L"])
-            .matches("chain: macfence-")
-            .count()
-    };
-    assert_eq!(chains(), 1);
+    // One in each table, the second without rules.
+    assert_eq!(chains(&host), 2);
     apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
-    assert_eq!((chains(), rules(&host).len()), (1, 4));
+    assert_eq!((chains(&host), rules(&host).len()), (2, 5));
 }
 
 #[test]
@@ -414,7 +422,7 @@ fn remove_does_not_take_what_is_another_vms_by_now() {
         host.exec(command.args(["--backend", "ebtables", "remove", vm]), "")
     };
     remove("old").ok();
-    assert_eq!(forward(&host).len(), 2);
+    assert_eq!(rules(&host).len(), 4);
     assert!(remove("off").error().contains("use flush"));
 }
 
@@ -462,7 +470,7 @@ fn list_and_remove_find_a_vms_rules_by_its_ports() {
     macfence(&["remove", "one-1"]).ok();
     assert_eq!(
         sorted(rules(&host)),
-        seed_rules(A, "02:00:c0:a8:00:00", "one-2-0")
+        guard_rules(A, "02:00:c0:a8:00:00", "one-2-0")
     );
 }
 
@@ -485,7 +493,7 @@ fn export_prints_the_calls() {
         host.ok(words[0], &words[1..]);
     }
     let by_hand = rules(&host);
-    assert_eq!(by_hand.len(), 4, "{by_hand:?}");
+    assert_eq!(by_hand.len(), 5, "{by_hand:?}");
     let before = host.generation();
     apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
     assert_eq!(host.generation(), before);
@@ -515,7 +523,7 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
         let ran = with_nft(says, &apply);
         assert!(ran.stderr.contains("(ebtables)"), "{}", ran.stderr);
         ran.ok();
-        assert_eq!(rules(&host).len(), 2);
+        assert_eq!(rules(&host).len(), 4);
         host.ok("nft", &["flush", "ruleset"]);
     }
     // An nft that is only in trouble is not given up: its fences are in force.
@@ -605,17 +613,18 @@ fn faults() {
     }
     // It refuses a rule half way: what was done and what not is said, and is repaired by calling
     // again.
-    let second =
+    script(&dir, "ebtables-restore", "exit 1");
+    let last =
         "case $* in *-A*-o*) echo no room >&2; exit 1;; esac; exec /usr/sbin/ebtables \"$@\"";
-    let error = with(second);
+    let error = with(last);
     assert!(
-        error.contains("1 of 2 changes are left") && error.contains("-o one-1-0"),
+        error.contains("1 of 13 changes are left") && error.contains("-o one-1-0"),
         "{error}"
     );
     assert!(error.contains("ebtables: no room"), "{error}");
-    assert_eq!(rules(&host).len(), 1);
+    assert_eq!(rules(&host).len(), 3);
     apply(&host, &xml, &[]).ok();
-    assert_eq!(rules(&host).len(), 2);
+    assert_eq!(rules(&host).len(), 4);
     let odd = apply(&host, &domain("x", &[(A, "vnet+", "br0")]), &[]);
     assert!(odd.stderr.contains("on no Linux bridge"), "{}", odd.stderr);
     host.ports("br0", &["vnet+"]);
@@ -655,11 +664,12 @@ fn many_rules_do_not_cost_a_process_each() {
         apply.extend(["--xml".to_owned(), file.to_str().unwrap().to_owned()]);
     }
     let apply: Vec<_> = apply.iter().map(String::as_str).collect();
-    assert_eq!(calls(&apply), 3, "list, version, restore");
-    assert_eq!(rules(&host).len(), 80);
-    assert_eq!(calls(&apply), 1, "list");
+    assert_eq!(calls(&apply), 5, "version, two lists, two restores");
+    assert_eq!(rules(&host).len(), 160);
+    assert_eq!(calls(&apply), 3, "version, two lists");
     (0..40).for_each(|vm| host.unplug(&format!("x-{vm}-0")));
-    assert_eq!(calls(&["flush"]), 4, "which ports, list, version, restore");
+    let expected = "version, two lists for the ports, two lists, two restores";
+    assert_eq!(calls(&["flush"]), 7, "{expected}");
     assert!(rules(&host).is_empty());
 
     // An ebtables-restore before 2.0.11 would empty the table: it is not used.
@@ -679,6 +689,8 @@ fn many_rules_do_not_cost_a_process_each() {
     );
     host.ok("ebtables", &["-A", "FORWARD", "-p", "ARP", "-j", "ACCEPT"]);
     (0..40).for_each(|vm| host.ports("br0", &[&format!("x-{vm}-0")]));
-    assert_eq!(calls(&apply), 2 + 80);
-    assert_eq!(rules(&host).len(), 81);
+    let chains = (1 + 3) + (1 + 3);
+    assert_eq!(calls(&apply), 3 + chains + 160);
+    assert_eq!(rules(&host).len(), 161);
+    assert_eq!(calls(&apply), 3);
 }

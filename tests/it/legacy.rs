@@ -13,7 +13,8 @@ const INIT: &str = r#"#!/bin/busybox sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-for module in llc stp bridge x_tables ebtables ebtable_filter tun; do
+for module in llc stp bridge x_tables ebtables ebtable_filter ebtable_nat \
+    ebt_ip ebt_ip6 ebt_pkttype tun; do
   insmod /modules/$module.ko
 done
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -136,7 +137,7 @@ fn boot(suite: &str, version: &str) {
         said.lines().any(|line| line.trim_end().ends_with("nft:")),
         "there is an nft: {said}"
     );
-    assert!(said.contains("test result: ok. 4 passed"), "{said}");
+    assert!(said.contains("test result: ok. 9 passed"), "{said}");
     assert!(said.contains("guest: status 0"), "{said}");
 }
 

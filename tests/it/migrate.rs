@@ -156,20 +156,16 @@ fn a_port_that_nft_holds_for_its_former_vm_goes_to_the_vm_that_has_it() {
         .ok();
         let now = domain(former, &[(own, "vnet1", "br0"), (old, "vnet2", "br0")]);
         let b = domain("b", &[(new, "vnet0", "br0")]);
-        for xml in [&now, &b] {
-            host.macfence_reading(xml, ["--backend", "ebtables", "apply", "--xml", "-"])
-                .ok();
-        }
         // Of the former VM's ports only the new one has the seed's rules.
-        host.ok(
-            "ebtables",
-            &["-D", "FORWARD", "-s", "!", own, "-i", "vnet1", "-j", "DROP"],
-        );
-        let net = "02:00:c0:a8:09:00/ff:ff:ff:ff:ff:00";
-        host.ok(
-            "ebtables",
-            &["-D", "FORWARD", "-s", "!", net, "-o", "vnet1", "-j", "DROP"],
-        );
+        for (mac, port) in [(old, "vnet2"), (new, "vnet0")] {
+            let net = format!("{}:00/ff:ff:ff:ff:ff:00", &mac[..14]);
+            for (who, way) in [(&*net, "-o"), (mac, "-i")] {
+                host.ok(
+                    "ebtables",
+                    &["-A", "FORWARD", "-s", "!", who, way, port, "-j", "DROP"],
+                );
+            }
+        }
         let virsh = fake_virsh(&[(former, &now), ("b", &b)]);
         migrate(&host, &virsh, &[]).ok();
         let ruleset = host.ruleset();
@@ -193,6 +189,27 @@ fn a_port_that_nft_holds_for_its_former_vm_goes_to_the_vm_that_has_it() {
             "{former}"
         );
     }
+}
+
+#[test]
+fn fences_of_our_own_ebtables_backend_migrate_with_whom_they_trust() {
+    let (host, virsh) = seeded(1);
+    host.ports("br0", &[&port(0)]);
+    let xml = domain("one-0", &[(&mac(0), &port(0), "br0")]);
+    let trusting = ["--trusted", "00:16:3e:00:00:01"];
+    let apply = ["--backend", "ebtables", "apply", "--xml", "-"];
+    host.macfence_reading(&xml, apply.iter().chain(&trusting))
+        .ok();
+    migrate(&host, &virsh, &[]).ok();
+    let left = host.ok("ebtables-save", &[]);
+    let left: Vec<_> = left.lines().filter(|line| line.starts_with("-A")).collect();
+    assert_eq!(left, ["-A FORWARD -p ARP -i eth7 -j ACCEPT"]);
+    // Nothing is left to do for whoever trusts the same.
+    let before = host.generation();
+    let apply = ["apply", "--xml", "-"];
+    host.macfence_reading(&xml, apply.iter().chain(&trusting))
+        .ok();
+    assert_eq!(host.generation(), before);
 }
 
 #[test]

@@ -4,20 +4,35 @@
 use crate::lab::{Host, domain, macfence_with, script};
 use crate::semantics::{SEED, TRUSTING, check_frames};
 
+mod bridge;
+
 fn host() -> Host {
     let host = Host::new();
     host.hide("nft");
     host
 }
 
-/// The rules of `FORWARD` and of our chains as ebtables lists them, without its headings.
+/// The rules outside our chains as ebtables lists them, without its headings.
 fn rules(host: &Host) -> Vec<String> {
-    let listed = host.ok("ebtables", &["-L"]);
-    listed
-        .lines()
-        .filter(|line| line.starts_with('-'))
-        .map(|l| l.trim().to_owned())
-        .collect()
+    let mut rules = Vec::new();
+    for (table, chain) in [
+        ("nat", "PREROUTING"),
+        ("filter", "INPUT"),
+        ("filter", "FORWARD"),
+    ] {
+        let listed = host.ok("ebtables", &["-t", table, "-L", chain]);
+        let listed = listed.lines().filter(|line| line.starts_with('-'));
+        rules.extend(listed.map(|line| line.trim().to_owned()));
+    }
+    rules
+}
+
+/// How many chains of ours each table has.
+fn chains(host: &Host) -> [usize; 2] {
+    ["nat", "filter"].map(|table| {
+        let listed = host.ok("ebtables", &["-t", table, "-L"]);
+        listed.matches("chain: macfence-").count()
+    })
 }
 
 #[test]
@@ -47,14 +62,14 @@ fn the_life_of_vms_on_an_old_host() {
         std::fs::write(&file, xml).unwrap();
         apply.extend(["--xml".to_owned(), file.to_str().unwrap().to_owned()]);
     }
-    // One VM, one call for each rule; five, one process for all; again, nothing.
+    // One VM with its chains; five, one process for each table; again, nothing.
     let ran = host.macfence(&apply[..4]);
     assert!(
         ran.stderr.contains("now in the kernel (ebtables)"),
         "{}",
         ran.stderr
     );
-    assert_eq!(rules(&host).len(), 2);
+    assert_eq!((rules(&host).len(), chains(&host)), (4, [1, 1]));
     // An ebtables that adds nothing by itself: ebtables-restore must have done it.
     script(
         &dir,
@@ -63,7 +78,8 @@ fn the_life_of_vms_on_an_old_host() {
     );
     host.exec(macfence_with(&dir).args(&apply), "").ok();
     let all = rules(&host);
-    assert_eq!(all.len(), 10, "{all:?}");
+    assert_eq!(all.len(), 20, "{all:?}");
+    assert_eq!(chains(&host), [1, 1]);
     let again = host.macfence(&apply);
     assert!(
         again.stderr.contains("held these fences already"),
@@ -78,7 +94,8 @@ fn the_life_of_vms_on_an_old_host() {
     let six = domain("one-6", &[("02:00:c0:a8:00:06", "one-6-0", "br0")]);
     let trusting = ["apply", "--xml", "-", "--trusted", "0:16:3e:0:0:1"];
     host.macfence_reading(&six, trusting).ok();
-    assert_eq!(rules(&host).len(), 10 + 1 + 2 + 2);
+    assert_eq!(rules(&host).len(), 20 + 1 + 5);
+    assert_eq!(chains(&host), [1, 2]);
 
     let list = host.list();
     let ports: Vec<_> = list
@@ -92,10 +109,12 @@ fn the_life_of_vms_on_an_old_host() {
 
     host.unplug("one-6-0");
     host.macfence(["hook", "ebtables-flush"]).ok();
-    assert_eq!(rules(&host).len(), 10 + 1);
+    assert_eq!(rules(&host).len(), 20 + 1);
+    assert_eq!(chains(&host), [1, 1]);
     (1..=5).for_each(|vm| host.unplug(&format!("one-{vm}-0")));
     host.macfence(["flush"]).ok();
     assert_eq!(rules(&host), ["-i eth0 -j ACCEPT"]);
+    assert_eq!(chains(&host), [0, 0]);
 }
 
 #[test]
@@ -113,16 +132,12 @@ fn the_rule_that_goes_on_an_old_host_is_the_one_that_was_meant() {
         host.macfence_reading(&xml, ["apply", "--xml", "-", "--prefix-len", len])
             .ok();
         let rules = rules(&host);
+        let foreign: Vec<_> = rules.iter().filter(|rule| rule.contains(" -o ")).collect();
         assert!(
-            rules.len() == 2 && rules.iter().any(|rule| rule.contains(mask)),
+            rules.len() == 4 && foreign.len() == 1 && foreign[0].contains(mask),
             "{rules:?}"
         );
-        assert_eq!(
-            rules
-                .iter()
-                .filter(|rule| rule.contains("ff:ff:ff:ff:ff"))
-                .count(),
-            usize::from(len == "40")
-        );
+        let narrow = foreign[0].contains("ff:ff:ff:ff:ff");
+        assert_eq!(narrow, len == "40", "{rules:?}");
     }
 }

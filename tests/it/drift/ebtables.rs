@@ -17,7 +17,19 @@ fn an_old_host_is_checked_and_set_right_as_well() {
     host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
     host.ok(
         "ebtables",
-        &["-D", "FORWARD", "-s", "!", A, "-i", "vnet0", "-j", "DROP"],
+        &[
+            "-t",
+            "nat",
+            "-D",
+            "PREROUTING",
+            "-s",
+            "!",
+            A,
+            "-i",
+            "vnet0",
+            "-j",
+            "DROP",
+        ],
     );
     host.unplug("gone");
     let ran = run(&host, &virsh, &["check"]);
@@ -33,7 +45,8 @@ fn an_old_host_is_checked_and_set_right_as_well() {
     );
     assert_eq!(run(&host, &virsh, &["sync"]).ok().lines().count(), 3);
     run(&host, &virsh, &["check"]).quiet();
-    assert_eq!(host.ok("ebtables", &["-L"]).matches("DROP").count(), 4);
+    let all = host.ok("ebtables-save", &[]);
+    assert_eq!(all.matches(" vnet").count(), 2 * 4, "{all}");
 }
 
 #[test]
@@ -62,6 +75,30 @@ fn half_a_fence_in_ebtables_is_no_fence() {
         &["-A", "FORWARD", "-s", "!", A, "-i", "vnet0", "-j", "DROP"],
     );
     assert_eq!(run(&host, &virsh, &["check"]).status, 1);
+    run(&host, &virsh, &["sync"]).ok();
+    run(&host, &virsh, &["check"]).quiet();
+}
+
+#[test]
+fn a_fence_of_version_0_1_is_found_and_completed() {
+    let host = Host::new();
+    host.hide("nft");
+    host.bridge("br0");
+    host.ports("br0", &["vnet0"]);
+    let virsh = fake_virsh(&[("a", &domain("a", &[(A, "vnet0", "br0")]))]);
+    let net = "02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00";
+    for (who, way) in [(net, "-o"), (A, "-i")] {
+        let rule = ["-A", "FORWARD", "-s", "!", who, way, "vnet0", "-j", "DROP"];
+        host.ok("ebtables", &rule);
+    }
+    let ran = run(&host, &virsh, &["check"]);
+    assert_eq!(ran.status, 1);
+    assert_eq!(
+        ran.stdout,
+        "differs a: no rule that drops false addresses from \"vnet0\" before the bridge learns \
+         them; no rule against control frames and multicast queries from \"vnet0\"; no rule that \
+         lets multicast queries out to \"vnet0\"\n"
+    );
     run(&host, &virsh, &["sync"]).ok();
     run(&host, &virsh, &["check"]).quiet();
 }
