@@ -3,6 +3,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod attacks;
 mod bad_input;
 mod bridge_settings;
 mod busy_host;

@@ -2,7 +2,8 @@
 
 use macfence::mac::MacAddr;
 
-const MAGIC: &[u8; 4] = b"MFNC";
+/// What is before the number.
+pub const MAGIC: &[u8; 4] = b"MFNC";
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub enum Kind {
     Unknown,
     /// A DHCP discover.
     Dhcp,
+    /// What tells a switch who is at the other end of its cable.
+    Lldp,
+    /// What makes its sender the root of a spanning tree: no EtherType, but a length.
+    Bpdu,
 }
 
 /// A frame from `src` to `dst`, padded as on a wire, with its number at the end.
@@ -56,6 +61,20 @@ pub fn frame(kind: Kind, src: MacAddr, dst: MacAddr, number: u32) -> Vec<u8> {
             message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 255]);
             frame.extend(ipv4(message.len() as u16 + 8, [0; 4], [255; 4], 68, 67));
             frame.extend(message);
+        }
+        Kind::Lldp => {
+            frame.extend([0x88, 0xcc, 2, 7, 4]); // chassis: an address
+            frame.extend(src.bytes());
+            frame.extend([4, 2, 7, b'p', 6, 2, 0, 120, 0, 0]); // port, time to live, end
+        }
+        Kind::Bpdu => {
+            frame.extend([0, 38, 0x42, 0x42, 3, 0, 0, 0, 0, 0]);
+            let bridge = [&[0, 0], &src.bytes()[..]].concat(); // priority 0: before all others
+            frame.extend(&bridge);
+            frame.extend([0; 4]); // cost
+            frame.extend(&bridge);
+            // Port; then in 1/256 s: age, greatest age, hello and forward delay.
+            frame.extend([0x80, 1, 0, 0, 20, 0, 2, 0, 15, 0]);
         }
     }
     frame.resize(frame.len().max(60), 0);

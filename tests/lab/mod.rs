@@ -4,6 +4,7 @@
 
 pub mod frame;
 pub mod guest;
+pub mod learning;
 pub mod libvirt;
 pub mod oneadmin;
 mod paths;

@@ -1,0 +1,135 @@
+//! A bridge as Linux makes it: it learns where addresses are, and listens to who wants which
+//! multicast. What it knows can be read, and so can what reaches the host itself.
+
+use std::collections::BTreeMap;
+use std::fs::{File, read_to_string};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use macfence::mac::MacAddr;
+use nix::libc;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+
+use super::{Host, Tap};
+
+impl Host {
+    /// A bridge that learns and snoops. Its address is this one whatever ports it gets, as that of
+    /// a host's bridge is in practice.
+    pub fn learning_bridge(&self, name: &str, mac: &str) {
+        self.ip(&format!(
+            "link add {name} address {mac} type bridge stp_state 0\nlink set {name} up\n"
+        ));
+    }
+
+    /// A port as hypervisors make it, whose other end is in our hands.
+    pub fn learning_tap(&self, bridge: &str, port: &str) -> Tap {
+        let tap = self.run(|| Tap::open(port));
+        self.ip(&format!("link set {port} master {bridge} up\n"));
+        tap
+    }
+
+    /// Switches the spanning tree protocol. Ports that forward go on forwarding: only one that comes
+    /// up later has to wait for seconds.
+    pub fn stp(&self, bridge: &str, on: bool) {
+        self.ip(&format!(
+            "link set {bridge} type bridge stp_state {}\n",
+            u8::from(on)
+        ));
+    }
+
+    /// What a file of a network device in sysfs says.
+    pub fn device(&self, path: &str) -> String {
+        let path = format!("/sys/class/net/{path}");
+        let text = self.run(|| read_to_string(&path).expect(&path));
+        text.trim().to_owned()
+    }
+
+    /// Sets what a file of a network device in sysfs says.
+    pub fn set_device(&self, path: &str, value: &str) {
+        let path = format!("/sys/class/net/{path}");
+        self.run(|| std::fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}")));
+    }
+
+    /// The table of a bridge whose ports will stay the same.
+    pub fn table(&self, bridge: &str) -> Table {
+        let mut ports = BTreeMap::new();
+        for port in self.ports_of(bridge) {
+            let number = self.device(&format!("{port}/brport/port_no"));
+            let number = u16::from_str_radix(number.trim_start_matches("0x"), 16);
+            ports.insert(number.expect("a number"), port);
+        }
+        let path = format!("/sys/class/net/{bridge}/brforward");
+        let file = self.run(|| File::open(&path).expect(&path));
+        Table { file, ports }
+    }
+
+    /// Listens to what reaches the host's own stack through a device.
+    pub fn ear(&self, device: &str) -> Ear {
+        self.run(|| Ear::on(device))
+    }
+}
+
+/// A bridge's table: at which port is which address.
+pub struct Table {
+    file: File,
+    ports: BTreeMap<u16, String>,
+}
+
+impl Table {
+    /// What the bridge has learned. Its own addresses are not learned.
+    pub fn learned(&self) -> BTreeMap<MacAddr, &str> {
+        // struct __fdb_entry: address, port, is it local, age (4), the port's high byte, padding.
+        let mut bytes = [0; 16 * 256];
+        let mut learned = BTreeMap::new();
+        let mut at = 0;
+        loop {
+            let len = self.file.read_at(&mut bytes, at).expect("the table");
+            if len == 0 {
+                return learned;
+            }
+            for entry in bytes[..len].chunks_exact(16).filter(|entry| entry[7] == 0) {
+                let mac = MacAddr::new(entry[..6].try_into().expect("six bytes"));
+                let port = u16::from(entry[12]) << 8 | u16::from(entry[6]);
+                let port = self.ports.get(&port).map_or("?", String::as_str);
+                learned.insert(mac, port);
+            }
+            at += len as u64;
+        }
+    }
+}
+
+/// A packet socket on one device.
+pub struct Ear(OwnedFd);
+
+impl Ear {
+    fn on(device: &str) -> Self {
+        let index = nix::net::if_::if_nametoindex(device).expect(device);
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let all = SockProtocol::EthAll;
+        let ear = socket(AddressFamily::Packet, SockType::Raw, flags, all).expect("a socket");
+        // SAFETY: all zeros is a valid sockaddr_ll, and the kernel reads one.
+        let bound = unsafe {
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as libc::c_ushort;
+            address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+            address.sll_ifindex = index as libc::c_int;
+            let length = size_of_val(&address) as libc::socklen_t;
+            libc::bind(ear.as_raw_fd(), (&raw const address).cast(), length)
+        };
+        assert_eq!(bound, 0, "bound to {device}");
+        let ear = Self(ear);
+        // Between its birth and being bound it heard every device.
+        ear.heard();
+        ear
+    }
+
+    /// Every frame that the host has heard, or sent, since the last call.
+    pub fn heard(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut buffer = [0; 2048];
+        while let Ok(len) = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            frames.push(buffer[..len].to_vec());
+        }
+        frames
+    }
+}
