@@ -92,7 +92,7 @@ const fn control(x: u8) -> MacAddr {
     MacAddr::new([1, 0x80, 0xc2, 0, 0, x])
 }
 
-fn is_control(dst: MacAddr) -> bool {
+pub fn is_control(dst: MacAddr) -> bool {
     (0..16).any(|x| dst == control(x))
 }
 
@@ -122,6 +122,13 @@ fn attacks() -> impl Iterator<Item = (u32, Attack)> {
         let src = [mac(by), mac(VICTIM), mac(ROUTER), BRIDGE, nobody][as_whom];
         (3 * id as u32, Attack { by, src, dst, kind })
     })
+}
+
+/// Of the same frames those of one attacker, in these shapes, for somebody else to send.
+pub fn frames_of(by: Party, kinds: &[Kind]) -> Vec<Vec<u8>> {
+    let chosen = |(_, attack): &(u32, Attack)| attack.by == by && kinds.contains(&attack.kind);
+    let bytes = |(id, attack): (u32, Attack)| frame(attack.kind, attack.src, attack.dst, id);
+    attacks().filter(chosen).map(bytes).collect()
 }
 
 /// Sends one frame, and tells what harm it does. The bridge is then as it was.

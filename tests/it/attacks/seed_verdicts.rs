@@ -36,7 +36,10 @@ struct Dice(u64);
 
 impl Dice {
     fn pick<T: Clone>(&mut self, among: &[T]) -> T {
-        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        self.0 = self
+            .0
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
         among[(self.0 >> 33) as usize % among.len()].clone()
     }
 }
@@ -77,12 +80,18 @@ fn odd_payloads() -> Vec<Vec<u8>> {
     payloads.push(ipv4[..12].to_vec());
     payloads.push(vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 0]);
     // Tags, one and two, and the same EtherType as what a rule looks for behind them.
-    for tag in [&[0x81, 0, 0, 0][..], &[0x81, 0, 0xff, 0xff], &[0x88, 0xa8, 0, 9, 0x81, 0, 0, 7]] {
+    for tag in [
+        &[0x81, 0, 0, 0][..],
+        &[0x81, 0, 0xff, 0xff],
+        &[0x88, 0xa8, 0, 9, 0x81, 0, 0, 7],
+    ] {
         payloads.push([tag, &ipv4].concat());
         payloads.push([tag, &group6].concat());
     }
     // Lengths instead of an EtherType, jumbo ones, and PPPoE, MPLS, EAPOL, LACP, LLDP, loopback.
-    let kinds = [0, 3, 0x05dc, 0x0600, 0xffff, 0x8864, 0x8847, 0x888e, 0x8809, 0x88cc, 0x9000];
+    let kinds = [
+        0, 3, 0x05dc, 0x0600, 0xffff, 0x8864, 0x8847, 0x888e, 0x8809, 0x88cc, 0x9000,
+    ];
     payloads.extend(kinds.map(|kind: u16| [&kind.to_be_bytes()[..], &[0x42, 0x42, 3]].concat()));
     payloads
 }
@@ -102,16 +111,36 @@ fn destinations() -> Vec<MacAddr> {
         [2, 0, 192, 168, 0, 99],
     ];
     let groups = groups.map(MacAddr::new).into_iter().chain([BROADCAST; 3]);
-    PARTIES.iter().map(|(_, _, mac)| *mac).chain(groups).collect()
+    PARTIES
+        .iter()
+        .map(|(_, _, mac)| *mac)
+        .chain(groups)
+        .collect()
 }
 
 /// One of the frames, and who sends it: the same for the same dice.
 fn roll(dice: &mut Dice, payloads: &[Vec<u8>], to: &[MacAddr], id: u32) -> (Party, Vec<u8>) {
     let sender = dice.pick(&[VICTIM, 1, 2, 3, 4, ROUTER]);
-    let others = [mac(VICTIM), mac(1), mac(3), MacAddr::new([2, 0, 192, 168, 0, 99])];
-    let src = if dice.pick(&[true, true, false]) { mac(sender) } else { dice.pick(&others) };
+    let others = [
+        mac(VICTIM),
+        mac(1),
+        mac(3),
+        MacAddr::new([2, 0, 192, 168, 0, 99]),
+    ];
+    let src = if dice.pick(&[true, true, false]) {
+        mac(sender)
+    } else {
+        dice.pick(&others)
+    };
     let dst = dice.pick(to);
-    let kinds = [Kind::Arp, Kind::Ipv4, Kind::Ipv6, Kind::Vlan, Kind::Unknown, Kind::Dhcp];
+    let kinds = [
+        Kind::Arp,
+        Kind::Ipv4,
+        Kind::Ipv6,
+        Kind::Vlan,
+        Kind::Unknown,
+        Kind::Dhcp,
+    ];
     if dice.pick(&[true, false]) {
         return (sender, frame(dice.pick(&kinds), src, dst, id));
     }
