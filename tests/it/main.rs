@@ -26,6 +26,7 @@ mod migrate;
 mod names;
 mod nft_versions;
 mod old_host;
+mod old_kernel;
 mod opennebula;
 mod packages;
 mod privileges;

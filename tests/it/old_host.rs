@@ -1,6 +1,9 @@
 //! A host without nft. These run here, where nft is taken away and ebtables is the nft variant, and
 //! once more on old kernels with the legacy ebtables: see [`super::legacy`].
 
+use crate::attacks::{
+    Firewall, before_fence, bridge_table, host as the_host, multicast, overheard,
+};
 use crate::lab::{Host, domain, macfence_with, script};
 use crate::semantics::{SEED, TRUSTING, check_frames};
 
@@ -140,4 +143,36 @@ fn the_rule_that_goes_on_an_old_host_is_the_one_that_was_meant() {
         let narrow = foreign[0].contains("ff:ff:ff:ff:ff");
         assert_eq!(narrow, len == "40", "{rules:?}");
     }
+}
+
+#[test]
+fn no_frame_of_a_vm_changes_the_bridges_table_of_an_old_host() {
+    bridge_table::check_a_few(Firewall::Ebtables);
+}
+
+#[test]
+fn what_the_bridge_of_an_old_host_learned_before_a_fence_is_forgotten() {
+    before_fence::check_apply(Firewall::Ebtables);
+}
+
+#[test]
+fn what_a_router_sends_to_one_vm_nobody_else_hears_on_an_old_host() {
+    overheard::check(Firewall::Ebtables);
+}
+
+#[test]
+fn queries_of_vms_are_not_believed_on_an_old_host_and_those_of_others_are_heard() {
+    multicast::check_queries_of_vms(Firewall::Ebtables);
+    multicast::check_queries_of_others(Firewall::Ebtables);
+}
+
+#[test]
+fn false_addresses_do_not_reach_an_old_host() {
+    the_host::check(Firewall::Ebtables, 5_000);
+}
+
+#[test]
+#[ignore = "not every kernel has VLAN devices: those that `legacy` boots have"]
+fn false_addresses_do_not_reach_a_vlan_device_of_an_old_host() {
+    the_host::check_vlan(Firewall::Ebtables);
 }

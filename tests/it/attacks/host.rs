@@ -7,7 +7,7 @@ use macfence::mac::MacAddr;
 use super::{
     BRIDGE, BROADCAST, Firewall, INSIDER, OUTSIDER, Party, ROUTER, Scene, Settings, VICTIM, mac,
 };
-use crate::lab::frame::number;
+use crate::lab::frame::{Kind, frame, number};
 
 const HOST: [u8; 4] = [192, 168, 0, 254];
 
@@ -94,6 +94,29 @@ pub fn check(firewall: Firewall, addresses: u32) {
         make_up(&scene, by, addresses / 2);
     }
     assert_eq!(scene.learned(), before);
+}
+
+/// Makes sure that the host hears nothing false on a VLAN device of its bridge, and what is honest.
+/// Not every kernel has such devices.
+pub fn check_vlan(firewall: Firewall) {
+    let vlan = |fenced| {
+        let scene = if fenced {
+            Scene::fenced(firewall, Settings::default())
+        } else {
+            Scene::new(firewall, Settings::default())
+        };
+        scene
+            .host
+            .ip("link add link br0 name br0.7 type vlan id 7\nlink set br0.7 up\n");
+        let ear = scene.host.ear("br0.7");
+        let heard = |by: Party, src: MacAddr| {
+            scene.taps[by].send(&frame(Kind::Vlan, src, BROADCAST, 9));
+            ear.heard().iter().any(|frame| number(frame) == Some(9))
+        };
+        [INSIDER, OUTSIDER].map(|by| [mac(by), mac(VICTIM), mac(ROUTER)].map(|src| heard(by, src)))
+    };
+    assert_eq!(vlan(false), [[true; 3]; 2], "without a fence");
+    assert_eq!(vlan(true), [[true, false, false]; 2], "behind a fence");
 }
 
 #[test]
