@@ -197,12 +197,12 @@ fn boot(suite: &str, version: &str, firewall: Firewall, passed: u32) {
 
 #[test]
 fn an_old_host_with_debian_bullseyes_5_10_kernel() {
-    boot("bullseye", "5.10.", Firewall::Ebtables, 10);
+    boot("bullseye", "5.10.", Firewall::Ebtables, 15);
 }
 
 #[test]
 fn an_old_host_with_debian_bookworms_6_1_kernel() {
-    boot("bookworm", "6.1.", Firewall::Ebtables, 10);
+    boot("bookworm", "6.1.", Firewall::Ebtables, 15);
 }
 
 #[test]
