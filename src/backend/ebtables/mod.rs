@@ -51,8 +51,9 @@ pub struct Ebtables;
 const FEW: usize = 4;
 
 const LIMITS: [&str; 4] = [
-    "ebtables does not look behind an 802.1Q tag: multicast queries with a tag, be its VLAN ID 0, \
-     are not dropped where a VM sends them, and reach no VM of another network.",
+    "ebtables does not look behind an 802.1Q tag: a VM's multicast queries with a tag are not \
+     dropped, even with VLAN ID 0, and a bridge that snoops believes them; such queries of others \
+     do not reach VMs of other networks.",
     "ebtables before 2.0.11 does not know the types of IGMP packets: there every IGMP packet to \
      224.0.0.1 counts as a query and no other does, so that a VM can send queries about single \
      groups.",
@@ -272,4 +273,24 @@ fn restore(calls: &[Call]) -> Result<Output> {
     }
     let _lock = lock::legacy_ebtables()?;
     process::run_as_root("ebtables-restore", &["--noflush"], &input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_is_told_by_its_own_word() {
+        for (said, current) in [
+            ("ebtables v2.0.11 (legacy) (December 2011)", true),
+            ("ebtables v2.0.12 (legacy)", true),
+            ("ebtables 1.8.9 (nf_tables)", true),
+            ("ebtables v2.0.10-4 (December 2011)", false),
+            ("ebtables v2.0.10.4 (legacy) (December 2011)", false),
+            ("ebtables", false),
+            ("", false),
+        ] {
+            assert_eq!(names_current_version(said), current, "{said}");
+        }
+    }
 }

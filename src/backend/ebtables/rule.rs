@@ -1,8 +1,13 @@
 //! A guard as flat rules in ebtables' words. [`super::listed`] reads them back.
 //!
-//! ebtables asks each frame's every rule of a chain, one after the other, so a guard has as few
-//! rules in each chain as it can: two where frames come in, one where they go out, and one more
-//! there if somebody is trusted. What is the same for all ports is in a chain that they share.
+//! ebtables asks a frame every rule of a chain, one after the other, so a guard has few rules in
+//! each chain: two where frames come in, one where they go out, and one more there if somebody is
+//! trusted. What is the same for all ports is in a chain that they share.
+//!
+//! A forwarded frame passes three rules for each VM of the host, where version 0.1 had two: measured
+//! with the nft variant and 1,000 VMs, about 80 µs in place of 50. One rule for all frames to groups,
+//! with the ports behind it, would save a third of that. But then a guard's rule would be reached
+//! through a chain of ours that others can edit, bypass and empty; nft does that better.
 
 use anyhow::{Result, ensure};
 

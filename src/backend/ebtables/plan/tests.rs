@@ -1,3 +1,6 @@
+mod tables;
+
+use self::tables::Tables;
 use super::super::chain::Igmp;
 use super::super::rule::{FORWARD, INPUT, PLACES};
 use super::*;
@@ -22,90 +25,7 @@ fn rules(guards: &[Guard]) -> Vec<Rule> {
     guards.iter().flat_map(of).collect()
 }
 
-/// What ebtables would list after these calls on empty tables, in its own words.
-struct Tables {
-    places: BTreeMap<Place, Vec<String>>,
-    chains: BTreeMap<ChainId, Vec<String>>,
-}
-
 impl Tables {
-    /// Tables with these rules in `FORWARD`.
-    fn of(forward: &[&str]) -> Self {
-        let mut tables = Self {
-            places: PLACES.iter().map(|place| (*place, Vec::new())).collect(),
-            chains: BTreeMap::new(),
-        };
-        tables.places.insert(FORWARD, owned(forward));
-        tables
-    }
-
-    fn at(&self, place: Place) -> &[String] {
-        &self.places[&place]
-    }
-
-    fn ruleset(&self) -> Ruleset {
-        let mut ruleset = Ruleset::default();
-        for table in TABLES {
-            let places = self.places.iter().filter(|(place, _)| place.table == table);
-            let places = places.map(|(place, rules)| (place.chain, rules));
-            let chains = self.chains.iter().filter(|((of, _), _)| *of == table);
-            let chains = chains.map(|((_, name), rules)| (name.as_str(), rules));
-            let mut listing = format!("Bridge table: {table}\n");
-            for (name, rules) in places.chain(chains) {
-                let rules = rules.join("\n").replace("-c ", ", pcnt = ");
-                listing += &format!("\nBridge chain: {name}, x\n{rules}\n");
-            }
-            ruleset.read(table, &listing).unwrap();
-        }
-        ruleset
-    }
-
-    fn chain(&mut self, table: &'static str, name: &str) -> &mut Vec<String> {
-        let place = PLACES
-            .into_iter()
-            .find(|place| (place.table, place.chain) == (table, name));
-        let chain = place.and_then(|place| self.places.get_mut(&place));
-        let id = (table, name.to_owned());
-        chain.unwrap_or_else(|| self.chains.get_mut(&id).unwrap())
-    }
-
-    /// Does what ebtables does. Deleting by words deletes the first rule that looks the same.
-    fn run(&mut self, call: &Call) {
-        let table = call.table;
-        let words: Vec<_> = call.words.iter().map(String::as_str).collect();
-        match words.as_slice() {
-            ["-N", name, "-P", _] => {
-                let old = self.chains.insert((table, (*name).to_owned()), Vec::new());
-                assert_eq!(old, None, "{name}");
-            }
-            ["-F", name] => self.chain(table, name).clear(),
-            ["-X", name] => {
-                let places = self.places.iter().filter(|(place, _)| place.table == table);
-                let mut rules = places.flat_map(|(_, rules)| rules);
-                let leads_there = |rule: &String| rule.split(' ').any(|word| word == *name);
-                assert!(!rules.any(leads_there), "{name} is used");
-                self.chains.remove(&(table, (*name).to_owned())).unwrap();
-            }
-            ["-A", name, rule @ ..] => self.chain(table, name).push(as_listed(rule)),
-            ["-I", name, number, rule @ ..] => {
-                let number: usize = number.parse().unwrap();
-                self.chain(table, name).insert(number - 1, as_listed(rule));
-            }
-            ["-D", name, number] => {
-                let number: usize = number.parse().unwrap();
-                self.chain(table, name).remove(number - 1);
-            }
-            ["-D", name, rule @ ..] => {
-                let rule = rule.join(" ");
-                let chain = self.chain(table, name);
-                let is_it = |one: &String| one.split(" , pcnt").next() == Some(&rule);
-                let index = chain.iter().position(is_it).unwrap();
-                chain.remove(index);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
     /// Runs a plan; returns its calls, one a line.
     fn enforce(&mut self, guards: &[Guard]) -> Vec<String> {
         let calls = enforce(&self.ruleset(), &rules(guards));
@@ -113,16 +33,6 @@ impl Tables {
             self.run(call);
         }
         calls.iter().map(|call| call.words.join(" ")).collect()
-    }
-}
-
-/// A rule with its counters as ebtables lists them.
-fn as_listed(rule: &[&str]) -> String {
-    match rule {
-        [rule @ .., "-c", packets, bytes] => {
-            format!("{} , pcnt = {packets} -- bcnt = {bytes}", rule.join(" "))
-        }
-        rule => rule.join(" "),
     }
 }
 
@@ -187,6 +97,23 @@ fn what_an_earlier_version_has_counted_lives_on() {
     other.mac = "02:00:00:00:00:06".parse().unwrap();
     tables.enforce(&[other]);
     assert_eq!(tables.at(PREROUTING)[0], FROM.replace(":05", ":06"));
+}
+
+#[test]
+fn the_chain_in_which_version_0_1_trusted_somebody_is_replaced() {
+    let name = "macfence-0123456789abcdef";
+    let counted = format!("{} , pcnt = 3 -- bcnt = 180", TO.replace("DROP", name));
+    let mut tables = Tables::of(&[&counted, FROM]);
+    let old = owned(&["-s 00:16:3e:00:00:01 -j RETURN", "-j DROP"]);
+    tables.chains.insert(("filter", name.to_owned()), old);
+    let own = guard("p0", &["00:16:3e:00:00:01"]);
+    let meant = |tables: &Tables| tables.ruleset().fences()[0].guards[0].meant();
+    assert_eq!(meant(&tables), Some(own.clone()));
+    tables.enforce(std::slice::from_ref(&own));
+    let fences = tables.ruleset().fences();
+    assert_eq!(fences[0].guards[0].whole(), Some(own));
+    assert_eq!(fences[0].guards[0].dropped.foreign, Some(3));
+    assert!(!tables.chains.contains_key(&("filter", name.to_owned())));
 }
 
 #[test]
