@@ -1,5 +1,6 @@
-//! A rule as ebtables lists it. Legacy and the nft variant print the same but for blanks and the
-//! padding of addresses; both print the names of protocols where `/etc` has them.
+//! A rule as ebtables lists it. Legacy and the nft variant print the same but for blanks, the padding
+//! of addresses, and the `!`, which the nft variant puts before the option since 1.8.11. All print
+//! the names of protocols where `/etc` has them.
 
 use super::chain::{CONTROL, GROUPS};
 use super::rule::{DROP, Fingerprint, Receivers, Shape, check_port};
@@ -7,7 +8,7 @@ use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::vm::Port;
 
 /// Words that ebtables prints for what we write.
-const NAMES: [(&str, &str); 8] = [
+const NAMES: [(&str, &str); 9] = [
     ("IPv4", "0x0800"),
     ("0x800", "0x0800"),
     ("IPv6", "0x86dd"),
@@ -15,6 +16,7 @@ const NAMES: [(&str, &str); 8] = [
     ("ipv6-icmp", "58"),
     ("membership-query", "17"),
     ("130/0:255", "130"),
+    ("mld-listener-query", "130"),
     (MULTICAST, "01:00:00:00:00:00/01:00:00:00:00:00"),
 ];
 const MULTICAST: &str = "Multicast";
@@ -72,6 +74,14 @@ impl<'a> Listed<'a> {
         let mut matches: Vec<_> = text.split_whitespace().collect();
         let target = matches.pop()?;
         (matches.pop()? == "-j").then_some(())?;
+        // `! -s MAC` becomes `-s ! MAC`.
+        for index in 1..matches.len() {
+            if let Some([not @ "!", option]) = matches.get_mut(index - 1..=index)
+                && option.starts_with('-')
+            {
+                std::mem::swap(not, option);
+            }
+        }
         Some(Self {
             text,
             matches,
@@ -228,7 +238,8 @@ mod tests {
             let listed = line
                 .replace("01:00:00:00:00:00/01:00:00:00:00:00", MULTICAST)
                 .replace("/ff:ff:ff:ff:ff:ff", "");
-            for line in [line, listed] {
+            let newer = listed.replace("-s !", "! -s").replace("-d !", "! -d");
+            for line in [line, listed, newer] {
                 let read = Listed::read(&line).unwrap();
                 assert_eq!(read.shape().as_ref(), Some(&shape), "{line}");
                 // Nothing that ebtables may know the rule by is missed.
@@ -252,6 +263,9 @@ mod tests {
             "-s ! 02:00:00:00:00:00/ff:00:ff:00:00:00 -o eth0 -j DROP",
             "-s ! Unicast -o eth0 -j DROP",
             "-i ! eth0 -j DROP",
+            "! -i eth0 -j DROP",
+            "-s ! -i eth0 -j DROP",
+            "! -s 02:00:00:00:00:01 -i eth0 -o eth1 -j DROP",
             "-d BGA -i eth0 -j DROP",
             "-d Unicast -i eth0 -j DROP",
             "-d ! Multicast -i eth0 -j DROP",

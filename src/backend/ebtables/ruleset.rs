@@ -258,6 +258,7 @@ mod tests {
             include_str!("../../../tests/captures/ebtables-legacy-2.0.11-list-without-names.txt"),
             include_str!("../../../tests/captures/ebtables-nft-1.8.9-list.txt"),
             include_str!("../../../tests/captures/ebtables-nft-1.8.9-list-without-names.txt"),
+            include_str!("../../../tests/captures/ebtables-nft-1.8.11-list.txt"),
         ] {
             let mut ruleset = Ruleset::default();
             let (nat, filter) = listing.split_at(listing.rfind("Bridge table").unwrap());
