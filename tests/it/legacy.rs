@@ -13,6 +13,8 @@ const INIT: &str = r#"#!/bin/busybox sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+ln -s /proc/self/fd /dev/fd
+ln -s /proc/self/fd/0 /dev/stdin
 for module in llc stp bridge tun garp mrp 8021q @modules@; do
   insmod /modules/$module.ko
 done
@@ -48,7 +50,7 @@ impl Firewall {
             ),
             Self::Nft(_) => (
                 "nft",
-                "crc32c_generic libcrc32c nfnetlink nf_tables nft_counter",
+                "crc32c_generic libcrc32c nfnetlink nf_tables nft_counter nft_meta_bridge",
             ),
         };
         let has = |module: &&str| kernel.join(format!("{module}.ko")).exists();
@@ -141,6 +143,7 @@ fn initramfs(kernel: &Path, dir: &Path, firewall: Firewall) -> std::path::PathBu
     write(&init, firewall.init(kernel)).unwrap();
     std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755)).unwrap();
     symlink("/proc/mounts", root.join("etc/mtab")).unwrap();
+    copy("/etc/protocols", root.join("etc/protocols")).unwrap();
     let archive = dir.join("initramfs");
     let pack = format!(
         "cd {} && find . | busybox cpio -o -H newc >{}",
@@ -207,10 +210,10 @@ fn an_old_host_with_debian_bookworms_6_1_kernel() {
 
 #[test]
 fn debian_bullseyes_5_10_kernel_with_its_own_nft() {
-    boot("bullseye", "5.10.", Firewall::Nft(Some("0.9.8")), 8);
+    boot("bullseye", "5.10.", Firewall::Nft(Some("0.9.8")), 7);
 }
 
 #[test]
 fn debian_bookworms_6_1_kernel_with_nft() {
-    boot("bookworm", "6.1.", Firewall::Nft(None), 8);
+    boot("bookworm", "6.1.", Firewall::Nft(None), 7);
 }

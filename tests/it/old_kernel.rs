@@ -2,13 +2,6 @@
 //! bridges and nftables know less.
 
 use crate::attacks::{Firewall, before_fence, bridge_table, host, multicast, overheard};
-use crate::lab::Host;
-use crate::semantics::{TRUSTING, check_frames};
-
-#[test]
-fn what_is_heard_on_an_old_kernel_is_what_the_rules_say() {
-    check_frames(&Host::new(), &TRUSTING);
-}
 
 #[test]
 fn no_frame_of_a_vm_changes_the_bridges_table_of_an_old_kernel() {

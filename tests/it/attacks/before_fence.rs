@@ -85,6 +85,10 @@ fn with_ebtables_apply_has_the_bridge_forget_too() {
 #[test]
 fn sync_has_the_bridge_forget_what_it_learned_before_there_was_a_fence() {
     check_sync(Firewall::Nft);
+}
+
+#[test]
+fn with_ebtables_sync_has_the_bridge_forget_too() {
     check_sync(Firewall::Ebtables);
 }
 

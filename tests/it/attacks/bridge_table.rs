@@ -11,6 +11,7 @@ use super::{
     Scene, Settings, VICTIM, mac, may_hear, port,
 };
 use crate::lab::frame::{Kind, frame};
+use crate::lab::replace;
 
 const KINDS: [Kind; 7] = [
     Kind::Arp,
@@ -248,20 +249,24 @@ pub fn check_a_few(firewall: Firewall) {
 
 fn check_some(firewall: Firewall, settings: &[Settings], kinds: &[Kind]) {
     for settings in settings.iter().copied() {
-        let scene = Scene::fenced(firewall, settings);
-        let harms = harms(&scene, settings, kinds);
-        let examples: BTreeMap<_, _> = harms
-            .iter()
-            .map(|(harm, attack)| ((harm, attack.dst), format!("{harm:?}: {attack}")))
-            .collect();
-        let examples: Vec<_> = examples.into_values().collect();
-        assert!(
-            harms.is_empty(),
-            "{firewall:?} {settings:?}: {} harms of {} attacks, among others: {examples:#?}",
-            harms.len(),
-            attacks().count()
-        );
+        check_scene(&Scene::fenced(firewall, settings), settings, kinds);
     }
+}
+
+fn check_scene(scene: &Scene, settings: Settings, kinds: &[Kind]) {
+    let harms = harms(scene, settings, kinds);
+    let examples: BTreeMap<_, _> = harms
+        .iter()
+        .map(|(harm, attack)| ((harm, attack.dst), format!("{harm:?}: {attack}")))
+        .collect();
+    let examples: Vec<_> = examples.into_values().collect();
+    assert!(
+        harms.is_empty(),
+        "{:?} {settings:?}: {} harms of {} attacks, among others: {examples:#?}",
+        scene.firewall,
+        harms.len(),
+        attacks().count()
+    );
 }
 
 /// Makes sure that without a fence, or with rules in `forward` alone, the same attacks do harm: else
@@ -329,6 +334,20 @@ fn with_ebtables_no_frame_of_a_vm_changes_the_bridges_table_either() {
 fn the_nft_of_debian_bullseye_and_trixie_protect_the_bridges_table_too() {
     check(Firewall::OtherNft("0.9.8"));
     check(Firewall::OtherNft("1.1.3"));
+}
+
+#[test]
+fn nft_protects_the_bridges_table_where_nobody_has_installed_the_names_of_protocols() {
+    let settings = Settings::default();
+    let scene = Scene::new(Firewall::Nft, settings);
+    // Debian's smallest system has no such file.
+    scene.host.run(|| replace("/etc/protocols", ""));
+    (VICTIM..ROUTER).for_each(|party| scene.fence(party));
+    scene.introduce();
+    check_scene(&scene, settings, &[Kind::Arp]);
+    let before = scene.host.generation();
+    (VICTIM..ROUTER).for_each(|party| scene.fence(party));
+    assert_eq!(scene.host.generation(), before, "it was all there");
 }
 
 #[test]

@@ -117,6 +117,10 @@ fn the_nft_of_debian_bullseye_and_trixie_keep_what_a_router_sends_to_one_vm_too(
 #[test]
 fn a_trusted_router_of_one_network_is_overheard_in_that_one_alone() {
     check_router_inside(Firewall::Nft);
+}
+
+#[test]
+fn with_ebtables_a_trusted_router_of_one_network_is_overheard_in_that_one_alone_too() {
     check_router_inside(Firewall::Ebtables);
 }
 
