@@ -144,8 +144,9 @@ fn replacement<'a>(
         let guard = whole.ok_or("nft fences it otherwise than its ebtables rules do")?;
         return Ok((vm, guard));
     }
+    // The scripts wrote a pair. That it lacks the rules that came later is no reason to leave it.
     let guard = listed
-        .whole()
+        .meant()
         .ok_or("its ebtables rules are no pair of the scripts'")?;
     let is_own = match &guard.hears {
         Hears::All => false,
