@@ -50,7 +50,7 @@ fn check_forgotten(scene: &Scene, by: Party) {
 pub fn check_apply(firewall: Firewall) {
     for by in [INSIDER, OUTSIDER] {
         let scene = poisoned(firewall, by);
-        (VICTIM..ROUTER).for_each(|party| scene.fence(party));
+        scene.fence_all();
         check_forgotten(&scene, by);
     }
 }
@@ -98,7 +98,7 @@ fn fencing_a_vm_again_leaves_the_bridges_table_alone() {
         let scene = Scene::fenced(firewall, Settings::default());
         let before = scene.learned();
         assert_eq!(before.len(), PARTIES.len());
-        (VICTIM..ROUTER).for_each(|party| scene.fence(party));
+        scene.fence_all();
         assert_eq!(scene.learned(), before);
     }
 }

@@ -342,11 +342,11 @@ fn nft_protects_the_bridges_table_where_nobody_has_installed_the_names_of_protoc
     let scene = Scene::new(Firewall::Nft, settings);
     // Debian's smallest system has no such file.
     scene.host.run(|| replace("/etc/protocols", ""));
-    (VICTIM..ROUTER).for_each(|party| scene.fence(party));
+    scene.fence_all();
     scene.introduce();
     check_scene(&scene, settings, &[Kind::Arp]);
     let before = scene.host.generation();
-    (VICTIM..ROUTER).for_each(|party| scene.fence(party));
+    scene.fence_all();
     assert_eq!(scene.host.generation(), before, "it was all there");
 }
 

@@ -148,9 +148,7 @@ impl Scene {
     /// The same with everybody fenced and known to the bridge.
     pub fn fenced(firewall: Firewall, settings: Settings) -> Self {
         let scene = Self::new(firewall, settings);
-        for party in VICTIM..ROUTER {
-            scene.fence(party);
-        }
+        scene.fence_all();
         scene.introduce();
         scene
     }
@@ -159,6 +157,20 @@ impl Scene {
     pub fn fence(&self, party: Party) {
         let args = ["apply", "--xml", "-", "--trusted", &mac(ROUTER).to_string()];
         self.firewall.macfence(&self.host, &args, &xml(party)).ok();
+    }
+
+    /// Fences all VMs in one call.
+    pub fn fence_all(&self) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let router = mac(ROUTER).to_string();
+        let mut args = vec!["apply".to_owned(), "--trusted".to_owned(), router];
+        for party in VICTIM..ROUTER {
+            let file = dir.path().join(port(party));
+            std::fs::write(&file, xml(party)).expect("XML");
+            args.extend(["--xml".to_owned(), file.display().to_string()]);
+        }
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        self.firewall.macfence(&self.host, &args, "").ok();
     }
 
     /// Lets everybody say something to all, so that the bridge knows where they are.

@@ -31,7 +31,7 @@ fn hearers(scene: &Scene, sender: Party, src: MacAddr, dst: MacAddr) -> Vec<Part
 pub fn check(firewall: Firewall) {
     // Everybody is fenced, and the bridge knows nobody.
     let scene = Scene::new(firewall, Settings::default());
-    (VICTIM..ROUTER).for_each(|party| scene.fence(party));
+    scene.fence_all();
     let from_router = |dst| hearers(&scene, ROUTER, mac(ROUTER), dst);
     assert_eq!(from_router(ABSENT), [0; 0]);
     for party in ALL {
