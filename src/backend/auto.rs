@@ -63,8 +63,12 @@ impl Backend for Auto {
         self.chosen().name()
     }
 
-    fn table(&self) -> &'static str {
-        self.chosen().table()
+    fn tables(&self) -> &'static [&'static str] {
+        self.chosen().tables()
+    }
+
+    fn limits(&self) -> &'static [&'static str] {
+        self.chosen().limits()
     }
 
     fn names_vms(&self) -> bool {

@@ -19,8 +19,13 @@ pub trait Backend {
     /// Its name, as `--backend` takes it. `auto` has the name of the one that it has used.
     fn name(&self) -> &'static str;
 
-    /// The table of the kernel's bridge family in which fences are.
-    fn table(&self) -> &'static str;
+    /// The tables of the kernel's bridge family in which fences are.
+    fn tables(&self) -> &'static [&'static str];
+
+    /// What this firewall cannot match although a guard asks for it, one sentence each.
+    fn limits(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Whether rules tell whose they are. Where not, a VM's rules are found by its ports.
     fn names_vms(&self) -> bool;

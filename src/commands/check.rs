@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::shared::{print, survey};
+use super::shared::{note, print, survey};
 use crate::backend;
 use crate::bridge::{self, Weakness};
 use crate::compare::{Finding, State};
@@ -30,6 +30,9 @@ pub fn run(config: &Config, json: bool) -> Result<Exit> {
     let actual = backend.query()?.fences()?;
     let survey = survey(config, &*backend, vms, &actual)?;
     let bridges = bridges(config, &survey.ports)?;
+    for limit in backend.limits() {
+        note(config, || (*limit).to_owned());
+    }
     let found = survey.findings.iter().chain(&survey.failed).chain(&bridges);
     if json {
         let rows: Vec<_> = found.map(row).collect();

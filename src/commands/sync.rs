@@ -37,8 +37,8 @@ pub struct Done {
     pub failed: Vec<String>,
     /// The ports that are fenced now.
     pub ports: BTreeSet<Port>,
-    /// The table in which they are.
-    pub table: &'static str,
+    /// The tables in which they are.
+    pub tables: &'static [&'static str],
 }
 
 /// Sets right what is wrong.
@@ -72,7 +72,7 @@ pub fn sync(config: &Config) -> Result<Done> {
         open,
         failed: survey.failed.iter().map(ToString::to_string).collect(),
         ports: survey.ports,
-        table: backend.table(),
+        tables: backend.tables(),
     })
 }
 

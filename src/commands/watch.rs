@@ -90,8 +90,8 @@ fn notify(state: NotifyState) {
 struct Watch {
     /// When the first and the last change happened since the last sync.
     changes: Option<(Instant, Instant)>,
-    /// The table whose changes count; before it is known, all do.
-    table: Option<&'static str>,
+    /// The tables whose changes count. Before they are known, those of all tables do.
+    tables: Option<&'static [&'static str]>,
     /// Ports that have come and are no running VM's yet.
     newcomers: BTreeMap<String, Newcomer>,
     /// When to try again after a failure, and how long that was waited for.
@@ -133,7 +133,13 @@ impl Watch {
                     };
                     self.newcomers.insert(port, newcomer);
                 }
-                Event::Table(table) if self.table.is_some_and(|ours| ours != table) => continue,
+                Event::Table(table)
+                    if self
+                        .tables
+                        .is_some_and(|ours| !ours.contains(&table.as_str())) =>
+                {
+                    continue;
+                }
                 Event::PortGone | Event::Table(_) | Event::Lost => {}
             }
             let first = self.changes.map_or(now, |(first, _)| first);
@@ -158,7 +164,7 @@ impl Watch {
             Ok(done) => {
                 self.retry = None;
                 self.complain([done.failed, done.open].concat());
-                self.table = Some(done.table);
+                self.tables = Some(done.tables);
                 for port in done.ports {
                     self.newcomers.remove(port.as_str());
                 }

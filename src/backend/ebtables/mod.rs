@@ -68,8 +68,12 @@ impl Backend for Ebtables {
         "ebtables"
     }
 
-    fn table(&self) -> &'static str {
-        "filter"
+    fn tables(&self) -> &'static [&'static str] {
+        &TABLES
+    }
+
+    fn limits(&self) -> &'static [&'static str] {
+        &LIMITS
     }
 
     fn names_vms(&self) -> bool {
@@ -129,11 +133,6 @@ impl Snapshot for Ruleset {
 }
 
 impl Ebtables {
-    /// What ebtables cannot do that nft does, one sentence each.
-    pub const fn limits() -> &'static [&'static str] {
-        &LIMITS
-    }
-
     /// The lines of [`Backend::export`] that would delete the rules of these ports.
     ///
     /// # Errors

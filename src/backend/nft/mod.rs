@@ -69,8 +69,8 @@ impl Backend for Nft {
         "nft"
     }
 
-    fn table(&self) -> &'static str {
-        skeleton::TABLE
+    fn tables(&self) -> &'static [&'static str] {
+        &[skeleton::TABLE]
     }
 
     fn names_vms(&self) -> bool {

@@ -114,21 +114,32 @@ impl Chain {
     }
 }
 
-/// A rule's statements, as far as every nft lists them alike: without what was counted, and without
-/// `meta protocol`, which nft leaves out where a later match implies it.
+/// IGMP's number. nft knows its name, in both directions, only where `/etc/protocols` has it.
+const IGMP: u8 = 2;
+
+/// A rule's statements, as far as every nft lists them alike on every host: without what was counted,
+/// without `meta protocol`, which nft leaves out where a later match implies it, and with numbers for
+/// names.
 fn statements(rule: &Value) -> Vec<Value> {
     let is_protocol = |statement: &Value| {
         let key = statement.pointer("/match/left/meta/key");
         key.is_some_and(|key| key == "protocol")
     };
-    let without_count = |statement: &Value| match statement.get("counter") {
-        Some(_) => Value::from("counter"),
-        None => statement.clone(),
+    let plain = |statement: &Value| {
+        let mut statement = statement.clone();
+        if let Some(counter) = statement.get_mut("counter") {
+            *counter = Value::Null;
+        } else if let Some(number) = statement.pointer_mut("/match/right")
+            && *number == "igmp"
+        {
+            *number = IGMP.into();
+        }
+        statement
     };
     let all = rule.get("expr").and_then(Value::as_array);
     let all = all.into_iter().flatten();
     all.filter(|statement| !is_protocol(statement))
-        .map(without_count)
+        .map(plain)
         .collect()
 }
 
@@ -253,6 +264,8 @@ mod tests {
         let count = serde_json::json!({"counter": {"packets": 7, "bytes": 420}});
         let meddling = actual.chains.get_mut(MEDDLING).unwrap();
         meddling.rules[0]["expr"][1] = count;
+        // Nor is a name for a number.
+        meddling.rules[1]["expr"][1]["match"]["right"] = "igmp".into();
         assert_eq!(actual.defects().unwrap(), [""; 0]);
     }
 
