@@ -3,24 +3,12 @@
 //! A chain's name is a digest of what it holds. So a chain that frames pass is never edited: other
 //! rules are another chain, and the VMs that need the same share one.
 
-use super::listed::{Listed, prefix};
-use super::rule::DROP;
-use crate::mac::{MacAddr, MacPrefix};
+use super::listed::Listed;
+use super::shape::{CONTROL, DROP, GROUPS, prefix};
+use crate::mac::MacPrefix;
 
 /// Chains of ours begin so.
 const PREFIX: &str = "macfence-";
-
-/// Control frames, which no bridge forwards: 01:80:c2:00:00:00 to 0f (IEEE 802.1Q table 8-1), and
-/// the bits of the address that count.
-pub const CONTROL: (MacAddr, MacAddr) = (
-    MacAddr::new([0x01, 0x80, 0xc2, 0, 0, 0]),
-    MacAddr::new([0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]),
-);
-/// Multicast and broadcast frames: the bit that their address has, twice.
-pub const GROUPS: (MacAddr, MacAddr) = (
-    MacAddr::new([1, 0, 0, 0, 0, 0]),
-    MacAddr::new([1, 0, 0, 0, 0, 0]),
-);
 
 // Protocols go as numbers: their names are in files that a small system may lack.
 const IGMP: &str = "-p 0x0800 --ip-proto 2";

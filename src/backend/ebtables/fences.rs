@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 
 use super::chain::{Content, Igmp};
 use super::listed::Counters;
-use super::rule::{Action, PREROUTING, Receivers, Rule, Shape};
-use super::ruleset::ActualRule;
+use super::rule::{Action, Rule};
+use super::ruleset::{ActualRule, Ruleset};
+use super::shape::{PREROUTING, Receivers, Shape};
 use crate::fence::{ActualFence, ActualGuard, Hears};
 use crate::mac::MacPrefix;
 use crate::vm::Port;
 
-/// The fence of each port that has a rule of ours which is whole.
-pub fn of(rules: &[ActualRule], igmp: Igmp) -> Vec<ActualFence> {
+/// The fence of each port that has a rule of ours which is whole: rules name no VM.
+pub fn of(ruleset: &Ruleset) -> Vec<ActualFence> {
+    of_rules(&ruleset.rules, ruleset.igmp)
+}
+
+fn of_rules(rules: &[ActualRule], igmp: Igmp) -> Vec<ActualFence> {
     let mut by_port: BTreeMap<&Port, Vec<(&Rule, Option<Counters>)>> = BTreeMap::new();
     for actual in rules {
         if let Some(rule) = &actual.rule {

@@ -2,9 +2,8 @@
 //! of addresses, and the `!`, which the nft variant puts before the option since 1.8.11. All print
 //! the names of protocols where `/etc` has them.
 
-use super::chain::{CONTROL, GROUPS};
-use super::rule::{DROP, Fingerprint, Receivers, Shape, check_port};
-use crate::mac::{MacAddr, MacPrefix, PrefixLen};
+use super::shape::{CONTROL, DROP, Fingerprint, GROUPS, Receivers, Shape, check_port, prefix};
+use crate::mac::{MacAddr, PrefixLen};
 use crate::vm::Port;
 
 /// Words that ebtables prints for what we write.
@@ -153,14 +152,6 @@ fn port(name: &str) -> Option<Port> {
     name.parse().ok().filter(|port| check_port(port).is_ok())
 }
 
-/// `MAC` or `MAC/MASK`, padded or not.
-pub fn prefix(text: &str) -> Option<MacPrefix> {
-    match text.split_once('/') {
-        Some((base, mask)) => MacPrefix::from_mask(base.parse().ok()?, mask.parse().ok()?),
-        None => Some(MacPrefix::of(text.parse().ok()?, PrefixLen::FULL)),
-    }
-}
-
 /// An address of which all bits count.
 fn station(text: &str) -> Option<MacAddr> {
     let prefix = prefix(text)?;
@@ -189,6 +180,7 @@ fn address(word: &str) -> Option<MacAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mac::MacPrefix;
 
     #[test]
     fn both_kinds_of_listings_read_alike() {

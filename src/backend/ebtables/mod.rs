@@ -22,11 +22,12 @@
 //! before or after, and a run that failed half way is completed by the next.
 
 mod chain;
-mod fences;
+pub mod fences;
 mod listed;
 mod plan;
 mod rule;
 pub mod ruleset;
+mod shape;
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -35,8 +36,9 @@ use anyhow::{Context, Result};
 
 use self::chain::Igmp;
 use self::plan::Call;
-use self::rule::{Rule, TABLES};
+use self::rule::Rule;
 use self::ruleset::Ruleset;
+use self::shape::TABLES;
 use super::{Backend, Enforced, Snapshot};
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::lock;
@@ -123,7 +125,7 @@ impl Backend for Ebtables {
 
 impl Snapshot for Ruleset {
     fn fences(&self) -> Result<Vec<ActualFence>> {
-        Ok(Self::fences(self))
+        Ok(fences::of(self))
     }
 
     /// Asks again: rules are deleted by number, and others may have changed the chains meanwhile.
@@ -164,7 +166,7 @@ fn desired(fences: &[Fence], igmp: Igmp) -> Result<Vec<Rule>> {
 fn check_ports(fences: &[Fence]) -> Result<()> {
     let guards = fences.iter().flat_map(|fence| &fence.guards);
     let mut ports = guards.map(|guard| &guard.port);
-    ports.try_for_each(rule::check_port)
+    ports.try_for_each(shape::check_port)
 }
 
 fn lines(calls: &[Call]) -> String {

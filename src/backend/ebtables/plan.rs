@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chain::Content;
 use super::listed::Counters;
-use super::rule::{Action, DROP, Fingerprint, PREROUTING, Place, Rule, Shape, TABLES};
+use super::rule::{Action, Rule};
 use super::ruleset::{ActualRule, ChainId, Ruleset};
+use super::shape::{DROP, Fingerprint, PREROUTING, Place, Shape, TABLES};
 use crate::vm::Port;
 
 /// One call of ebtables.

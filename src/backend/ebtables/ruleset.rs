@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, ensure};
 
 use super::chain::{Content, Igmp, is_ours};
-use super::fences;
 use super::listed::{Counters, Listed};
-use super::rule::{Action, FORWARD, Fingerprint, PLACES, Place, Receivers, Rule, Shape};
-use crate::fence::ActualFence;
+use super::rule::{Action, Rule};
+use super::shape::{FORWARD, Fingerprint, PLACES, Place, Receivers, Shape};
 use crate::vm::Port;
 
 /// A chain of ours: its table and its name.
@@ -162,11 +161,6 @@ impl Ruleset {
     pub fn ports(&self) -> BTreeSet<&Port> {
         self.rules.iter().map(ActualRule::port).collect()
     }
-
-    /// The fence of each port: rules name no VM.
-    pub fn fences(&self) -> Vec<ActualFence> {
-        fences::of(&self.rules, self.igmp)
-    }
 }
 
 /// The lines of each chain of a listing.
@@ -198,6 +192,7 @@ fn fingerprints(listed: &[Option<Listed>]) -> BTreeMap<Fingerprint, usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fences;
     use super::*;
     use crate::fence::{Guard, Hears};
 
@@ -227,7 +222,7 @@ mod tests {
         // The last one leads to a chain that lets all frames pass.
         let whole: Vec<_> = ruleset.rules.iter().map(|r| r.rule.is_some()).collect();
         assert_eq!(whole, [true, true, false]);
-        let fences = ruleset.fences();
+        let fences = fences::of(&ruleset);
         assert_eq!(fences.len(), 1);
         let guard = &fences[0].guards[0];
         let expected = Guard {
@@ -267,7 +262,7 @@ mod tests {
             assert_eq!(ruleset.others, [""; 0]);
             assert_eq!(ruleset.rules.len(), 4 + 5 + 3);
             assert!(ruleset.chains.values().all(Option::is_some), "{ruleset:?}");
-            let fences = ruleset.fences();
+            let fences = fences::of(&ruleset);
             let guards: Vec<_> = fences.iter().flat_map(|fence| &fence.guards).collect();
             let trusted = ["00:16:3e:00:00:01", "52:54:00:00:00:00/24"];
             let heard = [

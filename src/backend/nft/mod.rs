@@ -34,6 +34,7 @@ use anyhow::{Error, Result};
 
 use self::chain_name::ChainName;
 use self::plan::Desired;
+use self::program::commit;
 use self::rule::Rule;
 use self::ruleset::Ruleset;
 use self::transaction::{Command, Transaction};
@@ -102,9 +103,7 @@ impl Backend for Nft {
         let mut actual = query::ports()?.unwrap_or_default();
         let taken = ports.iter().map(Port::as_str).collect();
         query::read_robbed(&mut actual, &taken)?;
-        let plan = plan::release(&actual, ports);
-        program::commit(plan.as_ref().map(|plan| &plan.changes))?;
-        Ok(plan.is_some())
+        Ok(commit(plan::release(&actual, ports))?.changed)
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {
@@ -122,9 +121,7 @@ impl Snapshot for Ruleset {
     }
 
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
-        let plan = plan::enforce(self, &desired(fences)?, keep)?;
-        program::commit(plan.as_ref().map(|plan| &plan.changes))?;
-        Ok(plan.map(Enforced::from).unwrap_or_default())
+        commit(plan::enforce(self, &desired(fences)?, keep)?)
     }
 }
 

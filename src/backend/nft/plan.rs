@@ -20,6 +20,8 @@ pub type Desired<'a> = BTreeMap<ChainName, &'a Fence>;
 pub struct Plan {
     /// The commands.
     pub changes: Transaction,
+    /// What to load afterwards, if anything.
+    pub afterwards: Option<Transaction>,
     /// The ports whose senders are checked from then on, and were not before.
     pub new_ports: Vec<Port>,
 }
@@ -92,7 +94,14 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
             .into_iter()
             .map(Command::DropBaseChain);
         change.skeleton.0.extend(misplaced);
-        change.skeleton.0.push(Command::AddSkeleton);
+        if skeleton.checks_senders_in_forward() {
+            // A frame that has passed `prerouting` before the change passes `forward` after it. If
+            // that no longer checked its sender, nobody would have: so this goes in a second step.
+            change.skeleton.0.push(Command::AddSkeletonButForward);
+            change.afterwards = Some(Transaction(vec![Command::AddSkeleton]));
+        } else {
+            change.skeleton.0.push(Command::AddSkeleton);
+        }
         let others = actual.chains.keys();
         for chain in others.filter(|c| !desired.contains_key(*c) && !losers.contains(c)) {
             change.complete(actual, chain);
@@ -178,6 +187,7 @@ struct Change {
     new_entries: Transaction,
     dead_chains: Transaction,
     new_ports: Vec<Port>,
+    afterwards: Option<Transaction>,
 }
 
 impl Change {
@@ -245,6 +255,7 @@ impl Change {
         let changes = Transaction(parts.into_iter().flat_map(|part| part.0).collect());
         (!changes.0.is_empty()).then_some(Plan {
             changes,
+            afterwards: self.afterwards,
             new_ports: self.new_ports,
         })
     }

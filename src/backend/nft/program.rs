@@ -2,7 +2,9 @@
 
 use anyhow::{Error, Result};
 
+use super::plan::Plan;
 use super::transaction::Transaction;
+use crate::backend::Enforced;
 use crate::process::{self, Output};
 
 /// nft's options for loading, and for listing with all elements of maps.
@@ -154,23 +156,26 @@ pub fn load(transaction: &Transaction, detail: Detail) -> Result<Answer> {
     process::run_as_root("nft", detail.options(), &transaction.to_json()?).map(Answer::of)
 }
 
-/// Loads these changes, if there are any.
+/// Loads a plan, if there is any.
 ///
 /// # Errors
-/// If the kernel refuses them; nothing has changed then.
-pub fn commit(changes: Option<&Transaction>) -> Result<()> {
-    let Some(changes) = changes else {
-        return Ok(());
+/// If the kernel refuses it; nothing has changed then.
+pub fn commit(plan: Option<Plan>) -> Result<Enforced> {
+    let Some(plan) = plan else {
+        return Ok(Enforced::default());
     };
-    match load(changes, Detail::Whole)?.failure {
-        None => Ok(()),
-        Some(failure) => Err(failure.error().context(match failure.problem {
+    if let Some(failure) = load(&plan.changes, Detail::Whole)?.failure {
+        return Err(failure.error().context(match failure.problem {
             Problem::Exists => {
                 "nothing was changed, as something in table bridge macfence is not macfence's"
             }
             _ => "nothing was changed",
-        })),
+        }));
     }
+    if let Some(afterwards) = &plan.afterwards {
+        load(afterwards, Detail::Whole)?.expecting(&[])?;
+    }
+    Ok(plan.into())
 }
 
 /// Why nft cannot be used on this host at all: it is not there, speaks no JSON, or the kernel has no

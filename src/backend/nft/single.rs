@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::chain_name::ChainName;
-use super::plan::{self, Desired, Plan};
+use super::plan::{self, Desired};
 use super::program::{self, Detail};
 use super::query::{self, Found};
 use super::ruleset::Ruleset;
@@ -43,7 +43,7 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
     }
     let is_new = !found.has_map && !found.actual.chains.contains_key(chain);
     if is_new {
-        return commit(plan);
+        return program::commit(plan);
     }
     if let Some(mut plan) = plan
         && found.has_map
@@ -68,7 +68,7 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
         query::table()?.unwrap_or_default()
     };
     actual.skeleton = skeleton;
-    commit(plan::enforce(&actual, &desired, keep)?)
+    program::commit(plan::enforce(&actual, &desired, keep)?)
 }
 
 /// Whether these ports, which are in the map, lead to this chain.
@@ -123,9 +123,4 @@ fn infer(
         skeleton,
         ..found.actual.clone()
     }
-}
-
-fn commit(plan: Option<Plan>) -> Result<Enforced> {
-    program::commit(plan.as_ref().map(|plan| &plan.changes))?;
-    Ok(plan.map(Enforced::from).unwrap_or_default())
 }

@@ -28,6 +28,8 @@ pub const FAMILY_NAME: &str = "bridge";
 pub const TABLE: &str = "macfence";
 /// The verdict map in it: which port belongs to which VM's chain.
 pub const PORTS: &str = "ports";
+/// The base chain for frames that leave by a port.
+pub const FORWARD: &str = "forward";
 /// The chain that drops what no VM may send to the bridge.
 pub const MEDDLING: &str = "meddling";
 
@@ -53,6 +55,16 @@ impl Skeleton {
     /// All commands, as text.
     pub fn commands(&self) -> impl Iterator<Item = &str> {
         self.commands.iter().map(|command| command.get())
+    }
+
+    /// All commands but those about this chain, as text.
+    pub fn commands_but(&self, chain: &'static str) -> impl Iterator<Item = &str> {
+        self.commands().filter(move |command| {
+            let of = |kind, key| added(command, kind).is_some_and(|object| object[key] == chain);
+            let is_flush = serde_json::from_str::<Value>(command)
+                .is_ok_and(|command| command["flush"]["chain"]["name"] == chain);
+            !of("chain", "name") && !of("rule", "chain") && !is_flush
+        })
     }
 
     /// The chains, by name.
@@ -105,11 +117,13 @@ impl Chain {
 
     /// What the rules look up in the map: `iifname` for frames from a port, `oifname` for frames to
     /// it.
-    #[cfg(test)]
     pub fn looks_up(&self) -> Vec<&str> {
-        let statements = self.rules.iter().filter_map(|rule| rule["expr"].as_array());
-        let vmaps = statements.flatten().map(|statement| &statement["vmap"]);
-        let keys = vmaps.filter_map(|vmap| vmap.pointer("/key/meta/key")?.as_str());
+        let statements = self
+            .rules
+            .iter()
+            .filter_map(|rule| rule.get("expr")?.as_array());
+        let keys = statements.flatten();
+        let keys = keys.filter_map(|statement| statement.pointer("/vmap/key/meta/key")?.as_str());
         keys.collect()
     }
 }
@@ -182,6 +196,14 @@ impl Actual {
             defects.push("the table is dormant".to_owned());
         }
         Ok(defects)
+    }
+
+    /// Whether `forward` checks what comes from ports as well, as version 0.1 had it: its only base
+    /// chain.
+    pub fn checks_senders_in_forward(&self) -> bool {
+        self.chains
+            .get(FORWARD)
+            .is_some_and(|forward| forward.looks_up().contains(&"iifname"))
     }
 
     /// The chains that are hooked in elsewhere than they should be. The kernel moves no chain: it

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::chain_name::ChainName;
 use super::rule::Rule;
-use super::skeleton::{FAMILY, PORTS, Skeleton, TABLE};
+use super::skeleton::{FAMILY, FORWARD, PORTS, Skeleton, TABLE};
 use super::statement;
 use crate::vm::Port;
 
@@ -24,6 +24,8 @@ pub enum Command {
     /// Makes sure of the table, the map and the base chains. The base chains' rules are replaced, so
     /// that the kernel waits for an RCU grace period, some 10 ms.
     AddSkeleton,
+    /// Makes sure of the skeleton but for the chain `forward`, which stays as it is.
+    AddSkeletonButForward,
     /// Deletes a chain of the skeleton, in order to add it again in its place.
     DropBaseChain(String),
     /// Adds a chain, unless it exists.
@@ -98,6 +100,10 @@ impl Command {
             Self::AddSkeleton => {
                 let skeleton = Skeleton::read()?;
                 return Ok(skeleton.commands().map(str::to_owned).collect());
+            }
+            Self::AddSkeletonButForward => {
+                let skeleton = Skeleton::read()?;
+                return Ok(skeleton.commands_but(FORWARD).map(str::to_owned).collect());
             }
             Self::ListChain(name) => return Ok(list_chain(name)),
             Self::DropBaseChain(name) => vec![

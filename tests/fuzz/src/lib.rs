@@ -53,7 +53,7 @@ pub fn ebtables(text: &str) {
     if ruleset.read("filter", text).is_err() {
         return;
     }
-    let _ = ruleset.fences();
+    let _ = ebtables::fences::of(&ruleset);
     for rule in ruleset.rules {
         literal(rule.port());
         assert!(

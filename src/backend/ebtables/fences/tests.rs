@@ -1,4 +1,4 @@
-use super::super::rule::{FORWARD, Place};
+use super::super::shape::{FORWARD, Place};
 use super::*;
 use crate::fence::Guard;
 
@@ -35,7 +35,7 @@ fn listed(rules: &[Rule]) -> Vec<ActualRule> {
 
 /// What these rules of one port say.
 fn said(rules: &[Rule]) -> ActualGuard {
-    let mut fences = of(&listed(rules), Igmp::ByType);
+    let mut fences = of_rules(&listed(rules), Igmp::ByType);
     assert_eq!(fences.len(), 1);
     fences.pop().unwrap().guards.pop().unwrap()
 }

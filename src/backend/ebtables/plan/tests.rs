@@ -2,7 +2,8 @@ mod tables;
 
 use self::tables::Tables;
 use super::super::chain::Igmp;
-use super::super::rule::{FORWARD, INPUT, PLACES};
+use super::super::fences;
+use super::super::shape::{FORWARD, INPUT, PLACES};
 use super::*;
 use crate::fence::{Guard, Hears};
 
@@ -75,7 +76,7 @@ fn each_state_becomes_the_desired_one_and_a_right_rule_stays() {
         assert_eq!(tables.at(PREROUTING)[0], FROM);
         assert_eq!(tables.at(PREROUTING).len(), 2);
         assert_eq!(tables.enforce(&own), [""; 0], "{forward:?}");
-        assert_eq!(tables.ruleset().fences()[0].guards[0].defects, [""; 0]);
+        assert_eq!(fences::of(&tables.ruleset())[0].guards[0].defects, [""; 0]);
     }
 }
 
@@ -107,10 +108,10 @@ fn the_chain_in_which_version_0_1_trusted_somebody_is_replaced() {
     let old = owned(&["-s 00:16:3e:00:00:01 -j RETURN", "-j DROP"]);
     tables.chains.insert(("filter", name.to_owned()), old);
     let own = guard("p0", &["00:16:3e:00:00:01"]);
-    let meant = |tables: &Tables| tables.ruleset().fences()[0].guards[0].meant();
+    let meant = |tables: &Tables| fences::of(&tables.ruleset())[0].guards[0].meant();
     assert_eq!(meant(&tables), Some(own.clone()));
     tables.enforce(std::slice::from_ref(&own));
-    let fences = tables.ruleset().fences();
+    let fences = fences::of(&tables.ruleset());
     assert_eq!(fences[0].guards[0].whole(), Some(own));
     assert_eq!(fences[0].guards[0].dropped.foreign, Some(3));
     assert!(!tables.chains.contains_key(&("filter", name.to_owned())));
@@ -187,7 +188,7 @@ fn a_chain_that_somebody_edited_is_replaced_and_not_edited_while_frames_pass_it(
         let id = tables.chains.keys().find(|id| id.0 == table).unwrap();
         let id = id.clone();
         tables.chain(table, &id.1).clear();
-        let guards = tables.ruleset().fences();
+        let guards = fences::of(&tables.ruleset());
         assert_eq!(guards[0].guards[0].whole(), None);
         let calls = tables.enforce(&own);
         let names: Vec<_> = tables.chains.keys().filter(|id| id.0 == table).collect();

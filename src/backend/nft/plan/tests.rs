@@ -60,6 +60,7 @@ fn foreign(handle: u32) -> ActualRule {
 fn lines(plan: Option<Plan>) -> Option<Vec<String>> {
     let line = |command: &Command| match command {
         Command::AddSkeleton => "skeleton".to_owned(),
+        Command::AddSkeletonButForward => "skeleton but forward".to_owned(),
         Command::DropBaseChain(name) => format!("drop {name}"),
         Command::AddChain(chain) => format!("add chain {chain}"),
         Command::FlushChain(chain) => format!("flush chain {chain}"),
@@ -337,6 +338,12 @@ fn of_version_0_1(fences: &[Fence]) -> Ruleset {
     }
     let skeleton = actual.skeleton.as_mut().unwrap();
     skeleton.chains.retain(|name, _| name == "forward");
+    let forward = skeleton.chains.get_mut("forward").unwrap();
+    forward.rules = ["iifname", "oifname"]
+        .map(|key| {
+            serde_json::json!({"expr": [{"vmap": {"key": {"meta": {"key": key}}, "data": "@ports"}}]})
+        })
+        .into();
     actual
 }
 
@@ -350,10 +357,17 @@ fn the_first_fence_brings_all_vms_of_version_0_1_to_the_present_layout() {
     let desired = fence("c", &["p2"]);
     let desired = [(chain("c"), &desired)].into();
     let plan = enforce(&actual, &desired, &Keep::nothing()).unwrap();
-    let new_ports = plan.as_ref().unwrap().new_ports.clone();
+    let Plan {
+        new_ports,
+        afterwards,
+        ..
+    } = plan.clone().unwrap();
+    // No frame may pass `prerouting` unchecked and then `forward` unchecked.
+    let second_step = Transaction(vec![Command::AddSkeleton]);
+    assert_eq!(afterwards, Some(second_step));
     // No rule is deleted, so all counters live on.
     let expected = [
-        "skeleton",
+        "skeleton but forward",
         "add chain vm-c",
         "add vm-c p2 spoofed",
         "add vm-c p2 meddling",
