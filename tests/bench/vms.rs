@@ -144,8 +144,22 @@ impl Vms {
     /// Their fences for ebtables-restore.
     pub fn for_ebtables(&self, host: &Host) -> String {
         let calls = self.export(host, "ebtables");
-        let rules = calls.replace("ebtables -t filter ", "");
-        format!("*filter\n{rules}")
+        let mut rules = String::new();
+        let mut table = "";
+        for call in calls.lines() {
+            let call = call.strip_prefix("ebtables -t ").expect("a call");
+            let (of, words) = call.split_once(' ').expect("words");
+            if of != table {
+                table = of;
+                rules += &format!("*{table}\n");
+            }
+            rules += &match words.strip_prefix("-N ") {
+                // In this format a chain is made by its policy.
+                Some(chain) => format!(":{}\n", chain.replace("-P ", "")),
+                None => format!("{words}\n"),
+            };
+        }
+        rules
     }
 
     /// The rules that the seed would have appended by now, for ebtables-restore.
@@ -184,6 +198,15 @@ pub fn load_nft_text(host: &Host, text: &str) {
 
 /// Loads ebtables' rules.
 pub fn load_ebtables(host: &Host, rules: &str) {
-    host.exec(Command::new("ebtables-restore").arg("--noflush"), rules)
+    for table in rules
+        .split_inclusive('\n')
+        .collect::<Vec<_>>()
+        .chunk_by(|_, line| !line.starts_with('*'))
+    {
+        host.exec(
+            Command::new("ebtables-restore").arg("--noflush"),
+            &table.concat(),
+        )
         .ok();
+    }
 }
