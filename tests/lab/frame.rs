@@ -78,6 +78,11 @@ pub fn frame(kind: Kind, src: MacAddr, dst: MacAddr, number: u32) -> Vec<u8> {
         }
     }
     frame.resize(frame.len().max(60), 0);
+    numbered(frame, number)
+}
+
+/// A frame with a number at its end by which it is known again.
+pub fn numbered(mut frame: Vec<u8>, number: u32) -> Vec<u8> {
     frame.extend(MAGIC);
     frame.extend(number.to_be_bytes());
     frame

@@ -7,6 +7,7 @@ pub mod bridge_table;
 mod guest;
 pub mod host;
 pub mod multicast;
+mod open;
 pub mod overheard;
 pub mod queries;
 mod seed_verdicts;
