@@ -75,13 +75,13 @@ const TARGETS: &[Target] = &[
     },
     Target {
         claim: "nft processes where something changes",
-        limit: Limit::AtMost(2.0),
+        limit: Limit::AtMost(3.0),
         which: [call::PART, call::POST_NEW, "", call::NFT_PROCESSES],
         sizes: &[],
     },
     Target {
         claim: "nft processes where nothing changes",
-        limit: Limit::AtMost(2.0),
+        limit: Limit::AtMost(3.0),
         which: [call::PART, call::POST_SAME, "", call::NFT_PROCESSES],
         sizes: &[],
     },

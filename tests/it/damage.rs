@@ -37,9 +37,8 @@ fn what_somebody_broke_by_hand_is_mended() {
         NO_MAP,
         "delete element bridge macfence ports { \"vnet0\" }",
         "flush chain bridge macfence vm-a",
-        "flush chain bridge macfence meddling",
         "flush chain bridge macfence prerouting",
-        "delete chain bridge macfence input",
+        "delete chain bridge macfence prerouting",
         "flush chain bridge macfence forward",
         "delete chain bridge macfence forward",
         "insert rule bridge macfence forward accept",
@@ -140,9 +139,8 @@ fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
     host.apply(&new).ok();
     let whole = host.ok("nft", &["list", "ruleset"]);
     for damage in [
-        "flush chain bridge macfence meddling",
         "flush chain bridge macfence prerouting",
-        "delete chain bridge macfence input",
+        "delete chain bridge macfence prerouting",
         "flush chain bridge macfence forward",
         "delete chain bridge macfence forward",
         "insert rule bridge macfence forward accept",

@@ -11,7 +11,7 @@ use super::chain_name::ChainName;
 use super::plan;
 use super::program::{self, Answer, Detail, Failure, Problem};
 use super::ruleset::Ruleset;
-use super::skeleton::{self, FAMILY_NAME, PORTS, Skeleton, TABLE};
+use super::skeleton::{self, FAMILY_NAME, PORTS, TABLE};
 use super::transaction::OTHER_FAMILY;
 use crate::vm::Port;
 
@@ -79,54 +79,49 @@ pub fn chain(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<Found> {
     })
 }
 
-/// The chains of the skeleton, and whether the table is in force. One process for each chain, side by
-/// side: nft 1.0.6 and 1.1.3 fail where two different chains are listed ("No such file or
-/// directory").
+/// One base chain, and whether the table is in force. (nft 1.0.6 and 1.1.3 fail where two different
+/// chains are listed: "No such file or directory".)
 ///
 /// # Errors
 /// As for [`chain`].
-pub fn skeleton() -> Result<skeleton::Actual> {
-    let names: Vec<_> = Skeleton::read()?.chains().into_keys().collect();
-    let question = |name: &str| {
-        format!(
-            "list ruleset {OTHER_FAMILY}\nlist tables {FAMILY_NAME}\n\
-             {LIST} {FAMILY_NAME} {TABLE} {name}\n"
-        )
-    };
-    let ask = |name| program::ask(&question(name), Detail::Terse);
-    let answers: Vec<_> = thread::scope(|scope| {
-        let asked: Vec<_> = names
-            .iter()
-            .map(|name| scope.spawn(move || ask(name)))
-            .collect();
-        asked.into_iter().map(|asked| asked.join()).collect()
-    });
-    let mut actual = Ruleset::default();
-    for answer in answers {
-        let answer = answer.map_err(|_| anyhow!("a thread that asked nft has panicked"))??;
-        let answer = answer.expecting(&[Problem::NotThere])?;
-        if answer.success() {
-            actual.read(behind_the_other_family(&answer))?;
-        }
+fn base_chain(name: &str) -> Result<skeleton::Actual> {
+    let question = format!(
+        "list ruleset {OTHER_FAMILY}\nlist tables {FAMILY_NAME}\n\
+         {LIST} {FAMILY_NAME} {TABLE} {name}\n"
+    );
+    let answer = program::ask(&question, Detail::Terse)?;
+    let answer = answer.expecting(&[Problem::NotThere])?;
+    if answer.success() {
+        Ok(listed_behind_the_other_family(&answer))
+    } else {
+        Ok(skeleton::Actual::default())
     }
-    Ok(actual.skeleton.unwrap_or_default())
 }
 
-/// The two questions that one VM's fence needs, side by side.
+/// What one VM's fence needs to know, asked side by side: its chain, and one base chain.
 ///
 /// # Errors
 /// As for [`chain`].
-pub fn chain_and_skeleton(
+pub fn chain_and_base_chain(
     chain: &ChainName,
     ports: &BTreeSet<&Port>,
+    base: &str,
 ) -> Result<(Found, skeleton::Actual)> {
     thread::scope(|scope| {
-        let asked = scope.spawn(skeleton);
+        let asked = scope.spawn(|| base_chain(base));
         let found = self::chain(chain, ports);
-        let skeleton = asked.join();
-        let skeleton = skeleton.map_err(|_| anyhow!("a thread that asked nft has panicked"))?;
-        Ok((found?, skeleton?))
+        let base = asked.join();
+        let base = base.map_err(|_| anyhow!("a thread that asked nft has panicked"))?;
+        Ok((found?, base?))
     })
+}
+
+/// The chains of the skeleton in a listing. One that cannot be read counts as none, and is then looked
+/// at closely.
+pub fn listed_behind_the_other_family(answer: &Answer) -> skeleton::Actual {
+    let mut listed = Ruleset::default();
+    let read = listed.read(behind_the_other_family(answer));
+    read.ok().and(listed.skeleton).unwrap_or_default()
 }
 
 /// The map; `None` where there is none.

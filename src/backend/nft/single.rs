@@ -11,77 +11,84 @@ use super::plan::{self, Desired};
 use super::program::{self, Detail};
 use super::query::{self, Found};
 use super::ruleset::Ruleset;
-use super::skeleton;
+use super::skeleton::{self, FORWARD, PREROUTING};
 use super::transaction::{Command, Transaction};
 use crate::backend::Enforced;
 use crate::fence::{Fence, Keep};
 use crate::vm::Port;
 
-/// Enforces one fence: one nft process asks about the VM's chain, beside one for each chain of the
-/// skeleton, and one loads what is missing or makes sure that nothing is.
+/// Enforces one fence. One nft process asks about the VM's chain, beside one about `prerouting`; one
+/// loads what is missing, or makes sure that nothing is, and asks about `forward`. What else all VMs
+/// share (`input`, `meddling`) is left to those who list the whole table: `check`, `sync`, `watch`.
 ///
 /// # Errors
 /// If nft cannot do it.
 pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced> {
     let desired = Desired::from([(chain.clone(), fence)]);
     let own = fence.ports();
-    let (mut found, skeleton) = if fence.guards.is_empty() {
-        // What removes a fence needs no skeleton.
-        (query::chain(chain, &own)?, None)
+    // What removes a fence needs no skeleton.
+    let needs_skeleton = !fence.guards.is_empty();
+    let (mut found, prerouting) = if needs_skeleton {
+        query::chain_and_base_chain(chain, &own, PREROUTING)?
     } else {
-        let (found, skeleton) = query::chain_and_skeleton(chain, &own)?;
-        (found, Some(skeleton))
+        (query::chain(chain, &own)?, skeleton::Actual::default())
     };
-    let is_whole = match &skeleton {
-        Some(skeleton) => skeleton.defects()?.is_empty(),
-        None => true,
-    };
-    let inferred = infer(&found, chain, fence, skeleton.clone());
-    let plan = plan::enforce(&inferred, &desired, keep)?;
-    if plan.is_none() && lead_here(chain, &own)? {
+    if !found.has_map && !found.actual.chains.contains_key(chain) {
+        let nothing = Ruleset {
+            skeleton: Some(skeleton::Actual::default()),
+            ..Ruleset::default()
+        };
+        return program::commit(plan::enforce(&nothing, &desired, keep)?);
+    }
+    if needs_skeleton && !prerouting.defects_of(Some(PREROUTING))?.is_empty() {
+        // An earlier version's table, or a damaged one: all VMs are brought to this layout.
+        return by_table(&desired, keep);
+    }
+    let plan = plan::enforce(&infer(&found, chain, fence), &desired, keep)?;
+    if plan.is_none() && !needs_skeleton {
         return Ok(Enforced::default());
     }
-    let is_new = !found.has_map && !found.actual.chains.contains_key(chain);
-    if is_new {
-        return program::commit(plan);
-    }
-    if let Some(mut plan) = plan
-        && found.has_map
-        && is_whole
-        && tells_its_ports(&found, chain)
-    {
-        plan.changes.0.extend(entries(chain, &own));
-        if load(plan.changes.clone())? {
-            return Ok(plan.into());
+    let is_new = plan.is_some();
+    if found.has_map && tells_its_ports(&found, chain) {
+        let changes = plan.iter().flat_map(|plan| plan.changes.0.clone());
+        let changes = changes.chain(entries(chain, &own));
+        match load(changes.collect())? {
+            Some(defects) if defects.is_empty() || !needs_skeleton => {
+                return Ok(plan.map(Enforced::from).unwrap_or_default());
+            }
+            Some(_) => return by_table(&desired, keep),
+            // An nft that failed in the end may have loaded all the same.
+            None => found = query::chain(chain, &BTreeSet::new())?,
         }
-        // An nft that failed in the end may have loaded all the same.
-        found = query::chain(chain, &BTreeSet::new())?;
     }
-    let mut actual = if is_whole {
-        let mut actual = query::ports()?.unwrap_or_default();
-        actual.chains = found.actual.chains;
-        let taken = own.into_iter().map(Port::as_str).collect();
-        query::read_robbed(&mut actual, &taken)?;
-        actual
-    } else {
-        // An earlier version's table, or a damaged one: all VMs are brought to this layout.
-        query::table()?.unwrap_or_default()
-    };
-    actual.skeleton = skeleton;
+    if !is_new {
+        // The rules are right, but something around them is not.
+        return by_table(&desired, keep);
+    }
+    let mut actual = query::ports()?.unwrap_or_default();
+    actual.chains = found.actual.chains;
+    let taken = own.into_iter().map(Port::as_str).collect();
+    query::read_robbed(&mut actual, &taken)?;
     program::commit(plan::enforce(&actual, &desired, keep)?)
 }
 
-/// Whether these ports, which are in the map, lead to this chain.
-fn lead_here(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<bool> {
-    let entries = Transaction(entries(chain, ports));
-    Ok(entries.0.is_empty() || load(entries)?)
+/// Enforces by all that the kernel holds.
+fn by_table(desired: &Desired, keep: &Keep) -> Result<Enforced> {
+    let mut actual = query::table()?.unwrap_or_default();
+    actual.skeleton.get_or_insert_default();
+    program::commit(plan::enforce(&actual, desired, keep)?)
 }
 
-/// Loads a transaction in a short time, however many VMs there are. Returns whether the kernel took
-/// it.
-fn load(mut transaction: Transaction) -> Result<bool> {
-    transaction.0.push(Command::ListChain(skeleton::MEDDLING));
-    Ok(program::load(&transaction, Detail::Terse)?.success())
+/// Loads commands in a short time, however many VMs there are. Returns what is wrong about `forward`,
+/// or `None` if the kernel refuses the commands.
+fn load(mut commands: Vec<Command>) -> Result<Option<Vec<String>>> {
+    commands.push(Command::ListChain(FORWARD));
+    let answer = program::load(&Transaction(commands), Detail::Terse)?;
+    if !answer.success() {
+        return Ok(None);
+    }
+    let forward = query::listed_behind_the_other_family(&answer);
+    Ok(Some(forward.defects_of(Some(FORWARD))?))
 }
 
 /// The entries of these ports. Adding one that is there changes nothing, but the kernel refuses it if
@@ -102,12 +109,7 @@ fn tells_its_ports(found: &Found, chain: &ChainName) -> bool {
 
 /// What the kernel holds of a VM if its chain tells the truth: all ports that its rules name lead to
 /// it. About the fence's own ports more is known, as the map was asked for them.
-fn infer(
-    found: &Found,
-    chain: &ChainName,
-    fence: &Fence,
-    skeleton: Option<skeleton::Actual>,
-) -> Ruleset {
+fn infer(found: &Found, chain: &ChainName, fence: &Fence) -> Ruleset {
     let unknown = if found.is_mapped {
         BTreeSet::new()
     } else {
@@ -120,7 +122,6 @@ fn infer(
         .map(|port| (port.to_string(), Some(chain.clone())));
     Ruleset {
         ports: entries.collect(),
-        skeleton,
         ..found.actual.clone()
     }
 }

@@ -28,6 +28,8 @@ pub const FAMILY_NAME: &str = "bridge";
 pub const TABLE: &str = "macfence";
 /// The verdict map in it: which port belongs to which VM's chain.
 pub const PORTS: &str = "ports";
+/// The base chain for frames that come from a port.
+pub const PREROUTING: &str = "prerouting";
 /// The base chain for frames that leave by a port.
 pub const FORWARD: &str = "forward";
 /// The chain that drops what no VM may send to the bridge.
@@ -173,9 +175,18 @@ impl Actual {
     /// # Errors
     /// If our own skeleton cannot be read.
     pub fn defects(&self) -> Result<Vec<String>> {
+        self.defects_of(None)
+    }
+
+    /// The same of one chain only, if one is named.
+    ///
+    /// # Errors
+    /// If our own skeleton cannot be read.
+    pub fn defects_of(&self, chain: Option<&str>) -> Result<Vec<String>> {
         let none = Chain::default();
         let mut defects = Vec::new();
-        for (name, desired) in Skeleton::read()?.chains() {
+        let chains = Skeleton::read()?.chains().into_iter();
+        for (name, desired) in chains.filter(|(name, _)| chain.is_none_or(|only| only == name)) {
             let actual = self.chains.get(&name).unwrap_or(&none);
             let kind = if desired.chain.get("hook").is_some() {
                 "base chain"

@@ -17,7 +17,9 @@ fn datagram(src: [u8; 4], dst: [u8; 4], ports: [u16; 2], number: u32) -> Vec<u8>
     packet.extend(LEN.to_be_bytes());
     packet.extend([0, 1, 0, 0, 64, UDP, 0, 0]);
     packet.extend([src, dst].concat());
-    let words = packet.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let words = packet
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
     let sum: u32 = words.sum();
     let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -50,9 +52,15 @@ fn what_a_vm_claims_under_its_own_address_is_heard_in_its_network_and_no_further
         for (what, claim) in [
             // The sender's IP address in it is the victim's.
             ("ARP", frame(Kind::Arp, mac(INSIDER), BROADCAST, 1)),
-            ("a DHCP offer", ethernet(BROADCAST, INSIDER, &[&IPV4, &offer])),
+            (
+                "a DHCP offer",
+                ethernet(BROADCAST, INSIDER, &[&IPV4, &offer]),
+            ),
             ("a router advertisement", router_advertisement(INSIDER, 3)),
-            ("a tagged frame", frame(Kind::Vlan, mac(INSIDER), BROADCAST, 4)),
+            (
+                "a tagged frame",
+                frame(Kind::Vlan, mac(INSIDER), BROADCAST, 4),
+            ),
         ] {
             let hearers = scene.hearers(INSIDER, &claim);
             assert_eq!(hearers, [VICTIM, NEIGHBOUR, ROUTER], "{what}");
@@ -73,7 +81,10 @@ fn a_host_that_forwards_ip_routes_between_networks_and_one_that_does_not_does_no
         ));
         for (number, forwards) in [(1, false), (2, true)] {
             let setting = u8::from(forwards).to_string();
-            scene.host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", setting)).unwrap();
+            scene
+                .host
+                .run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", setting))
+                .unwrap();
             let packet = datagram([192, 168, 0, 5], [10, 0, 0, 5], [9, 9], number);
             let to_the_host = ethernet(BRIDGE, VICTIM, &[&IPV4, &packet]);
             let hearers = scene.hearers(VICTIM, &to_the_host);

@@ -44,28 +44,28 @@ fn a_table_without_rules_is_found_and_filled() {
 }
 
 #[test]
-fn a_base_chain_with_other_rules_than_its_own_is_found_and_gets_those() {
-    are_repaired(&[
-        (
+fn a_chain_that_all_share_with_other_rules_than_its_own_is_found_and_gets_those() {
+    let others = "other rules than its own";
+    are_repaired(
+        &[
+            "flush chain bridge macfence prerouting",
+            "flush chain bridge macfence input",
             "flush chain bridge macfence forward",
-            [
-                differs("other rules than its own"),
-                differs("other rules than its own"),
-            ],
-        ),
-        (
+            "flush chain bridge macfence meddling",
             "insert rule bridge macfence forward accept",
-            [
-                differs("other rules than its own"),
-                differs("other rules than its own"),
-            ],
-        ),
-    ]);
+            "insert rule bridge macfence meddling return",
+        ]
+        .map(|damage| (damage, [differs(others), differs(others)])),
+    );
 }
 
 #[test]
 fn a_base_chain_that_is_gone_or_hooked_in_otherwise_is_found_and_put_back() {
     are_repaired(&[
+        (
+            "delete chain bridge macfence input",
+            [differs("no base chain"), differs("no base chain")],
+        ),
         (
             "delete chain bridge macfence forward",
             [differs("no base chain"), differs("no base chain")],
