@@ -1,27 +1,26 @@
 //! libvirt: its domain XML. [`super::virsh`] gets it from libvirt itself.
 
 use anyhow::{Context, Result, ensure};
-use roxmltree::{Document, Node};
+use roxmltree::Node;
 
+use super::limits;
+pub use super::limits::DOMAIN_TEXT as XML_LIMIT;
+use super::xml::Format;
 use crate::vm::{Nic, Vm};
 
-/// The most domain XML that is read, in bytes: libvirt passes no longer string
-/// (`VIR_NET_MESSAGE_STRING_MAX`).
-pub const XML_LIMIT: usize = 4 << 20;
+pub(super) const FORMAT: Format = Format {
+    name: "the domain XML",
+    not_it: "not domain XML",
+};
 
 /// The VM that a domain's XML describes.
 ///
 /// # Errors
-/// If it is no domain XML, has no name, or an interface with a port name or a MAC address that
-/// cannot be.
+/// If it is no domain XML or beyond a limit, has no name, or an interface with a port name or a MAC
+/// address that cannot be.
 pub fn domain(xml: &str) -> Result<Vm> {
-    ensure!(
-        xml.len() <= XML_LIMIT,
-        "domain XML is longer than {} MiB",
-        XML_LIMIT >> 20
-    );
-    let document = Document::parse(xml).context("not domain XML")?;
-    vm(document.root_element())
+    limits::check_text(FORMAT.name, xml, XML_LIMIT)?;
+    vm(FORMAT.parse(xml)?.root_element())
 }
 
 /// The VM that a `<domain>` describes, like [`domain`].
@@ -29,7 +28,7 @@ pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
     ensure!(
         domain.has_tag_name("domain"),
         "not domain XML: its root is <{}>",
-        domain.tag_name().name()
+        limits::beginning(domain.tag_name().name())
     );
     let name = child(domain, "name")
         .and_then(|name| name.text())
@@ -43,7 +42,9 @@ pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
     let devices = child(domain, "devices")
         .into_iter()
         .flat_map(|devices| devices.children());
-    for interface in devices.filter(|device| device.has_tag_name("interface")) {
+    let interfaces = devices.filter(|device| device.has_tag_name("interface"));
+    for (count, interface) in (1..).zip(interfaces) {
+        limits::NICS.check(FORMAT.name, count)?;
         match nic(interface).with_context(|| format!("VM {name:?}"))? {
             Ok(nic) => vm.nics.push(nic),
             Err(why) => vm.skipped.push(why),

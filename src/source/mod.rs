@@ -2,9 +2,11 @@
 //! nothing of rules. [`Hypervisors`] is the one way to ask.
 
 pub mod libvirt;
+mod limits;
 pub mod opennebula;
 pub mod virsh;
 pub mod xen;
+mod xml;
 
 use std::collections::BTreeMap;
 

@@ -10,15 +10,18 @@ use std::mem;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use roxmltree::{Document, Node};
+use roxmltree::Node;
 
-use super::{Kind, is_uuid};
+pub use super::limits::TEMPLATE_TEXT as TEXT_LIMIT;
+use super::xml::Format;
+use super::{Kind, is_uuid, limits};
 use crate::mac::MacAddr;
 use crate::vm::{Nic, Vm, VmName};
 
-/// The most text that is read, in bytes. Templates carry what users have put into them, scripts
-/// and keys included.
-pub const TEXT_LIMIT: usize = 64 << 20;
+const FORMAT: Format = Format {
+    name: "the VM template",
+    not_it: "the VM template is not XML",
+};
 
 /// A VM as OpenNebula describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ impl Template {
     /// Reads what a driver's script or a hook has got on its standard input.
     ///
     /// # Errors
-    /// If it is not base64, no XML, or not a VM's; or if a MAC address cannot be.
+    /// If it is not base64, or not what [`Self::parse`] takes.
     pub fn read(base64: &str) -> Result<Self> {
         // Some releases break the text into lines.
         let text: Vec<u8> = base64
@@ -78,27 +81,30 @@ impl Template {
     /// Reads the XML of a VM.
     ///
     /// # Errors
-    /// If it is no XML, or not a VM's; or if a MAC address cannot be.
+    /// If it is no XML, not a VM's or beyond a limit; or if a MAC address cannot be.
     pub fn parse(xml: &str) -> Result<Self> {
-        let document = Document::parse(xml).context("the VM template is not XML")?;
-        Self::of(document.root_element())
+        Self::of(FORMAT.parse(xml)?.root_element())
     }
 
     fn of(vm: Node<'_, '_>) -> Result<Self> {
         ensure!(
             vm.has_tag_name("VM"),
             "not a VM template: its root is <{}>",
-            vm.tag_name().name()
+            limits::beginning(vm.tag_name().name())
         );
         let id = text(vm, "ID").context("the VM template has no ID")?;
-        let id = id
-            .parse()
-            .with_context(|| format!("the VM template's ID {id:?} is not a number"))?;
+        let id = id.parse().with_context(|| {
+            let id = limits::beginning(id);
+            format!("the VM template's ID {id:?} is not a number")
+        })?;
         let mut nics = Vec::new();
         let mut portless_hotplug = false;
         for device in within(vm, "TEMPLATE").flat_map(|template| template.children()) {
             match device.tag_name().name() {
-                "NIC" => nics.push(TemplateNic::of(device).with_context(|| format!("VM {id}"))?),
+                "NIC" => {
+                    limits::NICS.check(FORMAT.name, nics.len() + 1)?;
+                    nics.push(TemplateNic::of(device).with_context(|| format!("VM {id}"))?);
+                }
                 "NIC_ALIAS" | "PCI" => portless_hotplug |= in_hotplug(device),
                 _ => {}
             }

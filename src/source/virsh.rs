@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
-use roxmltree::{Document, Node};
+use quick_xml::Reader;
+use quick_xml::escape::unescape;
+use quick_xml::events::{BytesStart, Event};
+use roxmltree::Node;
 
-use super::{Hypervisor, Kind, Running, is_uuid, libvirt};
+use super::xml::Part;
+use super::{Hypervisor, Kind, Running, is_uuid, libvirt, limits};
 use crate::process;
 use crate::vm::{Vm, VmName};
 
@@ -244,6 +248,15 @@ pub struct Domain {
 }
 
 impl Domain {
+    fn read(part: Part<'_>) -> Self {
+        let xml = part.xml;
+        let whole = limits::check_text(libvirt::FORMAT.name, xml, libvirt::XML_LIMIT);
+        match whole.and_then(|()| part.parse()) {
+            Ok(document) => Self::of(document.root_element()),
+            Err(e) => Self::unread(xml, e),
+        }
+    }
+
     fn of(domain: Node<'_, '_>) -> Self {
         let text = |name| {
             let child = domain.children().find(|child| child.has_tag_name(name));
@@ -259,25 +272,55 @@ impl Domain {
             vm: libvirt::vm(domain),
         }
     }
+
+    /// A domain that cannot be parsed, and why. Its name and UUID, which come first, tell of which VM
+    /// that must be said.
+    fn unread(xml: &str, why: Error) -> Self {
+        let mut domain = Self {
+            name: String::new(),
+            uuid: String::new(),
+            is_running: false,
+            vm: Err(why),
+        };
+        let mut reader = Reader::from_str(xml);
+        let Some(root) = opened(&mut reader) else {
+            return domain;
+        };
+        let mut attributes = root.attributes();
+        let mut attributes = attributes.with_checks(false).flatten();
+        domain.is_running = attributes.any(|attribute| attribute.key.as_ref() == "id");
+        while let Some(tag) = opened(&mut reader) {
+            let Ok(text) = reader.read_text(tag.name()) else {
+                break;
+            };
+            let known = match tag.name().as_ref() {
+                "name" => &mut domain.name,
+                "uuid" => &mut domain.uuid,
+                _ => continue,
+            };
+            if known.is_empty() {
+                *known = unescape(&text).unwrap_or_default().into_owned();
+            }
+        }
+        domain
+    }
+}
+
+/// The next element with content, unless the one around it ends first.
+fn opened<'a>(reader: &mut Reader<&'a [u8]>) -> Option<BytesStart<'a>> {
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(tag) => return Some(tag),
+            Event::End(_) | Event::Eof => return None,
+            _ => {}
+        }
+    }
 }
 
 /// The domains that virsh has printed, and what follows the last one.
 pub fn domains(text: &str) -> (Vec<Domain>, &str) {
-    const END: &str = "</domain>";
-    let mut domains = Vec::new();
-    let mut rest = text;
-    let mut seen = 0;
-    while let Some(end) = rest.get(seen..).and_then(|text| text.find(END)) {
-        seen += end + END.len();
-        let (xml, after) = rest.split_at(seen);
-        // Where this is no XML an element of somebody's metadata has the same name: the next end is
-        // the domain's.
-        if let Ok(document) = Document::parse(xml.trim_start()) {
-            domains.push(Domain::of(document.root_element()));
-            (rest, seen) = (after, 0);
-        }
-    }
-    (domains, rest)
+    let (parts, rest) = libvirt::FORMAT.split(text);
+    (parts.into_iter().map(Domain::read).collect(), rest)
 }
 
 /// A word that virsh's own parser of command strings reads as this text, whatever is in it.
@@ -286,52 +329,4 @@ fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CAPTURE: &str = include_str!("../../tests/captures/virsh-9.0-dumpxml-one-1.xml");
-
-    #[test]
-    fn one_domain_after_the_other_is_read() {
-        let inner = "<metadata><a xmlns='x'><domain>\n</domain></a></metadata></domain>";
-        let odd = CAPTURE.replace("</domain>", inner);
-        let text = format!("{CAPTURE}\n{odd}\n\n<domain id='3'><name>c</name></domain>\n");
-        let (all, rest) = domains(&text);
-        let names: Vec<_> = all.iter().map(|domain| domain.name.as_str()).collect();
-        assert_eq!((&*names, rest), (&["one-1", "one-1", "c"][..], "\n"));
-        assert_eq!(all[1].vm.as_ref().unwrap().nics.len(), 1);
-        // Of what was cut off what came before holds.
-        let (cut, rest) = domains(&text[..CAPTURE.len() + 100]);
-        assert_eq!(cut.len(), 1);
-        assert!(rest.trim_start().starts_with("<domain") && rest.len() >= 100);
-    }
-
-    #[test]
-    fn what_is_no_domain_is_left_or_has_no_vm() {
-        for text in ["hello", "<domain>", "</domain>", "</domain></domain>é"] {
-            assert_eq!(domains(text).1, text);
-        }
-        let (all, rest) = domains("<domain id='1'></domain>");
-        assert!(all.iter().all(|domain| domain.vm.is_err()));
-        assert_eq!((all.len(), rest), (1, ""));
-    }
-
-    #[test]
-    fn vms_are_found_in_an_answer_by_their_names() {
-        let mut answer = Answer {
-            domains: domains("<domain><name>a</name></domain><domain><name>b</name></domain>").0,
-            ..Answer::default()
-        };
-        let name = |text: &str| text.parse::<VmName>().unwrap();
-        let vm = answer.take(&name("b")).unwrap().unwrap();
-        assert_eq!(vm.name, name("b"));
-        assert!(answer.take(&name("b")).is_none() && answer.take(&name("c")).is_none());
-        assert!(answer.take(&name("a")).is_some());
-    }
-
-    #[test]
-    fn a_name_is_one_word_to_virsh() {
-        assert_eq!(quoted("a b; drop"), "'a b; drop'");
-        assert_eq!(quoted("we'ird"), r"'we'\''ird'");
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
+use super::limits::{self, DOMAINS, NICS, TABLE_TEXT};
 use super::{Hypervisor, Kind, Running};
 use crate::bridge;
 use crate::process;
@@ -11,6 +12,9 @@ use crate::vm::{Nic, Port, Vm, VmName};
 
 /// What Xen's library says where its hypervisor does not answer (`tools/libs/call/linux.c`).
 const NOT_BOOTED: &str = "Could not obtain handle on privileged command interface";
+
+/// What its tools print, in the words of error messages.
+const TABLE: &str = "Xen's list";
 
 /// Xen on this host.
 pub(super) struct Xen;
@@ -125,11 +129,12 @@ fn ask(words: &[&str]) -> Result<String> {
 /// ```
 ///
 /// # Errors
-/// If a line is none of such a table.
+/// If a line is none of such a table, or there are too many.
 pub fn domains(listing: &str) -> Result<Vec<(VmName, u32)>> {
+    limits::check_text(TABLE, listing, TABLE_TEXT)?;
     let mut domains = Vec::new();
     for line in listing.lines().filter(|line| !line.trim().is_empty()) {
-        let unknown = || format!("Xen listed a domain as {line:?}");
+        let unknown = || format!("Xen listed a domain as {:?}", limits::beginning(line));
         let mut rest = line.trim_end();
         let mut last = "";
         for _ in 0..5 {
@@ -143,6 +148,7 @@ pub fn domains(listing: &str) -> Result<Vec<(VmName, u32)>> {
         }
         let id = last.parse().with_context(unknown)?;
         if id != 0 {
+            DOMAINS.check(TABLE, domains.len() + 1)?;
             domains.push((rest.trim_start().parse().with_context(unknown)?, id));
         }
     }
@@ -160,12 +166,17 @@ pub type Interface<'a> = Result<(u32, &'a str), String>;
 /// ```
 ///
 /// # Errors
-/// If a line is none of such a table.
+/// If a line is none of such a table, or there are too many.
 pub fn interfaces(listing: &str) -> Result<Vec<Interface<'_>>> {
+    limits::check_text(TABLE, listing, TABLE_TEXT)?;
     let lines = listing.lines().filter(|line| !line.trim().is_empty());
-    lines
-        .filter(|line| !line.starts_with("Idx"))
-        .map(|line| interface(line).with_context(|| format!("Xen listed an interface as {line:?}")))
+    let unknown = |line| format!("Xen listed an interface as {:?}", limits::beginning(line));
+    (1..)
+        .zip(lines.filter(|line| !line.starts_with("Idx")))
+        .map(|(count, line)| {
+            NICS.check(TABLE, count)?;
+            interface(line).with_context(|| unknown(line))
+        })
         .collect()
 }
 
@@ -252,6 +263,30 @@ Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
         ] {
             let error = interfaces(listing).unwrap_err().to_string();
             assert!(error.contains(&format!("{listing:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_table_beyond_a_limit_is_refused() {
+        let table = |line: &str, lines: usize| format!("{line}\n").repeat(lines);
+        let (nic, domain) = ("0 0 2:0:0:0:0:1", "a 7 1 1 b 1");
+        assert_eq!(interfaces(&table(nic, NICS.most())).unwrap().len(), 1_000);
+        assert_eq!(
+            domains(&table(domain, DOMAINS.most())).unwrap().len(),
+            32_752
+        );
+        for (error, words) in [
+            (interfaces(&table(nic, 1_001)).err(), "more than 1,000 NICs"),
+            (
+                domains(&table(domain, 32_753)).err(),
+                "more than 32,752 domains",
+            ),
+            (interfaces(&table(" ", 3 << 20)).err(), "longer than 4 MiB"),
+            (domains(&table(" ", 3 << 20)).err(), "longer than 4 MiB"),
+            (domains(&"x".repeat(4 << 20)).err(), "xxx"),
+        ] {
+            let error = format!("{:#}", error.unwrap());
+            assert!(error.contains(words) && error.len() < 200, "{error}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Whatever comes in wrong: one line that names it, exit status 1, and a kernel that has not moved.
 
+mod too_much;
+
 use std::process::Command;
 
 use crate::lab::{Host, IS_LOADING, MACFENCE, Ran, domain, for_everybody, macfence_with, script};
@@ -65,7 +67,7 @@ fn xml_that_is_no_domain() {
         ("<domain><devices/></domain>", "no <name>"),
         ("<domain><name/></domain>", "no <name>"),
         (nested, "DTD"),
-        (&deep, "not domain XML"),
+        (&deep, "more than 256 levels of elements"),
         ("<domain><name>\u{0}</name></domain>", "not domain XML"),
     ] {
         refused(&host, &["standard input", words], |host| host.apply(xml));
