@@ -37,6 +37,10 @@ pub const NAMESPACES: Limit = Limit(100, "namespaces");
 /// each element there are two pieces of white space at most, and OpenNebula puts each value into CDATA.
 pub const TEXTS: Limit = Limit(400_000, "pieces of text and comments");
 
+/// Characters `<` and `=`, in text as well: the parser takes each for an element or an attribute
+/// when it reserves memory, some 80 bytes. In a script one of 20 characters is such a one.
+pub const MARKS: Limit = Limit(4_000_000, "characters `<` and `=`");
+
 /// NICs of one VM. QEMU has room for some hundred.
 pub const NICS: Limit = Limit(1_000, "NICs");
 

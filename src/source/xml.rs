@@ -93,6 +93,8 @@ impl Format {
     }
 
     fn tree<'a>(&self, xml: &'a str) -> Result<Document<'a>> {
+        let marks = xml.bytes().filter(|byte| matches!(byte, b'<' | b'='));
+        limits::MARKS.check(self.name, marks.count())?;
         Document::parse(xml).map_err(|e| self.refuse(&e))
     }
 

@@ -28,7 +28,8 @@ fn a_document_may_reach_each_limit_and_not_go_beyond() {
     let namespaces = |count: usize| root(&"<b xmlns:c='d'/>".repeat(count));
     let texts = |count: usize| root(&"<!---->".repeat(count));
     let split = |count: usize| root(&"x<![CDATA[y]]>".repeat(count / 2));
-    let all: [(Make, usize, &str); 7] = [
+    let marks = |count: usize| root(&"=".repeat(count - 2));
+    let all: [(Make, usize, &str); 8] = [
         (&elements, 100_000, "100,000 elements"),
         (&levels, 256, "256 levels of elements"),
         (&on_one, 100, "100 attributes on one element"),
@@ -36,6 +37,7 @@ fn a_document_may_reach_each_limit_and_not_go_beyond() {
         (&namespaces, 100, "100 namespaces"),
         (&texts, 400_000, "400,000 pieces of text and comments"),
         (&split, 400_000, "400,000 pieces of text and comments"),
+        (&marks, 4_000_000, "4,000,000 characters `<` and `=`"),
     ];
     for (make, most, words) in all {
         assert!(FORMAT.parse(&make(most)).is_ok(), "{words}");

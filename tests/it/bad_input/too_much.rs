@@ -82,7 +82,14 @@ fn domain_xml_beyond_a_limit() {
 #[test]
 fn a_vm_template_beyond_a_limit() {
     let host = host();
-    let more = [("<a/>".repeat(10_000_000), "more than 100,000 elements")];
+    let more = [
+        ("<a/>".repeat(10_000_000), "more than 100,000 elements"),
+        // The parser would reserve 3.5 GB.
+        (
+            "=".repeat(47 << 20),
+            "more than 4,000,000 characters `<` and `=`",
+        ),
+    ];
     for (more, limit) in attacks().into_iter().chain(more) {
         let template = template(&more);
         for hook in ["one-post", "one-clean"] {
