@@ -1,6 +1,7 @@
 //! What the operator wants: the command line over the configuration file over the defaults.
 
-use std::io::ErrorKind;
+use std::fs;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -13,6 +14,9 @@ use crate::policy::{Isolation, Policy};
 
 /// Where the configuration is, unless the command line says otherwise. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/macfence.toml";
+
+/// The longest configuration file, in bytes. One with every key and comment has two KiB.
+const SIZE_LIMIT: u64 = 1 << 20;
 
 /// The libvirt that is asked by default.
 const DEFAULT_CONNECT: &str = "qemu:///system";
@@ -91,8 +95,19 @@ fn typed_or_filed<T>(typed: Vec<T>, filed: Option<Vec<T>>) -> Vec<T> {
 
 impl File {
     fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let read = || -> std::io::Result<String> {
+            let mut text = String::new();
+            let file = fs::File::open(path)?;
+            file.take(SIZE_LIMIT + 1).read_to_string(&mut text)?;
+            Ok(text)
+        };
+        let text = read().with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            text.len() as u64 <= SIZE_LIMIT,
+            "{}: a configuration file has at most {} KiB",
+            path.display(),
+            SIZE_LIMIT >> 10
+        );
         Self::parse(&text).with_context(|| path.display().to_string())
     }
 

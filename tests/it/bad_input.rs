@@ -184,6 +184,16 @@ fn one_bad_vm_spoils_the_whole_call() {
 }
 
 #[test]
+fn a_configuration_without_end() {
+    let host = Host::new();
+    let error = host.macfence(["--config", "/dev/zero", "list"]).error();
+    assert!(
+        error.contains("/dev/zero: a configuration file has at most 1024 KiB"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_misspelt_configuration() {
     let host = host();
     let file = tempfile::NamedTempFile::new().unwrap();
