@@ -18,6 +18,7 @@ const FILES: &str = "\
 755 sbin/macfence
 644 share/bash-completion/completions/macfence
 644 share/doc/macfence/README.md
+644 share/doc/macfence/docs/CHANGELOG.md
 644 share/doc/macfence/docs/bench.csv
 644 share/doc/macfence/docs/bench.svg
 644 share/doc/macfence/docs/libvirt.md
@@ -25,6 +26,7 @@ const FILES: &str = "\
 644 share/doc/macfence/docs/oned-conf.md
 644 share/doc/macfence/docs/opennebula-drivers.md
 644 share/doc/macfence/docs/opennebula-state-hooks.md
+644 share/doc/macfence/docs/security.md
 644 share/doc/macfence/docs/service.md
 644 share/fish/vendor_completions.d/macfence.fish
 777 share/macfence/hooks/ebtables-flush

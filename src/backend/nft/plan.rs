@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use super::chain_name::ChainName;
 use super::rule::Rule;
 use super::ruleset::Ruleset;
+use super::skeleton::FORWARD;
 use super::transaction::{Command, Transaction};
 use crate::backend::Enforced;
 use crate::fence::{ActualGuard, Fence, Keep};
@@ -89,22 +90,31 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
     if let Some(skeleton) = actual.skeleton.as_ref().filter(|_| !claims.is_empty())
         && !skeleton.defects()?.is_empty()
     {
-        let misplaced = skeleton
-            .misplaced()?
-            .into_iter()
-            .map(Command::DropBaseChain);
-        change.skeleton.0.extend(misplaced);
+        let misplaced = skeleton.misplaced()?;
+        let drop = |name: &String| Command::DropBaseChain(name.clone());
         if skeleton.checks_senders_in_forward() {
             // A frame that has passed `prerouting` before the change passes `forward` after it. If
             // that no longer checked its sender, nobody would have: so this goes in a second step.
+            let others = misplaced.iter().filter(|name| *name != FORWARD);
+            change.skeleton.0.extend(others.map(drop));
             change.skeleton.0.push(Command::AddSkeletonButForward);
-            change.afterwards = Some(Transaction(vec![Command::AddSkeleton]));
+            let forward = misplaced.iter().filter(|name| *name == FORWARD);
+            let mut second: Vec<_> = forward.map(drop).collect();
+            second.push(Command::AddSkeleton);
+            change.afterwards = Some(Transaction(second));
         } else {
+            change.skeleton.0.extend(misplaced.iter().map(drop));
             change.skeleton.0.push(Command::AddSkeleton);
         }
-        let others = actual.chains.keys();
-        for chain in others.filter(|c| !desired.contains_key(*c) && !losers.contains(c)) {
-            change.complete(actual, chain);
+        for chain in actual.chains.keys() {
+            change.complete(actual, chain, |port| {
+                let owner = claims.get(port.as_str()).map(|(_, owner)| *owner);
+                match desired.get(chain) {
+                    // A port that only stays.
+                    Some(fence) => owner == Some(chain) && !fence.ports().contains(port),
+                    None => owner.is_none(),
+                }
+            });
         }
         // Whatever their bridges have learned until now was not checked here.
         let ports = actual.ports.iter().filter(|(_, chain)| chain.is_some());
@@ -232,10 +242,12 @@ impl Change {
         }
     }
 
-    /// Adds the rules that a chain lacks, where the others tell what it was made for.
-    fn complete(&mut self, actual: &Ruleset, chain: &ChainName) {
+    /// Adds the rules that a chain lacks in front of these ports, where the others tell what it was
+    /// made for.
+    fn complete(&mut self, actual: &Ruleset, chain: &ChainName, of: impl Fn(&Port) -> bool) {
         let guards = actual.guards_of(chain);
-        let meant = guards.iter().filter_map(ActualGuard::meant);
+        let meant = guards.iter().filter(|guard| of(&guard.port));
+        let meant = meant.filter_map(ActualGuard::meant);
         for rule in meant.flat_map(|guard| Rule::of(&guard)) {
             if actual.rules_of(chain).all(|(own, _)| *own != rule) {
                 self.chains.0.push(Command::AddRule(chain.clone(), rule));

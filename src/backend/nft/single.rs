@@ -69,7 +69,9 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
     actual.chains = found.actual.chains;
     let taken = own.into_iter().map(Port::as_str).collect();
     query::read_robbed(&mut actual, &taken)?;
-    program::commit(plan::enforce(&actual, &desired, keep)?)
+    let plan = plan::enforce(&actual, &desired, keep)?;
+    // Something that nobody has looked at may be missing, such as the chain `meddling`.
+    program::commit(plan).or_else(|e| by_table(&desired, keep).map_err(|_| e))
 }
 
 /// Enforces by all that the kernel holds.

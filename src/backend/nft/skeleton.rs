@@ -113,8 +113,12 @@ impl Chain {
     }
 
     fn has_the_rules_of(&self, desired: &Self) -> bool {
-        let statements = |chain: &Self| chain.rules.iter().map(statements).collect::<Vec<_>>();
-        statements(self) == statements(desired)
+        self.rules.len() == desired.rules.len()
+            && self
+                .rules
+                .iter()
+                .zip(&desired.rules)
+                .all(|(own, desired)| is_same(own, desired))
     }
 
     /// What the rules look up in the map: `iifname` for frames from a port, `oifname` for frames to
@@ -133,14 +137,27 @@ impl Chain {
 /// IGMP's number. nft knows its name, in both directions, only where `/etc/protocols` has it.
 const IGMP: u8 = 2;
 
+/// Whether the kernel's rule is this one. nft does not list a `meta protocol` that a later match
+/// implies; one that is listed must be the same.
+fn is_same(actual: &Value, desired: &Value) -> bool {
+    let actual = statements(actual);
+    let mut actual = actual.iter().peekable();
+    for statement in statements(desired) {
+        if actual.next_if_eq(&&statement).is_none() && !is_protocol(&statement) {
+            return false;
+        }
+    }
+    actual.next().is_none()
+}
+
+fn is_protocol(statement: &Value) -> bool {
+    let key = statement.pointer("/match/left/meta/key");
+    key.is_some_and(|key| key == "protocol")
+}
+
 /// A rule's statements, as far as every nft lists them alike on every host: without what was counted,
-/// without `meta protocol`, which nft leaves out where a later match implies it, and with numbers for
-/// names.
+/// and with numbers for names.
 fn statements(rule: &Value) -> Vec<Value> {
-    let is_protocol = |statement: &Value| {
-        let key = statement.pointer("/match/left/meta/key");
-        key.is_some_and(|key| key == "protocol")
-    };
     let plain = |statement: &Value| {
         let mut statement = statement.clone();
         if let Some(counter) = statement.get_mut("counter") {
@@ -153,10 +170,7 @@ fn statements(rule: &Value) -> Vec<Value> {
         statement
     };
     let all = rule.get("expr").and_then(Value::as_array);
-    let all = all.into_iter().flatten();
-    all.filter(|statement| !is_protocol(statement))
-        .map(plain)
-        .collect()
+    all.into_iter().flatten().map(plain).collect()
 }
 
 /// The skeleton as the kernel holds it, or as much of it as was listed.
@@ -299,6 +313,30 @@ mod tests {
         meddling.rules[0]["expr"][1] = count;
         // Nor is a name for a number.
         meddling.rules[1]["expr"][1]["match"]["right"] = "igmp".into();
+        assert_eq!(actual.defects().unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn only_a_protocol_that_nft_leaves_out_is_no_difference() {
+        let protocol = |name: &str| serde_json::json!({"match": {"op": "==", "left": {"meta": {"key": "protocol"}}, "right": name}});
+        for (chain, index, statement, is_whole) in [
+            ("prerouting", 0, protocol("ip"), false),
+            ("forward", 2, protocol("ip"), false),
+        ] {
+            let mut actual = whole();
+            let rules = &mut actual.chains.get_mut(chain).unwrap().rules;
+            let statements = rules[index]["expr"].as_array_mut().unwrap();
+            statements.insert(0, statement);
+            assert_eq!(actual.defects().unwrap().is_empty(), is_whole, "{chain}");
+        }
+        let mut actual = whole();
+        let rules = &mut actual.chains.get_mut(MEDDLING).unwrap().rules;
+        let statements = rules[1]["expr"].as_array_mut().unwrap();
+        assert_eq!(statements[0], protocol("ip"));
+        statements[0] = protocol("arp");
+        assert_eq!(actual.defects().unwrap().len(), 1);
+        let rules = &mut actual.chains.get_mut(MEDDLING).unwrap().rules;
+        rules[1]["expr"].as_array_mut().unwrap().remove(0);
         assert_eq!(actual.defects().unwrap(), [""; 0]);
     }
 

@@ -101,3 +101,47 @@ fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
         None
     );
 }
+
+#[test]
+fn a_port_that_only_stays_is_brought_to_the_present_layout_too() {
+    let actual = of_version_0_1(&[fence("a", &["p0", "p1"])]);
+    let planned = enforced(&actual, &[fence("a", &["p1"])], &keeping(&["p0"]));
+    let expected = [
+        "skeleton but forward",
+        "add vm-a p1 meddling",
+        "add vm-a p0 meddling",
+    ];
+    assert_eq!(planned.unwrap(), expected);
+}
+
+#[test]
+fn a_vm_that_loses_a_port_keeps_the_others_in_the_present_layout() {
+    let actual = of_version_0_1(&[fence("b", &["p0", "p1"])]);
+    let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing()).unwrap();
+    assert!(
+        planned.contains(&"add vm-b p1 meddling".to_owned()),
+        "{planned:?}"
+    );
+    assert!(
+        !planned.contains(&"add vm-b p0 meddling".to_owned()),
+        "{planned:?}"
+    );
+}
+
+#[test]
+fn a_misplaced_forward_that_checks_senders_goes_in_the_second_step() {
+    let mut actual = of_version_0_1(&[fence("a", &["p0"])]);
+    let skeleton = actual.skeleton.as_mut().unwrap();
+    skeleton.chains.get_mut("forward").unwrap().chain["prio"] = 10.into();
+    let a = fence("a", &["p0"]);
+    let desired = [(chain("a"), &a)].into();
+    let plan = enforce(&actual, &desired, &Keep::nothing())
+        .unwrap()
+        .unwrap();
+    let second = vec![
+        Command::DropBaseChain("forward".to_owned()),
+        Command::AddSkeleton,
+    ];
+    assert_eq!(plan.afterwards, Some(Transaction(second)));
+    assert_eq!(plan.changes.0[0], Command::AddSkeletonButForward);
+}
