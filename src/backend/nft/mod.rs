@@ -12,7 +12,7 @@
 //!     chain forward { … all but multicast queries: oifname vmap @ports }
 //!     chain vm-one-42 {
 //!         iifname "one-42-0" ether saddr != 02:00:c0:a8:00:05 counter drop
-//!         iifname "one-42-0" ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 jump meddling
+//!         iifname "one-42-0" meta pkttype multicast jump meddling
 //!         oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter drop
 //!     }
 //! }
