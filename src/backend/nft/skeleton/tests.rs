@@ -1,0 +1,105 @@
+use super::*;
+
+fn whole() -> Actual {
+    Actual {
+        chains: Skeleton::read().unwrap().chains(),
+        is_dormant: false,
+    }
+}
+
+#[test]
+fn the_skeleton_is_whole_in_its_own_eyes() {
+    let skeleton = Skeleton::read().unwrap();
+    let names: Vec<_> = skeleton.chains().into_keys().collect();
+    assert_eq!(names, ["forward", "input", MEDDLING, "prerouting"]);
+    assert_eq!(whole().defects().unwrap(), [""; 0]);
+}
+
+#[test]
+fn every_chain_is_compared_for_itself() {
+    for (name, desired) in whole().chains {
+        for (damaged, words) in [
+            (Chain::default(), "the table has no"),
+            (
+                Chain {
+                    rules: Vec::new(),
+                    ..desired.clone()
+                },
+                "has other rules than its own",
+            ),
+            (
+                Chain {
+                    rules: [desired.rules.clone(), desired.rules.clone()].concat(),
+                    ..desired.clone()
+                },
+                "has other rules than its own",
+            ),
+            (
+                Chain {
+                    chain: Value::Object(Default::default()),
+                    ..desired.clone()
+                },
+                "not hooked in",
+            ),
+        ] {
+            let mut actual = whole();
+            actual.chains.insert(name.clone(), damaged);
+            let defects = actual.defects().unwrap();
+            assert_eq!(defects.len(), 1, "{defects:?}");
+            assert!(defects[0].contains(words) && defects[0].contains(&name));
+        }
+    }
+}
+
+#[test]
+fn what_was_counted_is_no_difference() {
+    let mut actual = whole();
+    let count = serde_json::json!({"counter": {"packets": 7, "bytes": 420}});
+    let meddling = actual.chains.get_mut(MEDDLING).unwrap();
+    meddling.rules[0]["expr"][1] = count;
+    // Nor is a name for a number.
+    meddling.rules[1]["expr"][1]["match"]["right"] = "igmp".into();
+    assert_eq!(actual.defects().unwrap(), [""; 0]);
+}
+
+#[test]
+fn only_a_protocol_that_nft_leaves_out_is_no_difference() {
+    let protocol = |name: &str| serde_json::json!({"match": {"op": "==", "left": {"meta": {"key": "protocol"}}, "right": name}});
+    for (chain, index, statement, is_whole) in [
+        ("prerouting", 0, protocol("ip"), false),
+        ("forward", 2, protocol("ip"), false),
+    ] {
+        let mut actual = whole();
+        let rules = &mut actual.chains.get_mut(chain).unwrap().rules;
+        let statements = rules[index]["expr"].as_array_mut().unwrap();
+        statements.insert(0, statement);
+        assert_eq!(actual.defects().unwrap().is_empty(), is_whole, "{chain}");
+    }
+    let mut actual = whole();
+    let rules = &mut actual.chains.get_mut(MEDDLING).unwrap().rules;
+    let statements = rules[1]["expr"].as_array_mut().unwrap();
+    assert_eq!(statements[0], protocol("ip"));
+    statements[0] = protocol("arp");
+    assert_eq!(actual.defects().unwrap().len(), 1);
+    let rules = &mut actual.chains.get_mut(MEDDLING).unwrap().rules;
+    rules[1]["expr"].as_array_mut().unwrap().remove(0);
+    assert_eq!(actual.defects().unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_chain_in_another_place_is_misplaced_and_a_missing_one_is_not() {
+    let mut actual = whole();
+    assert_eq!(actual.misplaced().unwrap(), [""; 0]);
+    actual.chains.get_mut("forward").unwrap().chain["prio"] = 10.into();
+    actual.chains.remove("input");
+    assert_eq!(actual.misplaced().unwrap(), ["forward"]);
+}
+
+#[test]
+fn a_dormant_table_is_a_defect() {
+    let actual = Actual {
+        is_dormant: true,
+        ..whole()
+    };
+    assert_eq!(actual.defects().unwrap(), ["the table is dormant"]);
+}
