@@ -58,7 +58,8 @@ impl Nft {
     /// # Errors
     /// If nft cannot be asked, or a fence cannot be told to it.
     pub fn preview(&self, fences: &[Fence], keep: &Keep) -> Result<String> {
-        match plan::enforce(&table()?, &desired(fences)?, keep)? {
+        let actual = query::table()?.unwrap_or_else(Ruleset::nothing);
+        match plan::enforce(&actual, &desired(fences)?, keep)? {
             Some(plan) => plan.changes.to_json_lines(),
             None => Ok(String::new()),
         }
@@ -79,7 +80,7 @@ impl Backend for Nft {
     }
 
     fn query(&self) -> Result<Box<dyn Snapshot>> {
-        Ok(Box::new(with_skeleton(or_probed(query::table()?)?)))
+        Ok(Box::new(or_probed(query::table()?)?))
     }
 
     fn ports(&self) -> Result<Vec<Port>> {
@@ -93,7 +94,8 @@ impl Backend for Nft {
         if let [fence] = fences {
             return single::enforce(&ChainName::of(&fence.vm)?, fence, keep);
         }
-        table()?.enforce(fences, keep)
+        let actual = query::table()?.unwrap_or_else(Ruleset::nothing);
+        actual.enforce(fences, keep)
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
@@ -132,22 +134,12 @@ fn desired(fences: &[Fence]) -> Result<Desired<'_>> {
         .collect()
 }
 
-/// The whole table. Where there is none, its skeleton is missing.
-fn table() -> Result<Ruleset> {
-    Ok(with_skeleton(query::table()?.unwrap_or_default()))
-}
-
-fn with_skeleton(mut actual: Ruleset) -> Ruleset {
-    actual.skeleton.get_or_insert_default();
-    actual
-}
-
 /// Where there is no table yet, nothing has shown that there could be one.
 fn or_probed(found: Option<Ruleset>) -> Result<Ruleset> {
     if let Some(actual) = found {
         return Ok(actual);
     }
-    program::probe()?.expecting(&[]).map(|_| Ruleset::default())
+    program::probe()?.expecting(&[]).map(|_| Ruleset::nothing())
 }
 
 /// What holds these fences in an empty kernel.

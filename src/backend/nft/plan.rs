@@ -80,10 +80,7 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
         }
     }
     let taken: BTreeSet<_> = claims.keys().copied().collect();
-    let losers: BTreeSet<_> = losers(actual, &taken)
-        .filter(|chain| !desired.contains_key(chain))
-        .collect();
-    for chain in &losers {
+    for chain in losers(actual, &taken).filter(|chain| !desired.contains_key(chain)) {
         change.take_ports(actual, chain, &taken);
     }
     // Where nobody is to be fenced, nothing needs the skeleton.

@@ -47,6 +47,14 @@ fn is_of_another_table(object: &Value) -> bool {
 }
 
 impl Ruleset {
+    /// What is there where there is no table: nothing, not even a skeleton.
+    pub fn nothing() -> Self {
+        Self {
+            skeleton: Some(skeleton::Actual::default()),
+            ..Self::default()
+        }
+    }
+
     /// Adds what `nft -j` printed: one document for each list command.
     ///
     /// # Errors

@@ -34,11 +34,7 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
         (query::chain(chain, &own)?, skeleton::Actual::default())
     };
     if !found.has_map && !found.actual.chains.contains_key(chain) {
-        let nothing = Ruleset {
-            skeleton: Some(skeleton::Actual::default()),
-            ..Ruleset::default()
-        };
-        return program::commit(plan::enforce(&nothing, &desired, keep)?);
+        return program::commit(plan::enforce(&Ruleset::nothing(), &desired, keep)?);
     }
     if needs_skeleton && !prerouting.defects_of(Some(PREROUTING))?.is_empty() {
         // An earlier version's table, or a damaged one: all VMs are brought to this layout.
@@ -48,7 +44,7 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
     if plan.is_none() && !needs_skeleton {
         return Ok(Enforced::default());
     }
-    let is_new = plan.is_some();
+    let is_right = plan.is_none();
     if found.has_map && tells_its_ports(&found, chain) {
         let changes = plan.iter().flat_map(|plan| plan.changes.0.clone());
         let changes = changes.chain(entries(chain, &own));
@@ -61,7 +57,7 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
             None => found = query::chain(chain, &BTreeSet::new())?,
         }
     }
-    if !is_new {
+    if is_right {
         // The rules are right, but something around them is not.
         return by_table(&desired, keep);
     }
@@ -76,8 +72,7 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
 
 /// Enforces by all that the kernel holds.
 fn by_table(desired: &Desired, keep: &Keep) -> Result<Enforced> {
-    let mut actual = query::table()?.unwrap_or_default();
-    actual.skeleton.get_or_insert_default();
+    let actual = query::table()?.unwrap_or_else(Ruleset::nothing);
     program::commit(plan::enforce(&actual, desired, keep)?)
 }
 

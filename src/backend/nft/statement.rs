@@ -83,7 +83,7 @@ fn drop_control(port: &Port) -> Vec<Statement<'static>> {
     let (control, mask) = CONTROL;
     count_and_drop(vec![
         passes(MetaKey::Iifname, port),
-        receiver(mask, Operator::EQ, control),
+        receiver(mask, control),
     ])
 }
 
@@ -113,7 +113,7 @@ fn drop_overheard(port: &Port, own: MacPrefix, mac: MacAddr) -> Vec<Statement<'s
             right: text(own.base().to_string()),
             op: Operator::NEQ,
         }),
-        receiver(GROUP, Operator::EQ, NONE),
+        receiver(GROUP, NONE),
         address("daddr", PrefixLen::FULL, Operator::NEQ, mac),
     ])
 }
@@ -156,12 +156,12 @@ fn address(
     Statement::Match(Match { left, right, op })
 }
 
-/// `ether daddr & MASK OP ADDRESS`.
-fn receiver(mask: MacAddr, op: Operator, address: MacAddr) -> Statement<'static> {
+/// `ether daddr & MASK == ADDRESS`.
+fn receiver(mask: MacAddr, address: MacAddr) -> Statement<'static> {
     Statement::Match(Match {
         left: masked("daddr", mask),
         right: text(address.to_string()),
-        op,
+        op: Operator::EQ,
     })
 }
 
