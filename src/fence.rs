@@ -68,7 +68,22 @@ pub struct Keep<'a> {
     /// Whether a NIC that hears all networks goes on to do so. A hypervisor does not know which
     /// NICs OpenNebula's template leaves without isolation.
     pub hears_all: bool,
+    /// Whether ports that are another VM's stay that VM's. A fence that claims one then fails with
+    /// [`Taken`].
+    pub others_ports: bool,
 }
+
+/// The error of a fence that claims a port which another VM has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken(pub Port);
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "port \"{}\" is fenced for another VM", self.0)
+    }
+}
+
+impl std::error::Error for Taken {}
 
 impl Keep<'_> {
     /// Nothing stays: the VM gets exactly the new fence.
@@ -76,6 +91,7 @@ impl Keep<'_> {
         Self {
             ports: Box::new(|_| false),
             hears_all: false,
+            others_ports: false,
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::fence::{Fence, Guard, Hears};
 use crate::mac::{MacPrefix, PrefixLen};
-use crate::vm::{Nic, Port, Vm};
+use crate::vm::{Nic, Place, Port, Vm};
 
 /// Whether a NIC is isolated although its owner did not ask for it. Only OpenNebula has such NICs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -40,28 +40,44 @@ pub enum Unfenced {
     NoBridge(Port),
     /// The port is on a bridge that the policy leaves alone.
     OtherBridge(Port, String),
+    /// The port is a device that no VM has, in words.
+    NotAVms(Port, String),
+}
+
+impl Unfenced {
+    /// Why it must not have a guard, where somebody says that it is a VM's and it cannot be.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::NotAVms(port, what) => Some(format!(
+                "port \"{port}\" is {what}, which no VM has; it is not fenced"
+            )),
+            _ => None,
+        }
+    }
 }
 
 impl Policy {
-    /// The fence of `vm`, and the NICs that it leaves out. `bridge_of` tells which bridge a NIC is
-    /// on.
+    /// The fence of `vm`, and the NICs that it leaves out. `place_of` tells where a NIC's port is.
     ///
     /// # Errors
-    /// If `bridge_of` fails.
+    /// If `place_of` fails.
     pub fn fence(
         &self,
         vm: &Vm,
-        bridge_of: impl Fn(&Nic) -> Result<Option<String>>,
+        place_of: impl Fn(&Nic) -> Result<Place>,
     ) -> Result<(Fence, Vec<Unfenced>)> {
         let mut fence = Fence::none(vm.name.clone());
         let mut unfenced = Vec::new();
         for nic in &vm.nics {
-            match bridge_of(nic)? {
-                None => unfenced.push(Unfenced::NoBridge(nic.port.clone())),
-                Some(bridge) if !self.acts_on(&bridge) => {
-                    unfenced.push(Unfenced::OtherBridge(nic.port.clone(), bridge));
+            let place = place_of(nic)?;
+            let port = nic.port.clone();
+            match place {
+                Place::NoBridge => unfenced.push(Unfenced::NoBridge(port)),
+                Place::Nic(bridge) | Place::Other(bridge, _) if !self.acts_on(&bridge) => {
+                    unfenced.push(Unfenced::OtherBridge(port, bridge));
                 }
-                Some(_) => fence.guards.push(self.guard(nic)),
+                Place::Other(_, what) => unfenced.push(Unfenced::NotAVms(port, what)),
+                Place::Nic(_) => fence.guards.push(self.guard(nic)),
             }
         }
         Ok((fence, unfenced))
@@ -123,7 +139,7 @@ mod tests {
     fn by_default_a_vm_hears_the_slash_40_that_its_address_is_in() {
         let vm = vm(&[("one-1-0", "02:00:c0:a8:00:05")]);
         let (fence, unfenced) = Policy::default()
-            .fence(&vm, |_| Ok(Some("br0".into())))
+            .fence(&vm, |_| Ok(Place::Nic("br0".into())))
             .unwrap();
         let guard = Guard {
             port: "one-1-0".parse().unwrap(),
@@ -160,28 +176,31 @@ mod tests {
     }
 
     #[test]
-    fn only_ports_of_the_chosen_bridges_are_fenced() {
+    fn only_vms_ports_on_the_chosen_bridges_are_fenced() {
         let vm = vm(&[
             ("p0", "2:0:0:0:0:1"),
             ("p1", "2:0:0:0:0:2"),
             ("p2", "2:0:0:0:0:3"),
+            ("p3", "2:0:0:0:0:4"),
         ]);
         let policy = Policy {
             bridges: vec!["br0".into()],
             ..Policy::default()
         };
-        let bridge_of = |nic: &Nic| {
+        let place_of = |nic: &Nic| {
             Ok(match nic.port.as_str() {
-                "p0" => Some("br0".to_owned()),
-                "p1" => Some("br1".to_owned()),
-                _ => None,
+                "p0" => Place::Nic("br0".into()),
+                "p1" => Place::Nic("br1".into()),
+                "p2" => Place::NoBridge,
+                _ => Place::Other("br0".into(), "a bond".into()),
             })
         };
-        let (fence, unfenced) = policy.fence(&vm, bridge_of).unwrap();
+        let (fence, unfenced) = policy.fence(&vm, place_of).unwrap();
         assert_eq!(fence.ports(), [&"p0".parse().unwrap()].into());
         let left_out = [
             Unfenced::OtherBridge("p1".parse().unwrap(), "br1".into()),
             Unfenced::NoBridge("p2".parse().unwrap()),
+            Unfenced::NotAVms("p3".parse().unwrap(), "a bond".into()),
         ];
         assert_eq!(unfenced, left_out);
     }

@@ -9,15 +9,12 @@ use crate::compare::{Finding, State, compare};
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::policy::{Isolation, Policy, Unfenced};
 use crate::source::Running;
-use crate::vm::{Port, Vm, VmName};
-
-/// Said of a fence whose VM the hypervisor does not know, with ports that are there.
-const UNKNOWN: &str = "no running VM that the hypervisor knows, but its ports are there";
+use crate::vm::{Place, Port, Vm, VmName};
 
 /// What a survey asks of the host.
 pub struct Host<'a> {
-    /// Which bridge a port is on. An error means that nobody can tell.
-    pub bridge_of: &'a dyn Fn(&Port) -> Result<Option<String>>,
+    /// Where a port is. An error means that nobody can tell.
+    pub place_of: &'a dyn Fn(&Port) -> Result<Place>,
     /// Whether the firewall can hold a fence at all: not every name can be told to it.
     pub can_hold: &'a dyn Fn(&Fence) -> Result<()>,
 }
@@ -30,8 +27,12 @@ pub struct Survey {
     pub failed: Vec<Finding>,
     /// The ports that running VMs should have a fence at.
     pub ports: BTreeSet<Port>,
-    /// Ports that are gone from their bridges, where rules name no VM.
+    /// Ports that need no fence any more, where rules name no VM: they are gone from their bridges, or
+    /// no VM can have them.
     pub gone: Vec<Port>,
+    /// Ports that are fenced although no running VM is known to have them, a line for each VM. They
+    /// stay fenced: see [`Self::keep`].
+    pub unowned: Vec<Finding>,
     /// What each VM should have. Its finding has the same place in `findings`.
     desired: Vec<Fence>,
     hears_all: bool,
@@ -41,7 +42,7 @@ impl Survey {
     /// Compares what running VMs should have with what the kernel holds.
     ///
     /// # Errors
-    /// If nobody can tell which bridge a port is on.
+    /// If nobody can tell where a port is.
     pub fn of(
         policy: &Policy,
         running: Running,
@@ -53,6 +54,7 @@ impl Survey {
             failed: Vec::new(),
             ports: BTreeSet::new(),
             gone: Vec::new(),
+            unowned: Vec::new(),
             desired: Vec::new(),
             hears_all: policy.isolation == Isolation::Template,
         };
@@ -62,8 +64,11 @@ impl Survey {
         let claimed_twice = claimed_twice(&running.vms);
         let mut remarks = BTreeMap::new();
         for vm in &running.vms {
-            let (fence, unfenced) = policy.fence(vm, |nic| (host.bridge_of)(&nic.port))?;
+            let (fence, unfenced) = policy.fence(vm, |nic| (host.place_of)(&nic.port))?;
             remarks.insert(vm.name.clone(), remarks_on(vm, &unfenced));
+            for why in unfenced.iter().filter_map(Unfenced::refusal) {
+                survey.fail(vm.name.clone(), why);
+            }
             // One VM that cannot be fenced is no reason to leave the others open.
             let twice = fence
                 .ports()
@@ -79,15 +84,14 @@ impl Survey {
             }
         }
         survey.add_the_rest(actual, host)?;
-        let findings = compare(&survey.desired, actual, &survey.keep(host.bridge_of));
+        let findings = compare(&survey.desired, actual, &survey.keep(host.place_of));
         survey.findings = findings;
         for finding in &mut survey.findings {
-            match finding.vm.as_ref().and_then(|vm| remarks.get(vm)) {
-                Some(remarks) => finding.detail.extend(remarks.iter().cloned()),
-                None if finding.state == State::Ok => finding.detail.push(UNKNOWN.to_owned()),
-                None => {}
+            if let Some(remarks) = finding.vm.as_ref().and_then(|vm| remarks.get(vm)) {
+                finding.detail.extend(remarks.iter().cloned());
             }
         }
+        survey.find_unowned(&running.vms, actual);
         let gone = survey.gone.iter().map(|port| Finding {
             vm: None,
             state: State::Stale,
@@ -112,11 +116,59 @@ impl Survey {
     /// Nothing is removed in front of a port that is there and that no running VM is known to have.
     /// Others may know whose it is: a VM that has started since the hypervisor was asked, or that
     /// it could not describe; a container.
-    pub fn keep<'a>(&'a self, bridge_of: &'a dyn Fn(&Port) -> Result<Option<String>>) -> Keep<'a> {
-        let may_be_there = |port: &Port| bridge_of(port).map_or(true, |bridge| bridge.is_some());
+    pub fn keep<'a>(&'a self, place_of: &'a dyn Fn(&Port) -> Result<Place>) -> Keep<'a> {
         Keep {
-            ports: Box::new(move |port| !self.ports.contains(port) && may_be_there(port)),
+            ports: Box::new(move |port| {
+                !self.ports.contains(port) && place_of(port).map_or(true, |place| place.is_nic())
+            }),
             hears_all: self.hears_all,
+            ..Keep::nothing()
+        }
+    }
+
+    /// Finds the ports that keep their fences although no running VM is known to have them.
+    fn find_unowned(&mut self, running: &[Vm], actual: &[ActualFence]) {
+        let owned: BTreeSet<_> = running
+            .iter()
+            .flat_map(|vm| vm.nics.iter().map(|nic| (&vm.name, &nic.port)))
+            .collect();
+        let ports: BTreeSet<_> = owned.iter().map(|(_, port)| *port).collect();
+        for fence in actual {
+            let is_owned = |port: &Port| match &fence.vm {
+                Some(vm) => owned.contains(&(vm, port)),
+                None => ports.contains(port) || self.gone.contains(port),
+            };
+            let unowned: BTreeSet<_> = fence.guards.iter().map(|guard| &guard.port).collect();
+            let detail: Vec<_> = unowned
+                .into_iter()
+                .filter(|port| !is_owned(port))
+                .map(|port| {
+                    format!("port \"{port}\" is fenced, but no running VM is known to have it")
+                })
+                .collect();
+            if detail.is_empty() {
+                continue;
+            }
+            let unowned = Finding {
+                vm: fence.vm.clone(),
+                state: State::Ok,
+                detail,
+            };
+            let same = self
+                .findings
+                .iter_mut()
+                .find(|found| found.vm.is_some() && found.vm == fence.vm);
+            match same {
+                Some(found) if found.state != State::Ok => {}
+                Some(found) => {
+                    found.detail.extend(unowned.detail.iter().cloned());
+                    self.unowned.push(unowned);
+                }
+                None => {
+                    self.findings.push(unowned.clone());
+                    self.unowned.push(unowned);
+                }
+            }
         }
     }
 
@@ -129,7 +181,7 @@ impl Survey {
     }
 
     /// Adds whatever else the kernel holds, of VMs that do not run. Where rules name no VM, those of
-    /// ports that are gone from their bridges go.
+    /// ports go that are gone from their bridges, or that no VM can have.
     fn add_the_rest(&mut self, actual: &[ActualFence], host: &Host) -> Result<()> {
         let known: BTreeSet<_> = self.desired.iter().map(|fence| fence.vm.clone()).collect();
         for fence in actual {
@@ -137,9 +189,15 @@ impl Survey {
                 Some(vm) if known.contains(vm) => {}
                 Some(vm) => self.desired.push(Fence::none(vm.clone())),
                 None => {
-                    for port in fence.guards.iter().map(|guard| &guard.port) {
-                        if !self.ports.contains(port) && (host.bridge_of)(port)?.is_none() {
-                            self.gone.push(port.clone());
+                    for guard in &fence.guards {
+                        let needs_none = match (host.place_of)(&guard.port)? {
+                            Place::NoBridge => true,
+                            Place::Nic(_) => false,
+                            // A rule of somebody else's can look like one of ours. All of them do not.
+                            Place::Other(..) => guard.whole().is_some(),
+                        };
+                        if needs_none && !self.ports.contains(&guard.port) {
+                            self.gone.push(guard.port.clone());
                         }
                     }
                 }
@@ -160,7 +218,7 @@ fn claimed_twice(vms: &[Vm]) -> BTreeSet<&Port> {
 fn remarks_on(vm: &Vm, unfenced: &[Unfenced]) -> Vec<String> {
     let unfenced = unfenced.iter().filter_map(|nic| match nic {
         Unfenced::NoBridge(port) => Some(format!("port \"{port}\" is on no Linux bridge")),
-        Unfenced::OtherBridge(..) => None,
+        Unfenced::OtherBridge(..) | Unfenced::NotAVms(..) => None,
     });
     vm.skipped.iter().cloned().chain(unfenced).collect()
 }

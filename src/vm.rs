@@ -100,6 +100,32 @@ impl fmt::Display for Port {
     }
 }
 
+/// Where a port is on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On no Linux bridge, or there is no such device.
+    NoBridge,
+    /// On this bridge, and a device of a kind that VMs have: a tap, veth, macvtap or vif.
+    Nic(String),
+    /// On this bridge, and something else, in words: `a physical device`. The uplink is such a port.
+    Other(String, String),
+}
+
+impl Place {
+    /// The bridge, whatever is on it.
+    pub fn bridge(&self) -> Option<&str> {
+        match self {
+            Self::NoBridge => None,
+            Self::Nic(bridge) | Self::Other(bridge, _) => Some(bridge),
+        }
+    }
+
+    /// Whether a VM's NIC can be there.
+    pub fn is_nic(&self) -> bool {
+        matches!(self, Self::Nic(_))
+    }
+}
+
 /// One network interface of a VM: its port on the host and its MAC address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {

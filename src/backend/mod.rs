@@ -101,7 +101,7 @@ pub fn choose(choice: Choice) -> Box<dyn Backend> {
 mod tests {
     use super::*;
     use crate::policy::Policy;
-    use crate::vm::{Nic, Vm};
+    use crate::vm::{Nic, Place, Vm};
 
     /// A host with a VM of one NIC, one with NICs in two networks of which one hears all networks,
     /// and one with a name that no chain can have as it is.
@@ -132,7 +132,12 @@ mod tests {
             ),
             vm("my db", &[nic("vnet7", "52:54:00:aa:bb:01", false)]),
         ];
-        let fence = |vm| policy.fence(vm, |_| Ok(Some("br0".to_owned()))).unwrap().0;
+        let fence = |vm| {
+            policy
+                .fence(vm, |_| Ok(Place::Nic("br0".to_owned())))
+                .unwrap()
+                .0
+        };
         vms.iter().map(fence).collect()
     }
 

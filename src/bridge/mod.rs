@@ -3,17 +3,19 @@
 //!
 //! A new network namespace shows its devices only in a sysfs mounted from inside it.
 
+mod device;
 mod harden;
 mod netlink;
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 pub use harden::{Change, Findings, Hardened, Unsupported, Weakness, forget, harden, weaknesses};
 
-use crate::vm::Port;
+use self::device::Device;
+use crate::vm::{Place, Port};
 
 const DEVICES: &str = "/sys/class/net";
 
@@ -43,6 +45,21 @@ pub fn of(port: &Port) -> Result<Option<String>> {
     }
 }
 
+/// Where `port` is now, and whether it is a VM's.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn place(port: &Port) -> Result<Place> {
+    let Some(bridge) = of(port)? else {
+        return Ok(Place::NoBridge);
+    };
+    Ok(match device::of(port)? {
+        None => Place::NoBridge,
+        Some(Device::Nic) => Place::Nic(bridge),
+        Some(Device::Other(what)) => Place::Other(bridge, what),
+    })
+}
+
 /// Whether `port` is on a bridge, or nobody can tell.
 pub fn is_on_one(port: &Port) -> bool {
     of(port).map_or(true, |bridge| bridge.is_some())
@@ -67,9 +84,14 @@ fn read(device: &str, file: &str) -> Result<Option<String>> {
     let path = Path::new(DEVICES).join(device).join(file);
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        // A device that is just being deleted still has its files, which cannot be read.
-        Err(e) if matches!(e.raw_os_error(), Some(ENODEV | EINVAL)) => Ok(None),
+        Err(e) if is_absence(&e) => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }
+}
+
+/// Whether this is how sysfs says that there is no such file or device. A device that is just being
+/// deleted still has its files, which cannot be read.
+fn is_absence(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        || matches!(e.raw_os_error(), Some(ENODEV | EINVAL))
 }

@@ -8,7 +8,8 @@ use std::io;
 
 use anyhow::{Error, Result, bail};
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla,
+    DecodeError, DefaultNla, ErrorBuffer, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkMessage, Nla,
 };
 use netlink_packet_route::link::{
     BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
@@ -32,7 +33,7 @@ pub(super) enum Outcome {
 
 /// Makes a bridge learn nothing from frames to 01:80:c2:00:00:0x.
 pub(super) fn set_no_linklocal_learn(bridge: &str) -> Result<Outcome> {
-    let send = || send(RouteNetlinkMessage::NewLink(no_linklocal_learn(bridge)));
+    let send = || send(RouteNetlinkMessage::NewLink(no_linklocal_learn(bridge))).map(drop);
     let is_there = || Ok(exists(bridge));
     let what = || format!("cannot set no_linklocal_learn of bridge {bridge:?}");
     settle(send, is_there, what)
@@ -51,11 +52,23 @@ pub(super) fn flush(port: &Port) -> Result<Outcome> {
 }
 
 fn set_port(port: &Port, setting: &InfoBridgePort, what: impl Fn() -> String) -> Result<Outcome> {
-    let Some(index) = read(port.as_str(), "ifindex")?.and_then(|index| index.parse().ok()) else {
+    let Some(index) = index(port)? else {
         return Ok(Outcome::Gone);
     };
-    let send = || send(RouteNetlinkMessage::SetLink(port_setting(index, setting)));
+    let send = || send(RouteNetlinkMessage::SetLink(port_setting(index, setting))).map(drop);
     settle(send, || of(port).map(|bridge| bridge.is_some()), what)
+}
+
+/// The number that the kernel has for a device; `None` if it is gone.
+pub(super) fn index(port: &Port) -> Result<Option<u32>> {
+    Ok(read(port.as_str(), "ifindex")?.and_then(|index| index.parse().ok()))
+}
+
+/// What the kernel says of the device with this number: `struct ifinfomsg` and attributes.
+pub(super) fn link(index: u32) -> io::Result<Vec<u8>> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    send(RouteNetlinkMessage::GetLink(message))
 }
 
 /// Sends a request and says what became of it.
@@ -114,11 +127,12 @@ fn port_setting(index: u32, setting: &InfoBridgePort) -> LinkMessage {
     message
 }
 
-/// Waits until the kernel has done what it is asked for, or says why it has not.
-fn send(request: RouteNetlinkMessage) -> io::Result<()> {
+/// Waits until the kernel has done what it is asked for, or says why it has not. Returns what it
+/// answered besides.
+fn send(request: RouteNetlinkMessage) -> io::Result<Vec<u8>> {
     const SEQUENCE: u32 = 1;
-    /// An answer holds the request, which is some ten bytes, and an error number.
-    const ROOM: usize = 4096;
+    /// A link has some two kilobytes of attributes.
+    const ROOM: usize = 32 << 10;
     let mut message = NetlinkMessage::from(request);
     message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
     message.header.sequence_number = SEQUENCE;
@@ -130,21 +144,28 @@ fn send(request: RouteNetlinkMessage) -> io::Result<()> {
     // From then on only the kernel is heard.
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(&bytes, 0)?;
+    let mut said = Vec::new();
     loop {
         let mut answer = Vec::with_capacity(ROOM);
         match socket.recv(&mut answer, 0) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             received => received?,
         };
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-        if answer.header.sequence_number != SEQUENCE {
+        let invalid = |e: DecodeError| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
+        let buffer = NetlinkBuffer::new_checked(&answer).map_err(invalid)?;
+        if buffer.sequence_number() != SEQUENCE {
             continue;
         }
-        if let NetlinkPayload::Error(error) = answer.payload {
-            // Error number 0 is the acknowledgement.
-            return error.code.map_or(Ok(()), |_| Err(error.to_io()));
+        if buffer.message_type() != NLMSG_ERROR {
+            said = buffer.payload().to_vec();
+            continue;
         }
+        let error = ErrorBuffer::new_checked(buffer.payload()).map_err(invalid)?;
+        // Error number 0 is the acknowledgement.
+        return match error.code() {
+            None => Ok(said),
+            Some(code) => Err(io::Error::from_raw_os_error(code.get().saturating_neg())),
+        };
     }
 }
 

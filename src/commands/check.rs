@@ -39,7 +39,9 @@ pub fn run(config: &Config, json: bool) -> Result<Exit> {
         print(&(serde_json::to_string(&rows).context("JSON")? + "\n"))?;
     } else {
         let wrong = found.filter(|found| found.state != State::Ok);
-        print(&wrong.map(line).collect::<String>())?;
+        let unowned = survey.unowned.iter();
+        let unowned = unowned.map(|found| format!("unowned {found}\n"));
+        print(&wrong.map(line).chain(unowned).collect::<String>())?;
     }
     Ok(
         if survey.is_well() && survey.failed.is_empty() && bridges.is_empty() {

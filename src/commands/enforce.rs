@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::shared::{note, warn_of_unknown_bridges};
 use crate::backend::{self, Backend};
@@ -84,8 +84,11 @@ pub fn harden<'a>(config: &Config, ports: impl IntoIterator<Item = &'a Port>) ->
 }
 
 fn fence(config: &Config, vm: &Vm) -> Result<Fence> {
-    let (fence, unfenced) = config.policy.fence(vm, |nic| bridge::of(&nic.port))?;
+    let (fence, unfenced) = config.policy.fence(vm, |nic| bridge::place(&nic.port))?;
     let name = vm.name.as_str();
+    if let Some(refusal) = unfenced.iter().find_map(Unfenced::refusal) {
+        bail!("VM {name:?}: {refusal}; nothing was changed");
+    }
     for port in fence.ports() {
         note(config, || format!("VM {name:?}: port \"{port}\" is fenced"));
     }
@@ -97,6 +100,8 @@ fn fence(config: &Config, vm: &Vm) -> Result<Fence> {
             Unfenced::OtherBridge(port, bridge) => note(config, || {
                 format!("VM {name:?}: port \"{port}\" is on {bridge:?}, which is not to be fenced")
             }),
+            // Refused above.
+            Unfenced::NotAVms(..) => {}
         }
     }
     Ok(fence)

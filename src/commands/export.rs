@@ -10,7 +10,7 @@ use crate::cli::Vms;
 use crate::config::Config;
 use crate::policy::{Policy, Unfenced};
 use crate::report;
-use crate::vm::Nic;
+use crate::vm::{Nic, Place};
 
 /// Runs it.
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
@@ -21,7 +21,7 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     for vm in vms {
         let (fence, unfenced) = config
             .policy
-            .fence(&vm, |nic| bridge_of(&config.policy, nic))?;
+            .fence(&vm, |nic| place_of(&config.policy, nic))?;
         fences.push(fence);
         for nic in unfenced {
             let name = vm.name.as_str();
@@ -33,6 +33,9 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
                 Unfenced::OtherBridge(port, bridge) => note(config, || {
                     format!("VM {name:?}: port \"{port}\" is on {bridge:?}; it is left out")
                 }),
+                Unfenced::NotAVms(port, what) => report::warning(&format!(
+                    "VM {name:?}: port \"{port}\" is {what}, which no VM has; it is left out"
+                )),
             }
         }
     }
@@ -41,10 +44,10 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
 
 /// The bridge that the VM's definition names, which may be another host's; else the one that the
 /// port is on here. Where all bridges are fenced it does not matter.
-fn bridge_of(policy: &Policy, nic: &Nic) -> Result<Option<String>> {
+fn place_of(policy: &Policy, nic: &Nic) -> Result<Place> {
     match &nic.bridge {
-        Some(bridge) => Ok(Some(bridge.clone())),
-        None if policy.bridges.is_empty() => Ok(Some(String::new())),
-        None => bridge::of(&nic.port),
+        Some(bridge) => Ok(Place::Nic(bridge.clone())),
+        None if policy.bridges.is_empty() => Ok(Place::Nic(String::new())),
+        None => bridge::place(&nic.port),
     }
 }

@@ -18,7 +18,7 @@ use crate::lock;
 use crate::policy::Policy;
 use crate::report;
 use crate::source::Hypervisors;
-use crate::vm::{Nic, Port, VmName};
+use crate::vm::{Nic, Place, Port, VmName};
 
 /// Which running VM has which port, and with what NIC.
 type Owners = BTreeMap<Port, (VmName, Nic)>;
@@ -93,11 +93,18 @@ impl Migration {
         }
         for guard in listed.into_iter().flat_map(|fence| fence.guards) {
             let port = &guard.port;
-            if !policy.bridges.is_empty() && !bridge::of(port)?.is_some_and(|b| policy.acts_on(&b))
-            {
-                report::warning(&format!(
-                    "port \"{port}\" is left alone: it is on no chosen bridge"
-                ));
+            let place = bridge::place(port)?;
+            let why = match &place {
+                _ if !policy.bridges.is_empty()
+                    && !place.bridge().is_some_and(|bridge| policy.acts_on(bridge)) =>
+                {
+                    Some("it is on no chosen bridge".to_owned())
+                }
+                Place::Other(_, what) => Some(format!("it is {what}, which no VM has")),
+                _ => None,
+            };
+            if let Some(why) = why {
+                report::warning(&format!("port \"{port}\" is left alone: {why}"));
                 continue;
             }
             match replacement(&guard, owners.get(port), in_nft.get(port)) {

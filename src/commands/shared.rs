@@ -72,7 +72,7 @@ pub fn survey(
     actual: &[ActualFence],
 ) -> Result<Survey> {
     let host = survey::Host {
-        bridge_of: &bridge::of,
+        place_of: &bridge::place,
         can_hold: &|fence| backend.check(fence),
     };
     Survey::of(&config.policy, running, actual, &host)

@@ -54,7 +54,7 @@ pub fn sync(config: &Config) -> Result<Done> {
     let survey = survey(config, &*backend, vms, &actual.fences()?)?;
     let wrong = survey.to_enforce();
     if !wrong.is_empty() {
-        let enforced = actual.enforce(&wrong, &survey.keep(&bridge::of))?;
+        let enforced = actual.enforce(&wrong, &survey.keep(&bridge::place))?;
         forget(&enforced.new_ports);
     }
     backend.release(&survey.gone)?;

@@ -50,6 +50,7 @@ fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
     Keep {
         ports: Box::new(|port| ports.contains(&port.as_str())),
         hears_all: true,
+        ..Keep::nothing()
     }
 }
 

@@ -35,6 +35,7 @@ fn merged(new: &[Guard], actual: &[ActualGuard], kept: &[&str], hears_all: bool)
     let keep = Keep {
         ports: Box::new(|port| kept.contains(&port.as_str())),
         hears_all,
+        ..Keep::nothing()
     };
     fence.merge(actual.iter(), &keep)
 }

@@ -53,11 +53,24 @@ pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
     Ok(vm)
 }
 
+/// The types of interfaces that have a port of their own on the host. Of others libvirt keeps a
+/// `<target>` that somebody wrote, whatever device that names.
+const TYPES_WITH_PORT: [&str; 4] = ["bridge", "network", "ethernet", "direct"];
+
 /// The NIC that an `<interface>` describes, or why it has none: a shut off domain's port has no
 /// name yet, a passed-through device never gets one.
 fn nic(interface: Node<'_, '_>) -> Result<Result<Nic, String>> {
     let attribute = |element, name| child(interface, element).and_then(|e| e.attribute(name));
     let mac = attribute("mac", "address");
+    // As libvirt reads it where nothing is said.
+    let kind = interface.attribute("type").unwrap_or("user");
+    if !TYPES_WITH_PORT.contains(&kind) {
+        let who = mac.unwrap_or("without an address");
+        return Ok(Err(format!(
+            "the interface {who:?} of type {:?} has no port on a bridge",
+            limits::beginning(kind)
+        )));
+    }
     let Some(port) = attribute("target", "dev") else {
         let who = mac.map(|mac| format!(" {mac:?}")).unwrap_or_default();
         return Ok(Err(format!("the interface{who} has no target device")));
@@ -97,8 +110,8 @@ mod tests {
     #[test]
     fn an_interface_without_port_or_address_is_skipped_and_named() {
         let xml = with_interface(
-            "<interface type='user'><mac address='2:0:0:0:0:1'/></interface>\
-             <interface><target dev='tap7'/></interface><interface/>",
+            "<interface type='bridge'><mac address='2:0:0:0:0:1'/></interface>\
+             <interface type='bridge'><target dev='tap7'/></interface><interface type='bridge'/>",
         );
         let vm = domain(&xml).unwrap();
         assert!(vm.nics.is_empty());
@@ -129,9 +142,34 @@ mod tests {
             assert!(error.contains(words), "{xml}: {error}");
         }
         let bad_port = with_interface(
-            "<interface><mac address='2:0:0:0:0:1'/><target dev='vnet*'/></interface>",
+            "<interface type='bridge'><mac address='2:0:0:0:0:1'/><target dev='vnet*'/></interface>",
         );
         assert!(format!("{:#}", domain(&bad_port).unwrap_err()).contains(r#""vnet*""#));
+    }
+
+    #[test]
+    fn only_interfaces_with_a_port_of_their_own_are_nics() {
+        for (attribute, nics) in [
+            ("type='bridge'", 1),
+            ("type='network'", 1),
+            ("type='ethernet'", 1),
+            ("type='direct'", 1),
+            ("type='vhostuser'", 0),
+            ("type='user'", 0),
+            ("type='hostdev'", 0),
+            ("", 0),
+        ] {
+            let xml = format!(
+                "<domain><name>a</name><devices><interface {attribute}>\
+                 <mac address='02:00:c0:a8:00:05'/><target dev='eth0'/></interface></devices></domain>"
+            );
+            let vm = domain(&xml).unwrap();
+            assert_eq!(
+                (vm.nics.len(), vm.skipped.len()),
+                (nics, 1 - nics),
+                "{attribute}"
+            );
+        }
     }
 
     proptest! {

@@ -32,6 +32,8 @@ pub struct Template {
     /// names that follow from the template.
     pub hypervisor: Kind,
     nics: Vec<TemplateNic>,
+    /// Whether a port's name may come from the template.
+    names_ports: bool,
     /// Whether something that is no NIC of its own is being attached or detached: an alias, which
     /// has its parent's port, or a PCI device, which has none.
     portless_hotplug: bool,
@@ -117,22 +119,32 @@ impl Template {
             deploy_id: text(vm, "DEPLOY_ID").map(str::to_owned),
             hypervisor: driven_by(driver.unwrap_or_default()),
             nics,
+            names_ports: true,
             portless_hotplug,
         })
     }
 
     /// The VM's name, as its hypervisor knows it: `one-<ID>`, but for a VM that OpenNebula took
     /// over from the hypervisor. Since 5.14 the deploy id of others is libvirt's UUID.
+    ///
+    /// # Errors
+    /// If the deploy id is the name of another of OpenNebula's VMs.
     pub fn name(&self, deploy_id: Option<&str>) -> Result<VmName> {
         let known = [deploy_id, self.deploy_id.as_deref()];
         let name = known
             .into_iter()
             .flatten()
             .find(|id| !id.is_empty() && *id != "-" && !is_uuid(id));
-        match name {
-            Some(name) => name.parse(),
-            None => format!("one-{}", self.id).parse(),
-        }
+        let own = format!("one-{}", self.id);
+        let Some(name) = name else {
+            return own.parse();
+        };
+        let is_another = is_ours(name) && name != own;
+        ensure!(
+            !is_another,
+            "the deploy id {name:?} is another VM's: this template is that of {own:?}"
+        );
+        name.parse()
     }
 
     /// Which NICs this is about. With a driver's name, of its own (`VN_MAD`).
@@ -146,11 +158,19 @@ impl Template {
         }
     }
 
-    /// Whether the template leaves a port unnamed, of a NIC that is meant: only the hypervisor can
-    /// tell it then.
+    /// Whether the template does not tell the port of a NIC that is meant. A `TARGET` that OpenNebula
+    /// did not choose is not believed: its user may have written it. Then the hypervisor must be asked.
     pub fn lacks_ports(&self, driver: Option<&str>) -> bool {
         self.meant_nics(driver)
             .any(|nic| nic.mac.is_some() && self.port_name(nic).is_none())
+    }
+
+    /// The same template, [lacking](Self::lacks_ports) all ports.
+    pub fn without_ports(self) -> Self {
+        Self {
+            names_ports: false,
+            ..self
+        }
     }
 
     /// The VM with the NICs that are meant. `domain` is what the hypervisor says, where the template
@@ -209,11 +229,12 @@ impl Template {
 
     /// The port that the template names, or that follows from it.
     fn port_name(&self, nic: &TemplateNic) -> Option<String> {
-        match (&nic.target, self.hypervisor) {
-            (Some(target), _) => Some(target.clone()),
-            (None, Kind::Lxc) => Some(format!("one-{}-{}", self.id, nic.id)),
-            (None, _) => None,
-        }
+        let own = format!("one-{}-{}", self.id, nic.id);
+        let is_own = match &nic.target {
+            Some(target) => *target == own,
+            None => self.hypervisor == Kind::Lxc,
+        };
+        (self.names_ports && is_own).then_some(own)
     }
 }
 
@@ -244,6 +265,12 @@ impl TemplateNic {
     }
 }
 
+/// Whether OpenNebula gives its VMs names like this.
+fn is_ours(name: &str) -> bool {
+    let id = name.strip_prefix("one-");
+    id.is_some_and(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// What the virtualization driver of this name drives: `kvm`, `qemu`, `lxc`, `xen3`, ...
 fn driven_by(driver: &str) -> Kind {
     if driver.contains("xen") {
@@ -271,59 +298,4 @@ fn in_hotplug(device: Node<'_, '_>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const XML: &str = "<VM><ID>42</ID><TEMPLATE><NIC><NIC_ID><![CDATA[0]]></NIC_ID>\
-        <MAC>02:00:c0:a8:00:05</MAC><TARGET> <![CDATA[one-42-0]]> </TARGET><VN_MAD>fw</VN_MAD>\
-        <FILTER_MAC_SPOOFING>Yes</FILTER_MAC_SPOOFING></NIC></TEMPLATE></VM>";
-
-    fn read(xml: &str) -> Result<Template> {
-        Template::read(&BASE64_STANDARD.encode(xml))
-    }
-
-    #[test]
-    fn values_are_read_in_cdata_and_out_of_it() {
-        let template = read(XML).unwrap();
-        let vm = template
-            .vm(template.name(None).unwrap(), None, None)
-            .unwrap();
-        assert_eq!(vm.name.as_str(), "one-42");
-        let mac = "02:00:c0:a8:00:05".parse().unwrap();
-        let nic = Nic::new("one-42-0".parse().unwrap(), mac, None).unwrap();
-        assert_eq!(vm.nics, [nic]);
-    }
-
-    #[test]
-    fn the_newest_record_tells_the_hypervisor() {
-        for (drivers, hypervisor) in [
-            (&["kvm"][..], Kind::Libvirt),
-            (&["lxc", "kvm"], Kind::Libvirt),
-            (&["kvm", "lxc"], Kind::Lxc),
-            (&["vmm_xen"], Kind::Xen),
-            (&[], Kind::Libvirt),
-        ] {
-            let record = |d: &&str| format!("<HISTORY><VM_MAD>{d}</VM_MAD></HISTORY>");
-            let records: String = drivers.iter().map(record).collect();
-            let records = format!("<HISTORY_RECORDS>{records}</HISTORY_RECORDS></VM>");
-            let template = read(&XML.replace("</VM>", &records)).unwrap();
-            assert_eq!(template.hypervisor, hypervisor, "{drivers:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_template_makes_the_parser_panic(
-            at in 0..XML.len(), len in 0..60usize, text in "\\PC{0,8}|[<>&'\"/!\\[\\]-]{0,8}",
-        ) {
-            let mut bytes = XML.as_bytes().to_vec();
-            bytes.splice(at..(at + len).min(XML.len()), text.bytes());
-            let xml = String::from_utf8_lossy(&bytes).into_owned();
-            if let Ok(template) = read(&xml) {
-                let _ = template.vm("x".parse().unwrap(), None, None);
-            }
-            let _ = Template::read(&xml);
-        }
-    }
-}
+mod tests;

@@ -36,9 +36,13 @@ fn held(name: Option<&str>, ports: &[&str]) -> ActualFence {
     }
 }
 
-/// Every port whose name starts with `p` is on a bridge.
-fn bridge_of(port: &Port) -> Result<Option<String>> {
-    Ok(port.as_str().starts_with('p').then(|| "br0".to_owned()))
+/// Every port whose name starts with `p` is on a bridge, and so is the host's uplink, `eth0`.
+fn place_of(port: &Port) -> Result<Place> {
+    Ok(match port.as_str() {
+        "eth0" => Place::Other("br0".to_owned(), "a physical device".to_owned()),
+        name if name.starts_with('p') => Place::Nic("br0".to_owned()),
+        _ => Place::NoBridge,
+    })
 }
 
 fn can_hold(fence: &Fence) -> Result<()> {
@@ -49,7 +53,7 @@ fn can_hold(fence: &Fence) -> Result<()> {
 }
 
 const HOST: Host = Host {
-    bridge_of: &bridge_of,
+    place_of: &place_of,
     can_hold: &can_hold,
 };
 
@@ -110,9 +114,49 @@ fn a_fence_in_front_of_a_port_that_is_there_stays_although_nobody_knows_its_vm()
     let survey = survey(vec![], &[held(Some("container"), &["p7"])]);
     assert_eq!(
         lines(&survey.findings),
-        [format!("ok container: {UNKNOWN}")]
+        ["ok container: port \"p7\" is fenced, but no running VM is known to have it"]
     );
+    assert_eq!(lines(&survey.unowned), lines(&survey.findings));
     assert!(survey.is_well());
+}
+
+#[test]
+fn a_fenced_port_that_its_vm_does_not_have_is_told() {
+    for name in [Some("a"), None] {
+        let actual = [held(name, &["p0"]), held(name, &["p1"])];
+        let actual = match name {
+            Some(_) => vec![held(name, &["p0", "p1"])],
+            None => actual.to_vec(),
+        };
+        let survey = survey(vec![vm("a", &["p0"])], &actual);
+        assert!(survey.is_well());
+        let told = "port \"p1\" is fenced, but no running VM is known to have it";
+        let who = name.unwrap_or("-");
+        assert_eq!(lines(&survey.unowned), [format!("ok {who}: {told}")]);
+        assert_eq!(enforced(&survey), [""; 0]);
+    }
+}
+
+#[test]
+fn a_fence_at_a_port_that_no_vm_can_have_goes() {
+    let uplink = held(Some("a"), &["p0", "eth0"]);
+    let of_a = survey(vec![vm("a", &["p0"])], &[uplink]);
+    assert_eq!(enforced(&of_a), ["a: p0"]);
+    assert!(!(of_a.keep(&place_of).ports)(&"eth0".parse().unwrap()));
+    let of_nobody = survey(vec![], &[held(Some("gone"), &["eth0"])]);
+    assert_eq!(lines(&of_nobody.findings), ["stale gone: port \"eth0\""]);
+    let unnamed = survey(vec![], &[held(None, &["eth0"])]);
+    assert_eq!(unnamed.gone, ["eth0".parse().unwrap()]);
+}
+
+#[test]
+fn a_vm_that_claims_the_uplink_fails_and_its_other_nics_are_fenced() {
+    let survey = survey(vec![vm("a", &["p0", "eth0"])], &[]);
+    assert_eq!(enforced(&survey), ["a: p0"]);
+    assert_eq!(
+        lines(&survey.failed),
+        ["missing a: port \"eth0\" is a physical device, which no VM has; it is not fenced"]
+    );
 }
 
 #[test]
@@ -153,20 +197,27 @@ fn one_vm_that_cannot_be_fenced_is_named_and_leaves_the_others_alone() {
 fn rules_without_a_name_go_with_their_port() {
     let actual = ["p0", "p1", "gone"].map(|port| held(None, &[port]));
     let survey = survey(vec![vm("a", &["p0"])], &actual);
-    assert_eq!(lines(&survey.findings), ["ok a", "stale -: port \"gone\""]);
+    assert_eq!(
+        lines(&survey.findings),
+        [
+            "ok a",
+            "ok -: port \"p1\" is fenced, but no running VM is known to have it",
+            "stale -: port \"gone\"",
+        ]
+    );
     assert_eq!(survey.gone, ["gone".parse().unwrap()]);
     assert_eq!(enforced(&survey), [""; 0]);
 }
 
 #[test]
 fn what_is_skipped_is_told_but_is_no_difference() {
-    let mut odd = vm("a", &["p0", "eth0"]);
+    let mut odd = vm("a", &["p0", "gone"]);
     odd.skipped
         .push("an interface has no target device".to_owned());
     let survey = survey(vec![odd], &[held(Some("a"), &["p0"])]);
     assert_eq!(
         lines(&survey.findings),
-        ["ok a: an interface has no target device; port \"eth0\" is on no Linux bridge"]
+        ["ok a: an interface has no target device; port \"gone\" is on no Linux bridge"]
     );
     assert!(survey.is_well());
 }

@@ -414,7 +414,7 @@ fn remove_does_not_take_what_is_another_vms_by_now() {
         (
             "off",
             "<domain><name>off</name><devices>\
-        <interface><mac address='2:0:0:0:0:1'/></interface></devices></domain>",
+        <interface type='bridge'><mac address='2:0:0:0:0:1'/></interface></devices></domain>",
         ),
     ]);
     let remove = |vm: &str| {

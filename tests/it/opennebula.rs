@@ -423,11 +423,7 @@ fn what_is_no_template_changes_nothing_and_is_named() {
             "\"02:00\" is not a MAC address",
         ),
         (
-            with(&nic(0, A, "bridge", "<TARGET>vnet*</TARGET>")),
-            "\"vnet*\"",
-        ),
-        (
-            with(&nic(0, "01:00:5e:00:00:01", "bridge", "<TARGET>a</TARGET>")),
+            with(&with_port(0, "01:00:5e:00:00:01", "bridge", "")),
             "multicast",
         ),
     ] {

@@ -2,18 +2,40 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, bail};
+
 use super::chain::{Content, Igmp};
 use super::listed::Counters;
 use super::rule::{Action, Rule};
 use super::ruleset::{ActualRule, Ruleset};
 use super::shape::{PREROUTING, Receivers, Shape};
-use crate::fence::{ActualFence, ActualGuard, Hears};
+use crate::fence::{ActualFence, ActualGuard, Fence, Hears, Taken};
 use crate::mac::MacPrefix;
 use crate::vm::Port;
 
 /// The fence of each port that has a rule of ours which is whole: rules name no VM.
 pub fn of(ruleset: &Ruleset) -> Vec<ActualFence> {
     of_rules(&ruleset.rules, ruleset.igmp)
+}
+
+/// Refuses fences that claim another VM's port: rules name no VM, so it is one whose rules are for
+/// another address.
+///
+/// # Errors
+/// With [`Taken`].
+pub fn leave_others_ports(actual: &[ActualFence], fences: &[Fence]) -> Result<()> {
+    let guards: BTreeMap<_, _> = actual
+        .iter()
+        .flat_map(|fence| &fence.guards)
+        .map(|guard| (&guard.port, guard))
+        .collect();
+    for desired in fences.iter().flat_map(|fence| &fence.guards) {
+        let macs = guards.get(&desired.port).map(|guard| guard.macs.as_slice());
+        if macs.is_some_and(|macs| !macs.is_empty() && !macs.contains(&desired.mac)) {
+            bail!(Taken(desired.port.clone()));
+        }
+    }
+    Ok(())
 }
 
 fn of_rules(rules: &[ActualRule], igmp: Igmp) -> Vec<ActualFence> {

@@ -92,11 +92,14 @@ impl Backend for Ebtables {
 
     /// What a fence omits stays anyway: a rule names no VM. Whether frames reach the rules is for
     /// other people's rules before them to say, as it was with the seed's.
-    fn enforce(&self, fences: &[Fence], _keep: &Keep) -> Result<Enforced> {
+    fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
         if fences.iter().all(|fence| fence.guards.is_empty()) {
             return Ok(Enforced::default());
         }
         let actual = list()?;
+        if keep.others_ports {
+            fences::leave_others_ports(&fences::of(&actual), fences)?;
+        }
         let desired = desired(fences, actual.igmp)?;
         let changed = run(&plan::enforce(&actual, &desired))?;
         Ok(Enforced {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::chain_name::ChainName;
 use super::rule::Rule;
@@ -10,7 +10,7 @@ use super::ruleset::Ruleset;
 use super::skeleton::FORWARD;
 use super::transaction::{Command, Transaction};
 use crate::backend::Enforced;
-use crate::fence::{ActualGuard, Fence, Keep};
+use crate::fence::{ActualGuard, Fence, Keep, Taken};
 use crate::vm::Port;
 
 /// What the kernel should hold for some VMs, each in its chain. Without guards: no chain.
@@ -60,7 +60,8 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
         change.set_rules(actual, chain, rules);
     }
     for (port, target) in &actual.ports {
-        let claimed = claims.get(port.as_str()).map(|(_, chain)| *chain);
+        let claim = claims.get(port.as_str());
+        let claimed = claim.map(|(_, chain)| *chain);
         let is_lost = target
             .as_ref()
             .is_some_and(|chain| desired.contains_key(chain));
@@ -68,7 +69,12 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
         match (target, claimed) {
             (_, None) if !is_lost && !is_stray => {}
             (_, Some(chain)) if target.as_ref() == Some(chain) => {}
-            (Some(chain), _) => change.entries.delete_entry_of(port, chain),
+            (Some(chain), _) => {
+                if let Some((port, _)) = claim.filter(|_| keep.others_ports) {
+                    bail!(Taken((*port).clone()));
+                }
+                change.entries.delete_entry_of(port, chain);
+            }
             (None, _) => change.entries.0.push(Command::DeleteEntry(port.clone())),
         }
     }
@@ -133,7 +139,7 @@ fn rules(actual: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec
     };
     let keep = Keep {
         ports: Box::new(|port| is_not_another_vms(port) && (keep.ports)(port)),
-        hears_all: keep.hears_all,
+        ..*keep
     };
     let merged = fence.merge(actual.guards_of(chain).iter(), &keep);
     let kept = actual.rules_of(chain).map(|(rule, _)| rule);

@@ -13,10 +13,10 @@ use crate::bridge;
 use crate::commands::enforce::{fence_vms, unfence};
 use crate::commands::shared::{note, read, warn_of_skipped};
 use crate::config::Config;
-use crate::fence::Keep;
+use crate::fence::{Keep, Taken};
 use crate::report;
-use crate::source::Hypervisors;
 use crate::source::opennebula::{Meant, TEXT_LIMIT, Template};
+use crate::source::{Hypervisors, Kind};
 use crate::vm::{self, Nic, Vm, VmName};
 
 /// How long the port of a NIC that is being attached may take to come: a state hook is called when
@@ -34,18 +34,66 @@ pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> R
         note(config, || nothing_meant(&name));
         return Ok(());
     }
-    let (vm, _hypervisors) = meant_vm(config, &template, name, driver)?;
-    vm::check_distinct(slice::from_ref(&vm))?;
-    warn_of_skipped(&vm);
+    if template.lacks_ports(driver) {
+        return fence_as_hypervisor_says(config, &template, name, driver);
+    }
+    let vm = template.vm(name.clone(), driver, None)?;
     if template.meant(driver) == Meant::One {
         wait_for_ports(&vm)?;
     }
-    // Other drivers' NICs, and what is in no template, are not spoken of.
+    // The owner of another VM can give its port this name. So a port that is fenced for another VM
+    // is not taken because the template names it.
     let keep = Keep {
+        others_ports: true,
+        ..keep()
+    };
+    match fence(config, vm, &keep) {
+        // LXC cannot be asked.
+        Err(e) if e.is::<Taken>() && template.hypervisor != Kind::Lxc => {
+            note(config, || {
+                format!("{e}; the hypervisor is asked whose it is")
+            });
+            let template = template.without_ports();
+            fence_as_hypervisor_says(config, &template, name, driver).with_context(|| e.to_string())
+        }
+        fenced => fenced,
+    }
+}
+
+/// Other drivers' NICs, and what is in no template, are not spoken of.
+fn keep() -> Keep<'static> {
+    Keep {
         ports: Box::new(bridge::is_on_one),
         ..Keep::nothing()
-    };
-    fence_vms(config, &[vm], &keep).map(|_| ())
+    }
+}
+
+fn fence(config: &Config, vm: Vm, keep: &Keep) -> Result<()> {
+    vm::check_distinct(slice::from_ref(&vm))?;
+    warn_of_skipped(&vm);
+    fence_vms(config, &[vm], keep).map(|_| ())
+}
+
+/// Fences the VM at the ports that it has according to the hypervisor, by the addresses in the
+/// template.
+fn fence_as_hypervisor_says(
+    config: &Config,
+    template: &Template,
+    name: VmName,
+    driver: Option<&str>,
+) -> Result<()> {
+    ensure!(
+        template.hypervisor != Kind::Lxc,
+        "VM {:?}: a NIC's TARGET is not one-<ID>-<NIC_ID>, and LXC cannot be asked which port the \
+         container has: remove TARGET from the template",
+        name.as_str()
+    );
+    // Nobody else may ask before this has been enforced.
+    let hypervisors = Hypervisors::ask_only(template.hypervisor, &config.connect)?;
+    let domains = hypervisors
+        .named(slice::from_ref(&name))
+        .context("the VM template does not tell all ports")?;
+    fence(config, template.vm(name, driver, domains.first())?, &keep())
 }
 
 /// Takes the VM's fence away, or that of the NIC that was detached.
@@ -111,25 +159,6 @@ fn template() -> Result<Template> {
         Template::read(&text)
     });
     base64.context("standard input")
-}
-
-/// The VM, as far as it is meant, with the ports that the template does not name from the
-/// hypervisor; and what keeps others from asking it before this has been enforced.
-fn meant_vm(
-    config: &Config,
-    template: &Template,
-    name: VmName,
-    driver: Option<&str>,
-) -> Result<(Vm, Option<Hypervisors>)> {
-    if !template.lacks_ports(driver) {
-        return Ok((template.vm(name, driver, None)?, None));
-    }
-    let hypervisors = Hypervisors::ask_only(template.hypervisor, &config.connect)?;
-    let domains = hypervisors
-        .named(slice::from_ref(&name))
-        .context("the VM template does not name all ports")?;
-    let vm = template.vm(name, driver, domains.first())?;
-    Ok((vm, Some(hypervisors)))
 }
 
 fn nothing_meant(name: &VmName) -> String {

@@ -6,7 +6,7 @@ use macfence::config::File;
 use macfence::policy::Policy;
 use macfence::source::opennebula::Template;
 use macfence::source::{libvirt, virsh, xen};
-use macfence::vm::{Port, Vm};
+use macfence::vm::{Place, Port, Vm};
 
 /// Domain XML, from a file or from libvirt's hook.
 pub fn domain(text: &str) {
@@ -30,7 +30,8 @@ pub fn template(text: &str) {
     let Ok(template) = Template::parse(text) else {
         return;
     };
-    let name = template.name(None).expect("a VM with an ID has a name");
+    let name = template.name(None);
+    let name = name.unwrap_or_else(|_| "another".parse().expect("a name"));
     for driver in [None, Some("bridge")] {
         let meant = template.vm(name.clone(), driver, None);
         let Ok(vm) = meant else { continue };
@@ -85,7 +86,7 @@ pub fn config(text: &str) {
 
 /// What every VM goes through, whoever told of it.
 fn fence(vm: &Vm) {
-    let everywhere = |_: &_| Ok(Some("br0".to_owned()));
+    let everywhere = |_: &_| Ok(Place::Nic("br0".to_owned()));
     let (fence, _) = Policy::default().fence(vm, everywhere).expect("a fence");
     for guard in &fence.guards {
         literal(&guard.port);

@@ -9,6 +9,7 @@ pub mod host;
 pub mod multicast;
 mod open;
 pub mod overheard;
+mod ports;
 pub mod queries;
 mod seed_verdicts;
 mod upgrade;

@@ -49,7 +49,7 @@ fn with_more(name: &str, more: &str) -> String {
 
 /// The same for an OpenNebula template.
 fn template(more: &str) -> String {
-    let nic = format!("<NIC><MAC>{A}</MAC><TARGET>vnet0</TARGET></NIC>");
+    let nic = format!("<NIC><NIC_ID>0</NIC_ID><MAC>{A}</MAC><TARGET>one-42-0</TARGET></NIC>");
     BASE64_STANDARD.encode(format!(
         "<VM><ID>42</ID><TEMPLATE>{nic}{more}</TEMPLATE></VM>"
     ))
@@ -104,6 +104,7 @@ fn a_vm_template_beyond_a_limit() {
 #[test]
 fn a_vm_template_with_long_text_is_read() {
     let host = host();
+    host.ports("br0", &["one-42-0"]);
     let script = "[ $a = 1 ] && <b> &c; </VM>\n".repeat(1 << 20);
     let escaped = "x &lt; y &amp;&amp; z\n".repeat(1 << 17);
     let template = template(&format!("<A><![CDATA[{script}]]></A><B>{escaped}</B>"));
@@ -136,7 +137,7 @@ fn a_domain_beyond_a_limit_hides_no_other_from_sync() {
 fn ends_of_domains_in_text_end_none() {
     let host = host();
     let ends = format!("<![CDATA[{}]]>", "</domain>".repeat(400_000));
-    let nic = "<devices><interface><mac address='02:00:c0:a8:01:05'/><target dev='vnet0'/></interface></devices>";
+    let nic = "<devices><interface type='bridge'><mac address='02:00:c0:a8:01:05'/><target dev='vnet0'/></interface></devices>";
     let virsh = fake_virsh(&[
         (
             "a",

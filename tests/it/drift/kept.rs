@@ -49,7 +49,14 @@ fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
     let virsh = fake_virsh(&[("a", &domain("a", &[(A, "vnet0", "br0")]))]);
     let before = (host.generation(), host.ruleset());
     run(&host, &virsh, &["sync"]).quiet();
-    run(&host, &virsh, &["check"]).quiet();
+    // But it is told.
+    let told = run(&host, &virsh, &["check"]).ok();
+    for line in [
+        "unowned a: port \"vnet1\"",
+        "unowned one-7: port \"one-7-0\"",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
     assert_eq!((host.generation(), host.ruleset()), before);
     // Nor where its entry was lost or bent: the chain tells what it should be.
     let whole = host.sorted_ruleset();

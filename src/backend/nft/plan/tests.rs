@@ -100,6 +100,7 @@ fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
     Keep {
         ports: Box::new(|port| ports.contains(&port.as_str())),
         hears_all: true,
+        ..Keep::nothing()
     }
 }
 
@@ -288,6 +289,22 @@ fn a_port_is_taken_from_the_vm_that_had_it() {
         let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing());
         assert_eq!(planned.unwrap(), expected, "{b:?}");
     }
+}
+
+#[test]
+fn a_port_that_is_to_stay_another_vms_is_not_taken() {
+    let actual = holding(&[fence("a", &["p0"]), fence("b", &["p1"])]);
+    let keep = Keep {
+        others_ports: true,
+        ..Keep::nothing()
+    };
+    let plan = |ports: &[&str]| {
+        let fence = fence("a", ports);
+        enforce(&actual, &[(chain("a"), &fence)].into(), &keep)
+    };
+    let error = plan(&["p0", "p1"]).unwrap_err();
+    assert_eq!(error.downcast_ref(), Some(&Taken("p1".parse().unwrap())));
+    assert!(plan(&["p0", "p2"]).unwrap().is_some());
 }
 
 #[test]
