@@ -31,6 +31,8 @@ struct NicRow {
     bridge: Option<String>,
     mac: Option<String>,
     prefix: Option<String>,
+    #[serde(skip)]
+    hears_all: bool,
     dropped: Dropped,
 }
 
@@ -58,6 +60,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
+    let (mut hear_all, mut ports) = (0, 0);
     for fence in fences {
         let vm = fence.vm.as_ref().map_or("-".to_owned(), VmName::to_string);
         let nics = row(fence)?.nics;
@@ -65,6 +68,9 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
             table.add_row([&vm, "-", "-", "-", "-", "-", "-"]);
         }
         for nic in nics {
+            ports += 1;
+            hear_all += usize::from(nic.hears_all);
+            let network = nic.hears_all.then(|| "all networks".to_owned());
             let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
             let count = |packets: Option<u64>| or_dash(packets.map(|p| p.to_string()));
             table.add_row([
@@ -72,7 +78,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
                 nic.port,
                 or_dash(nic.bridge),
                 or_dash(nic.mac),
-                or_dash(nic.prefix),
+                or_dash(nic.prefix.or(network)),
                 count(nic.dropped.spoofed),
                 count(nic.dropped.foreign),
             ]);
@@ -81,8 +87,13 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
     for column in table.column_iter_mut().skip(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    let open = if hear_all == 0 {
+        String::new()
+    } else {
+        format!("{hear_all} of {ports} ports hear all networks: no template asked to isolate them\n")
+    };
     print(&format!(
-        "{}\nfenced by {}\n",
+        "{}\n{open}fenced by {}\n",
         table.trim_fmt(),
         backend.name()
     ))
@@ -138,6 +149,7 @@ fn nic_row(guard: &ActualGuard) -> Result<NicRow> {
         port: guard.port.to_string(),
         bridge: bridge::of(&guard.port)?,
         mac: guard.macs.first().map(ToString::to_string),
+        hears_all: network.is_none() && guard.hears.contains(&Hears::All),
         prefix: network,
         dropped: Dropped {
             spoofed: guard.dropped.spoofed,
