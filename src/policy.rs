@@ -93,7 +93,7 @@ impl Policy {
         Guard {
             port: nic.port.clone(),
             mac: nic.mac,
-            hears: if nic.hears_all && self.isolation != Isolation::Always {
+            hears: if nic.hears_all() && self.isolation != Isolation::Always {
                 Hears::All
             } else {
                 self.own_network(nic)
@@ -116,6 +116,7 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::Asked;
 
     fn vm(nics: &[(&str, &str)]) -> Vm {
         let nic = |(port, mac): &(&str, &str)| {
@@ -167,7 +168,10 @@ mod tests {
     #[test]
     fn a_nic_that_may_hear_all_networks_does_unless_isolation_is_always() {
         let mut nic = vm(&[("p", "2:0:0:0:1:1")]).nics.remove(0);
-        nic.hears_all = true;
+        nic.asked = Some(Asked {
+            hears_all: true,
+            ..Asked::default()
+        });
         let mut policy = Policy::default();
         assert_eq!(policy.guard(&nic).hears, Hears::All);
         policy.isolation = Isolation::Always;

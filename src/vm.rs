@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use anyhow::{Error, Result, bail, ensure};
@@ -136,8 +137,24 @@ pub struct Nic {
     /// The bridge that the VM's definition names, if it names one. What counts on this host is
     /// where the port really is: see [`crate::bridge`].
     pub bridge: Option<String>,
-    /// Whether its owner lets it hear all networks. It must not send under another address even so.
+    /// What its owner asked for. `None` where nobody said: a hypervisor does not know it.
+    pub asked: Option<Asked>,
+}
+
+/// What the owner of a NIC asked for in OpenNebula's template. The operator's policy decides how much
+/// of it is granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Whether the NIC may hear all networks. It must not send under another address even so.
     pub hears_all: bool,
+    /// Whether the NIC may use no other IP addresses than its own.
+    pub guards_addresses: bool,
+    /// The NIC's own IP addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Further MAC addresses that it may send under.
+    pub extra_macs: BTreeSet<MacAddr>,
+    /// Further IP addresses that it may use.
+    pub extra_addresses: BTreeSet<IpAddr>,
 }
 
 impl Nic {
@@ -158,8 +175,13 @@ impl Nic {
             port,
             mac,
             bridge,
-            hears_all: false,
+            asked: None,
         })
+    }
+
+    /// Whether its owner lets it hear all networks, as far as is known.
+    pub fn hears_all(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| asked.hears_all)
     }
 }
 

@@ -101,13 +101,16 @@ pub fn choose(choice: Choice) -> Box<dyn Backend> {
 mod tests {
     use super::*;
     use crate::policy::Policy;
-    use crate::vm::{Nic, Place, Vm};
+    use crate::vm::{Asked, Nic, Place, Vm};
 
     /// A host with a VM of one NIC, one with NICs in two networks of which one hears all networks,
     /// and one with a name that no chain can have as it is.
     fn fences() -> Vec<Fence> {
         let nic = |port: &str, mac: &str, hears_all| Nic {
-            hears_all,
+            asked: Some(Asked {
+                hears_all,
+                ..Asked::default()
+            }),
             ..Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
         };
         let vm = |name: &str, nics: &[Nic]| Vm {

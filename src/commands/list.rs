@@ -90,7 +90,9 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
     let open = if hear_all == 0 {
         String::new()
     } else {
-        format!("{hear_all} of {ports} ports hear all networks: no template asked to isolate them\n")
+        format!(
+            "{hear_all} of {ports} ports hear all networks: no template asked to isolate them\n"
+        )
     };
     print(&format!(
         "{}\n{open}fenced by {}\n",

@@ -16,7 +16,7 @@ pub use super::limits::TEMPLATE_TEXT as TEXT_LIMIT;
 use super::xml::Format;
 use super::{Kind, is_uuid, limits};
 use crate::mac::MacAddr;
-use crate::vm::{Nic, Vm, VmName};
+use crate::vm::{Asked, Nic, Vm, VmName};
 
 const FORMAT: Format = Format {
     name: "the VM template",
@@ -57,7 +57,7 @@ struct TemplateNic {
     mac: Option<MacAddr>,
     bridge: Option<String>,
     target: Option<String>,
-    hears_all: bool,
+    asked: Asked,
     in_hotplug: bool,
 }
 
@@ -210,7 +210,7 @@ impl Template {
                     .parse()
                     .and_then(|port| Nic::new(port, mac, nic.bridge.clone()));
                 vm.nics.push(Nic {
-                    hears_all: nic.hears_all,
+                    asked: Some(nic.asked.clone()),
                     ..named.with_context(|| format!("VM {:?}, {who}", vm.name.as_str()))?
                 });
             }
@@ -249,9 +249,10 @@ impl TemplateNic {
             driver: owned("VN_MAD").unwrap_or_default(),
             bridge: owned("BRIDGE"),
             target: owned("TARGET"),
-            // As the removed driver looked for it.
-            hears_all: !text(nic, "FILTER_MAC_SPOOFING")
-                .is_some_and(|value| value.to_ascii_lowercase().contains("yes")),
+            asked: Asked {
+                hears_all: !is_yes(nic, "FILTER_MAC_SPOOFING"),
+                ..Asked::default()
+            },
             in_hotplug: in_hotplug(nic),
         })
     }
@@ -286,6 +287,11 @@ fn driven_by(driver: &str) -> Kind {
 fn text<'a>(node: Node<'a, '_>, name: &'static str) -> Option<&'a str> {
     let mut texts = within(node, name).filter_map(|child| child.text());
     texts.next().map(str::trim).filter(|text| !text.is_empty())
+}
+
+/// Whether a filter is asked for, as the removed driver looked for it.
+fn is_yes(nic: Node<'_, '_>, name: &'static str) -> bool {
+    text(nic, name).is_some_and(|value| value.to_ascii_lowercase().contains("yes"))
 }
 
 fn within<'a, 'x>(node: Node<'a, 'x>, name: &'static str) -> impl Iterator<Item = Node<'a, 'x>> {

@@ -18,6 +18,10 @@ fn values_are_read_in_cdata_and_out_of_it() {
     assert_eq!(vm.name.as_str(), "one-42");
     let mac = "02:00:c0:a8:00:05".parse().unwrap();
     let nic = Nic::new("one-42-0".parse().unwrap(), mac, None).unwrap();
+    let nic = Nic {
+        asked: Some(Asked::default()),
+        ..nic
+    };
     assert_eq!(vm.nics, [nic]);
 }
 
