@@ -28,15 +28,17 @@ target/share: $(sources)
 	cargo run --quiet --locked --target-dir target --example generate -- $@
 	@touch $@
 
-# $(call copy,FROM,TO): every file below a directory, with its places filled in.
+# Fills a file's places in.
+fill = sed 's|@sbindir@|$(PREFIX)/sbin|; s|@libexecdir@|$(PREFIX)/libexec|g; s|@datadir@|$(PREFIX)/share|'
+
+# $(call copy,FROM,TO): every file below a directory.
 copy = cd $(1) && find . -type f | while read -r file; do mode=644; [ ! -x "$$file" ] || mode=755; \
-	sed 's|@sbindir@|$(PREFIX)/sbin|; s|@datadir@|$(PREFIX)/share|' "$$file" | \
-	install -D -m $$mode /dev/stdin "$(abspath $(DESTDIR))$(2)/$$file"; done
+	$(fill) "$$file" | install -D -m $$mode /dev/stdin "$(abspath $(DESTDIR))$(2)/$$file"; done
 
 # $(call keep,MODE,FROM,TO): a file that the operator may have changed: then it stays.
-keep = if [ -e "$(DESTDIR)$(3)" ] && ! cmp -s $(2) "$(DESTDIR)$(3)"; \
+keep = if [ -e "$(DESTDIR)$(3)" ] && ! $(fill) $(2) | cmp -s - "$(DESTDIR)$(3)"; \
 	then echo "kept $(3): it is not the one that comes with macfence"; \
-	else install -D -m $(1) $(2) "$(DESTDIR)$(3)"; fi
+	else $(fill) $(2) | install -D -m $(1) /dev/stdin "$(DESTDIR)$(3)"; fi
 
 # Enables nothing: what calls macfence is put where it is called by the operator.
 install: build
@@ -44,6 +46,9 @@ install: build
 	@install -d "$(DESTDIR)$(PREFIX)/share/macfence/hooks"
 	@for hook in ebtables-kvm ebtables-xen ebtables-flush; do \
 	  ln -sf ../../../sbin/macfence "$(DESTDIR)$(PREFIX)/share/macfence/hooks/$$hook"; done
+	@install -d "$(DESTDIR)$(PREFIX)/libexec/macfence"
+	@for entry in ebtables-kvm ebtables-xen ebtables-flush one-post one-clean driver-post driver-clean; do \
+	  ln -sf ../../sbin/macfence "$(DESTDIR)$(PREFIX)/libexec/macfence/$$entry"; done
 	@$(call copy,share/libvirt,$(PREFIX)/share/macfence/libvirt)
 	@$(call copy,share/opennebula,$(PREFIX)/share/macfence/opennebula)
 	@$(call copy,share/systemd,$(PREFIX)/lib/systemd/system)
@@ -75,7 +80,7 @@ rpm: build
 	rm -rf target/rpm
 	$(MAKE) -s install DESTDIR=target/rpm/root PREFIX=/usr
 	@# cargo-generate-rpm knows no links.
-	for hook in target/rpm/root/usr/share/macfence/hooks/*; do rm $$hook; \
+	for hook in target/rpm/root/usr/{share/macfence/hooks,libexec/macfence}/*; do rm $$hook; \
 	  printf '#!/bin/sh\nexec /usr/sbin/macfence hook %s -- "$$@"\n' $${hook##*/} >$$hook; done
 	cargo generate-rpm --auto-req builtin --output target/rpm/
 

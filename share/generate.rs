@@ -47,7 +47,10 @@ fn pages(command: &Command, dir: &Path, more: &str) -> Result<()> {
     let mut file = File::create(dir.join(page.get_filename()))?;
     page.render(&mut file)?;
     file.write_all(more.as_bytes())?;
-    for subcommand in command.get_subcommands() {
+    for subcommand in command
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set())
+    {
         let see = ".SH \"SEE ALSO\"\n\\fBmacfence\\fR(8), \\fBmacfence.toml\\fR(5)\n";
         pages(subcommand, dir, see)?;
     }

@@ -153,6 +153,22 @@ pub enum Entry {
         #[arg(value_name = "HOST", hide = true)]
         rest: Vec<String>,
     },
+    /// What sudo runs for one-post --driver NAME, as behind a link nothing is a flag
+    #[command(hide = true)]
+    DriverPost {
+        /// The network driver
+        driver: String,
+        /// What one-post takes
+        rest: Vec<String>,
+    },
+    /// What sudo runs for one-clean --driver NAME
+    #[command(hide = true)]
+    DriverClean {
+        /// The network driver
+        driver: String,
+        /// What one-clean takes
+        rest: Vec<String>,
+    },
     /// libvirt's hook for QEMU domains, with the domain's XML on standard input: fence a domain
     /// before its guest runs, take the fence away after it has ended
     Libvirt {
@@ -170,10 +186,12 @@ pub enum Entry {
 }
 
 /// The names under which the program is an entry point itself.
-pub const LINKS: [&str; 5] = [
+pub const LINKS: [&str; 7] = [
     "ebtables-kvm",
     "ebtables-xen",
     "ebtables-flush",
     "one-post",
     "one-clean",
+    "driver-post",
+    "driver-clean",
 ];

@@ -13,6 +13,8 @@ pub enum Exit {
     Different,
     /// 2: `check` could not find out. clap ends with 2 as well where the command line is wrong.
     Unknown,
+    /// As the same call ended that was made as root.
+    AsRoot(u8),
 }
 
 impl From<Exit> for ExitCode {
@@ -21,6 +23,7 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0,
             Exit::Failed | Exit::Different => 1,
             Exit::Unknown => 2,
+            Exit::AsRoot(status) => status,
         })
     }
 }

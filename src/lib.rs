@@ -20,6 +20,7 @@
 //!   hypervisor.
 //! - [`commands`] has one file for each subcommand; [`cli`] has every flag; [`config`] what they
 //!   mean together with the configuration file; [`exit`] the exit statuses.
+//! - [`privilege`] has other users' calls made as root, or refuses them.
 //! - [`process`] and [`lock`] deal with other programs and other processes, [`events`] with what the
 //!   kernel tells of changes.
 //!
@@ -40,6 +41,7 @@ pub mod fence;
 pub mod lock;
 pub mod mac;
 pub mod policy;
+pub mod privilege;
 pub mod process;
 pub mod report;
 pub mod source;

@@ -40,7 +40,7 @@ pub struct Lock(File);
 pub fn exclusive() -> Result<Lock> {
     let lock = take(NAMESPACE)?;
     // Programs that we run inherit the lock: should we be killed, it is theirs until they have
-    // done what we told them to. (Not behind sudo, which closes what it inherits.) The other
+    // done what we told them to. The other
     // locks are not handed on, as virsh may start a libvirtd that stays.
     fcntl_setfd(&lock.0, FdFlags::empty()).context("cannot hand the lock on")?;
     Ok(lock)

@@ -5,12 +5,13 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{MemfdFlags, memfd_create};
-use signal_hook::consts::{SIGKILL, SIGTERM};
+use signal_hook::consts::SIGKILL;
 use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
 /// How long a program may take before it is killed, unless it is given more.
@@ -19,8 +20,11 @@ pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// How much a program may print to either of its outputs, in bytes. nft prints 3.6 MB for 4,000 VMs.
 const OUTPUT_LIMIT: usize = 256 << 20;
 
-/// How long a program may take to end when it is told to.
+/// How long the kernel may take to end a program that is killed.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// Where a system's own programs are.
+const SYSTEM_DIRS: [&str; 5] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// What a program printed, and how it ended.
 #[derive(Clone, Debug)]
@@ -65,14 +69,14 @@ impl Output {
     }
 }
 
-/// Runs `program`, found in `PATH` or where system programs are, with the rights that we have.
+/// Runs `program`, found in `PATH` or where system programs are.
 ///
 /// # Errors
 /// If it cannot be started, takes longer than [`TIME_LIMIT`] or prints without end. That it ends
 /// with another status than 0 is no error here: see [`Output::checked`].
 pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
     let command = Exec::cmd(find(program)?).args(args);
-    Ok(exec(program, command, stdin, false, TIME_LIMIT)?)
+    Ok(exec(program, command, stdin, TIME_LIMIT)?)
 }
 
 /// Like [`run`] with nothing to read, but with as much time.
@@ -85,7 +89,7 @@ pub fn run_patiently(
     limit: Duration,
 ) -> Result<Output, Unfinished> {
     let command = Exec::cmd(find(program)?).args(args);
-    exec(program, command, "", false, limit)
+    exec(program, command, "", limit)
 }
 
 /// A program that did not come to its end.
@@ -112,46 +116,76 @@ impl From<Unfinished> for Error {
     }
 }
 
-/// Like [`run`], but as root: unless we are root already, through `sudo -n`.
-pub fn run_as_root(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
-    if is_root() {
-        return run(program, args, stdin);
-    }
-    let sudo = find("sudo").context("root is needed: run as root, or install sudo")?;
-    // sudo finds the program itself, in its secure_path: that is what sudoers rules name.
-    let command = Exec::cmd(sudo).args(["-n", "--", program]).args(args);
-    Ok(exec(program, command, stdin, true, TIME_LIMIT)?)
+/// How a program ended that ran in our stead.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: u8,
+    /// What it wrote to standard error.
+    pub stderr: String,
 }
 
-/// Whether programs run with root's rights as they are.
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+/// Runs a program in our stead: it reads our standard input, writes our standard output, and has as
+/// much time as it takes.
+///
+/// # Errors
+/// If it cannot be started, or was killed.
+pub fn delegate(path: &Path, args: &[OsString]) -> Result<Ended> {
+    let mut command = Command::new(path);
+    command
+        .args(args)
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::inherit());
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {}", path.display()))?;
+    let status = output
+        .status
+        .code()
+        .and_then(|code| u8::try_from(code).ok());
+    Ok(Ended {
+        status: status.with_context(|| format!("{} ended by {}", path.display(), output.status))?,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
-/// Where `program` is. The directories of system programs are missing in many an unprivileged
-/// user's `PATH`, and in some hooks'.
+/// Whether sudo started us, perhaps for somebody with fewer rights, whose environment must not choose
+/// what root runs. sudo sets this variable itself: the caller cannot take it away.
+fn is_through_sudo() -> bool {
+    env::var_os("SUDO_UID").is_some()
+}
+
+/// Where `program` is.
 pub fn find(program: &str) -> Result<PathBuf> {
-    let mut dirs: Vec<_> = env::var_os("PATH")
-        .iter()
-        .flat_map(env::split_paths)
-        .collect::<Vec<PathBuf>>();
-    // An empty or relative entry would mean whatever directory a hook is called in.
-    dirs.retain(|dir| dir.is_absolute());
-    dirs.extend(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from));
-    let path: OsString = env::join_paths(dirs).context("PATH cannot be read")?;
-    which::which_in_global(program, Some(path))
+    which::which_in_global(program, Some(search_path()?))
         .ok()
         .and_then(|mut found| found.next())
         .with_context(|| format!("{program} was not found: is it installed?"))
+}
+
+/// The caller's `PATH`, unless we came through sudo, and the directories of system programs, which
+/// are missing in many an unprivileged user's `PATH` and in some hooks'.
+fn search_path() -> Result<OsString> {
+    let callers = env::var_os("PATH").filter(|_| !is_through_sudo());
+    let dirs = callers.iter().flat_map(env::split_paths);
+    // An empty or relative entry would mean whatever directory a hook is called in.
+    let dirs = dirs.filter(|dir| dir.is_absolute());
+    env::join_paths(dirs.chain(SYSTEM_DIRS.map(PathBuf::from))).context("PATH cannot be read")
 }
 
 fn exec(
     program: &'static str,
     command: Exec,
     stdin: &str,
-    sudo: bool,
     limit: Duration,
 ) -> Result<Output, Unfinished> {
+    let command = if is_through_sudo() {
+        // LD_*, LIBVIRT_*, XDG_* and the like would have a say in what the program does.
+        let path = search_path()?;
+        command.env_clear().env("PATH", path).cwd("/")
+    } else {
+        command
+    };
     let mut job = command
         .env("LC_ALL", "C")
         .stdin(input(stdin)?)
@@ -159,13 +193,13 @@ fn exec(
         .stderr(Redirection::Pipe)
         // A group of its own, so that a hanging program goes with its children.
         .setpgid()
-        // Never wait for it on drop: what runs behind sudo cannot be killed by us.
+        // Never wait for it on drop: a program that the kernel keeps busy cannot be killed.
         .detached()
         .start()
         .with_context(|| format!("cannot run {program}"))?;
     let (mut stdout, mut stderr) = (Sink::default(), Sink::default());
     let status = talk(&mut job, limit, &mut stdout, &mut stderr).map_err(|e| {
-        let end = if kill(&job, sudo) {
+        let end = if kill(&job) {
             "was killed"
         } else {
             "cannot be killed: what it was doing may still take effect"
@@ -195,8 +229,8 @@ fn exec(
     })
 }
 
-/// A file in memory, and no pipe: nobody has to write it while the program runs, and nft can read
-/// it twice.
+/// A file in memory, and no pipe: nft before 1.1 reads a question twice, first in search of JSON, and
+/// from a pipe nothing is left the second time.
 fn input(text: &str) -> Result<Redirection> {
     if text.is_empty() {
         return Ok(Redirection::Null);
@@ -246,15 +280,11 @@ impl Write for Sink {
     }
 }
 
-/// Ends a program and its children; returns whether it certainly has ended.
-fn kill(job: &Job, sudo: bool) -> bool {
-    let ended = || matches!(job.wait_timeout(GRACE), Ok(Some(_)));
-    // Asked first, because sudo hands SIGTERM on to the program that it runs, whom we may not
-    // signal, and cannot hand on SIGKILL. That a signal reaches nobody is no error: they are gone.
-    let _ = job.send_signal_group(SIGTERM);
-    let asked = ended();
+/// Ends a program and its children; returns whether it has ended.
+fn kill(job: &Job) -> bool {
+    // That the signal reaches nobody is no error: they are gone.
     let _ = job.send_signal_group(SIGKILL);
-    asked || ended() && !sudo
+    matches!(job.wait_timeout(GRACE), Ok(Some(_)))
 }
 
 #[cfg(test)]

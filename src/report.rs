@@ -17,6 +17,11 @@ pub fn note(text: &str) {
     say("note", text);
 }
 
+/// What another program said to people, word for word.
+pub fn pass_on(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 fn say(kind: &str, text: &str) {
     let line: Vec<_> = text.lines().map(str::trim).collect();
     // Nobody listens on a closed standard error.

@@ -11,7 +11,6 @@ use super::ebtables::Ebtables;
 use super::nft::Nft;
 use super::{Backend, Enforced, Snapshot};
 use crate::fence::{Fence, Keep};
-use crate::process;
 use crate::vm::Port;
 
 /// nft where it works, otherwise ebtables.
@@ -32,8 +31,7 @@ impl Auto {
     /// The ports of ebtables rules on a host that has come to use nft: the seed's, which nobody
     /// else would clean up after.
     fn left_behind(&self) -> Vec<Port> {
-        // Other users may seldom run ebtables, and each refusal would be in the log of sudo.
-        if self.fell_back.get() || !process::is_root() {
+        if self.fell_back.get() {
             return Vec::new();
         }
         // A host without ebtables has none.

@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::fence::{ActualGuard, Fence, Hears, Keep};
 use crate::lock;
 use crate::policy::{Isolation, Unfenced};
-use crate::process;
 use crate::report;
 use crate::vm::{Port, Vm};
 
@@ -60,23 +59,22 @@ pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static s
     Ok((backend.name(), enforced.changed))
 }
 
-/// Makes bridges forget what they learned from ports whose senders were not checked before. Only
-/// root can, and a bridge forgets by itself after five minutes: so a failure is no error.
+/// Makes bridges forget what they learned from ports whose senders were not checked before. A bridge
+/// forgets by itself after five minutes: so a failure is no error.
 pub fn forget(ports: &[Port]) {
-    for port in ports.iter().filter(|_| process::is_root()) {
+    for port in ports {
         if let Err(e) = bridge::forget(port) {
             report::warning(&format!("{e:#}"));
         }
     }
 }
 
-/// Changes the settings of the bridges of these fenced ports, if the operator lets us and we are
-/// root.
+/// Changes the settings of the bridges of these fenced ports, if the operator lets us.
 ///
 /// # Errors
 /// If the kernel refuses.
 pub fn harden<'a>(config: &Config, ports: impl IntoIterator<Item = &'a Port>) -> Result<Hardened> {
-    if config.harden_bridges && process::is_root() {
+    if config.harden_bridges {
         bridge::harden(ports)
     } else {
         Ok(Hardened::default())

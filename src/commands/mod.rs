@@ -20,12 +20,16 @@ use anyhow::Result;
 use crate::cli::{Cli, Command};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::privilege;
 
 /// Does what the command line says.
 ///
 /// # Errors
 /// If it could not be done; the kernel's rules are then what they were.
 pub fn run(cli: Cli) -> Result<Exit> {
+    if privilege::is_missing(&cli.command) {
+        return privilege::run_as_root(&cli);
+    }
     let config = Config::new(cli.global)?;
     match cli.command {
         Command::Apply(vms) => apply::run(&config, &vms),

@@ -245,13 +245,25 @@ fn no_rights() {
     let program = for_everybody();
     let xml = domain("a", &[(A, "vnet0", "br0")]);
     let as_nobody = |host: &Host, args: &[&str]| host.as_nobody(&program, args, &xml);
-    for args in [&APPLY[..], &["remove", "one-1"], &["list"]] {
-        refused(&host, &["sudo: "], |host| as_nobody(host, args));
+    let libvirt = ["hook", "libvirt", "a", "start", "begin", "-"];
+    for args in [
+        &APPLY[..],
+        &["remove", "one-1"],
+        &["flush"],
+        &["sync"],
+        &["watch"],
+        &["list"],
+        &["metrics"],
+        &["migrate", "--dry-run"],
+        &libvirt,
+    ] {
+        let words = [
+            "only root can read and change firewall rules",
+            "run as root",
+        ];
+        refused(&host, &words, |host| as_nobody(host, args));
     }
-    host.hide("sudo");
-    refused(&host, &["root is needed", "sudo was not found"], |host| {
-        as_nobody(host, &APPLY)
-    });
+    assert_eq!(as_nobody(&host, &["check"]).status, 2);
 }
 
 #[test]

@@ -529,10 +529,7 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
     // An nft that is only in trouble is not given up: its fences are in force.
     for (says, words) in [
         ("kill -11 $$", "signal 11"),
-        (
-            "echo 'sudo: a password is required' >&2; exit 1",
-            "password",
-        ),
+        ("echo 'Operation not permitted' >&2; exit 1", "permitted"),
         (
             "echo 'Error: No buffer space available' >&2; exit 1",
             "buffer space",

@@ -6,10 +6,9 @@ use std::thread;
 
 use nix::mount::{MsFlags, mount};
 
-use crate::lab::oneadmin::Oneadmin;
 use crate::lab::{
-    Host, IS_LOADING, LOGIN_PATH, MACFENCE, Ran, domain, fake_virsh, macfence_with, need,
-    path_with, prepend, script, tmpfs,
+    Host, IS_LOADING, MACFENCE, Ran, domain, fake_virsh, macfence_with, need, path_with, prepend,
+    script, tmpfs,
 };
 
 const VMS: usize = 8;
@@ -204,39 +203,25 @@ fn programs_that_hang_are_killed_and_named() {
 fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
     let (host, virsh, _) = host();
     let before = host.sorted_ruleset();
-    let one = Oneadmin::of(&host);
-    std::fs::set_permissions(
-        virsh.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
-    // Rights that are there for looking and gone for loading.
-    let sudo = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(
-        sudo.path(),
-        std::os::unix::fs::PermissionsExt::from_mode(0o755),
-    )
-    .unwrap();
+    // Rights that are there for looking and gone for loading, as a container's root may have them.
+    let faulty = tempfile::tempdir().unwrap();
     let says = format!(
-        "{IS_LOADING} || exec /usr/bin/sudo \"$@\"; echo 'sudo: a password is required' >&2; exit 1"
+        "{IS_LOADING} || exec /usr/sbin/nft \"$@\"; echo 'Operation not permitted' >&2; exit 1"
     );
-    script(&sudo, "sudo", &says);
-    let healthy = prepend(&virsh, LOGIN_PATH);
-    let both = prepend(&sudo, &healthy);
+    script(&faulty, "nft", &says);
     for args in [
-        "apply one-5",
-        "apply one-5 one-6",
-        "remove one-2",
-        "sync",
-        "flush",
+        &["apply", "one-5"][..],
+        &["apply", "one-5", "one-6"],
+        &["remove", "one-2"],
+        &["sync"],
+        &["flush"],
     ] {
-        let ran = one.with_path(&both, &format!("/usr/local/sbin/macfence {args}"), "");
-        let error = ran.error();
+        let error = run_with(&host, &faulty, &virsh, args).error();
         assert!(
-            error.contains("sudo: a password is required"),
-            "{args}: {error}"
+            error.contains("Operation not permitted"),
+            "{args:?}: {error}"
         );
-        assert_eq!(host.sorted_ruleset(), before, "{args}");
+        assert_eq!(host.sorted_ruleset(), before, "{args:?}");
     }
     // Nothing of what we do needs room in /run.
     host.run(|| {
@@ -251,8 +236,7 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
         let _ = std::fs::write("/run/full", vec![0; 1 << 20]);
         assert!(std::fs::write("/run/more", [0; 5000]).is_err());
     });
-    let ran = one.with_path(&healthy, "/usr/local/sbin/macfence apply one-5", "");
-    assert_eq!(ran.status, 0, "{ran:?}");
+    run(&host, &virsh, &["apply", "one-5"]).ok();
     assert!(host.fenced().contains(&name(5)));
     // Which port is on a bridge cannot be told without /sys: that is not "on none".
     let before = host.sorted_ruleset();

@@ -15,6 +15,13 @@ const FILES: &str = "\
 644 lib/systemd/system/macfence-sync.service
 644 lib/systemd/system/macfence.service
 644 lib/systemd/system/nftables.service.d/macfence.conf
+777 libexec/macfence/driver-clean
+777 libexec/macfence/driver-post
+777 libexec/macfence/ebtables-flush
+777 libexec/macfence/ebtables-kvm
+777 libexec/macfence/ebtables-xen
+777 libexec/macfence/one-clean
+777 libexec/macfence/one-post
 755 sbin/macfence
 644 share/bash-completion/completions/macfence
 644 share/doc/macfence/README.md

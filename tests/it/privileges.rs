@@ -1,111 +1,344 @@
-//! As OpenNebula's hooks run: by a user who may run nft through sudo, and nothing else.
+//! What OpenNebula's oneadmin can do as root with the shipped sudoers file, and what it cannot.
 
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 
-use crate::lab::{Host, IS_LOADING, LOGIN_PATH, domain, for_everybody, need, script, tmpfs};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use macfence::cli::LINKS;
 
-/// A host where nobody may run nft through sudo.
-fn host() -> Host {
-    need("sudo");
+use crate::lab::oneadmin::{Oneadmin, SUDOERS, TMP};
+use crate::lab::{
+    Host, LIBEXEC, LOGIN_PATH, MACFENCE, PROGRAM, Ran, domain, path_with, prepend, replace, script,
+    tmpfs,
+};
+
+const A: &str = "02:00:c0:a8:00:05";
+
+/// A URI for which libvirt runs a program.
+const EVIL: &str = "qemu+ext:///system?command=/var/tmp/tmp/evil";
+
+/// VM 42 with one NIC, as OpenNebula's drivers tell it.
+fn template() -> String {
+    BASE64_STANDARD.encode(format!(
+        "<VM><ID>42</ID><TEMPLATE><NIC><BRIDGE>br0</BRIDGE><MAC>{A}</MAC><NIC_ID>0</NIC_ID>\
+         <TARGET>one-42-0</TARGET><VN_MAD>bridge</VN_MAD></NIC></TEMPLATE></VM>"
+    ))
+}
+
+/// A host with the port of VM 42, on a bridge as Linux makes it; and a virsh that notes how it is
+/// called.
+fn host() -> (Host, tempfile::TempDir) {
     let host = Host::new();
-    host.bridge("br0");
-    host.ports("br0", &["one-1-0", "one-2-0"]);
-    host.run(|| {
-        tmpfs("/etc/sudoers.d");
-        let rule = "nobody ALL=(root) NOPASSWD: /usr/sbin/nft\n";
-        std::fs::write("/etc/sudoers.d/macfence", rule).unwrap();
-    });
-    host
+    host.ip("link add br0 type bridge\nlink set br0 up\n");
+    host.ports("br0", &["one-42-0"]);
+    let dir = tempfile::tempdir().unwrap();
+    let xml = domain("one-42", &[(A, "one-42-0", "br0")]);
+    std::fs::write(dir.path().join("xml"), xml).unwrap();
+    let virsh = "d=${0%/*}; echo \"$*\" >>$d/calls; env >>$d/env; cat $d/xml";
+    script(&dir, "virsh", virsh);
+    (host, dir)
+}
+
+fn entry(name: &str) -> String {
+    format!("{LIBEXEC}/{name}")
+}
+
+/// Runs sudo with these arguments.
+fn sudo(one: &Oneadmin, args: &[&str], stdin: &str) -> Ran {
+    let mut sudo = Command::new("sudo");
+    sudo.arg("-n")
+        .args(args)
+        .env_clear()
+        .env("PATH", LOGIN_PATH);
+    one.exec(&mut sudo, stdin)
 }
 
 #[test]
-fn an_nft_that_hangs_behind_sudo_is_killed_and_loads_nothing_later() {
-    let host = host();
-    let program = for_everybody();
-    let dir = program.path().display();
-    // sudo's rule names /usr/sbin/nft: that is what must be slow.
-    host.run(|| {
-        std::fs::create_dir_all(program.path().join("real")).unwrap();
-        std::fs::copy("/usr/sbin/nft", program.path().join("real/nft")).unwrap();
-        script(
-            &program,
-            "slow",
-            &format!("{IS_LOADING} && echo $$ >{dir}/pid && sleep 12; exec {dir}/real/nft \"$@\""),
-        );
-        let none: Option<&str> = None;
-        let slow = program.path().join("slow");
-        nix::mount::mount(
-            Some(&slow),
-            "/usr/sbin/nft",
-            none,
-            nix::mount::MsFlags::MS_BIND,
-            none,
-        )
-        .unwrap();
-    });
+fn each_entry_point_works_for_oneadmin() {
+    let (host, dir) = host();
+    let one = Oneadmin::of(&host);
+    host.put(&dir, "virsh");
+    let is_fenced = |fenced: bool| assert_eq!(!host.fenced().is_empty(), fenced);
+    for (call, fences) in [
+        ("hook one-post one-42 host1", true),
+        ("hook one-clean host1", false),
+        ("hook one-post --driver fw -- one-42 host1", false),
+        ("hook one-post --driver bridge -- one-42 host1", true),
+        ("hook one-clean --driver bridge -- host1", false),
+        ("hook driver-post bridge one-42 host1", true),
+        ("hook ebtables-flush", true),
+        ("hook driver-clean bridge host1", false),
+        ("hook ebtables-kvm one-42", true),
+    ] {
+        one.run(&format!("{PROGRAM} {call}"), &template()).quiet();
+        is_fenced(fences);
+    }
+    host.unplug("one-42-0");
+    one.run(&format!("{PROGRAM} hook ebtables-flush"), "")
+        .quiet();
+    is_fenced(false);
+    // As root, hooks can do this as well.
+    let learn = "/sys/class/net/br0/bridge/no_linklocal_learn";
+    assert_eq!(host.run(|| std::fs::read_to_string(learn).unwrap()), "1\n");
+}
+
+#[test]
+fn a_failure_behind_sudo_comes_back_as_it_is() {
+    let (host, _dir) = host();
+    let one = Oneadmin::of(&host);
+    let error = one.run(&format!("{PROGRAM} hook one-post"), "x").error();
+    assert!(error.contains("not base64"), "{error}");
+    let ran = sudo(&one, &[&entry("driver-post")], "");
+    assert_eq!(ran.status, 2, "{ran:?}");
+    // The arguments of others than those who call are wrong: that is seen before sudo is asked.
+    let ran = one.run(&format!("{PROGRAM} hook ebtables-kvm"), "");
+    assert_eq!(ran.status, 2, "{ran:?}");
+}
+
+#[test]
+fn a_flag_that_chooses_what_root_does_is_refused_by_name() {
+    let (host, _dir) = host();
+    let one = Oneadmin::of(&host);
     let before = host.generation();
-    let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
-    let error = host
-        .as_nobody(&program, &["apply", "--xml", "-"], &xml)
-        .error();
-    assert!(
-        error.contains("nft did not end within 10 s and was killed")
-            && !error.contains("nothing was changed"),
-        "{error}"
-    );
-    let pid = std::fs::read_to_string(program.path().join("pid")).unwrap();
-    assert!(!std::path::Path::new(&format!("/proc/{}", pid.trim())).exists());
+    for (flag, value) in [
+        ("--config", "/etc/shadow"),
+        ("--connect", EVIL),
+        ("--bridge", "br0"),
+        ("--backend", "ebtables"),
+        ("--prefix-len", "8"),
+        ("--trusted", A),
+        ("--verbose", ""),
+    ] {
+        let given = if value.is_empty() {
+            flag.to_owned()
+        } else {
+            format!("{flag}='{value}'")
+        };
+        for call in [
+            format!("{given} hook one-post"),
+            format!("hook one-post {given}"),
+            format!("hook ebtables-kvm one-42 {given}"),
+        ] {
+            let error = one.run(&format!("{PROGRAM} {call}"), &template()).error();
+            let words = format!("{flag}: only root may choose this");
+            assert!(error.contains(&words), "{call}: {error}");
+        }
+    }
     assert_eq!(host.generation(), before);
 }
 
 #[test]
-fn sudo_nft_is_all_that_is_needed() {
-    let host = host();
-    let program = for_everybody();
-    let as_nobody = |args: &[&str], stdin: &str| {
-        let mut command = Command::new(program.path().join("macfence"));
-        let command = command.args(args).env_clear().env("PATH", LOGIN_PATH);
-        host.exec(command.uid(65534).gid(65534), stdin)
-    };
-    for (vm, port) in [("one-1", "one-1-0"), ("one-2", "one-2-0")] {
-        let xml = domain(vm, &[("02:00:c0:a8:00:05", port, "br0")]);
-        as_nobody(&["apply", "--xml", "-"], &xml).ok();
-        let before = host.generation();
-        as_nobody(&["apply", "--xml", "-"], &xml).ok();
+fn nothing_behind_an_entry_point_is_a_flag() {
+    let (host, dir) = host();
+    let one = Oneadmin::of(&host);
+    host.put(&dir, "virsh");
+    let connect = format!("--connect={EVIL}");
+    let flags: [&[&str]; 9] = [
+        &["--config", "/etc/shadow"],
+        &["--config=/etc/shadow"],
+        &["--", "--config", "/etc/shadow"],
+        &["--connect", EVIL],
+        &[&connect],
+        &["--", &connect],
+        &["--", "--", &connect],
+        &["one-42", &connect],
+        &["-c", EVIL],
+    ];
+    for path in LINKS.map(entry) {
+        for flags in flags {
+            let args = [&["--", &*path], flags].concat();
+            let ran = sudo(&one, &args, &template());
+            assert!(!ran.stderr.contains("root:"), "{ran:?}");
+            // Nor has it been taken for the name of the configuration file.
+            assert!(!ran.stderr.contains("shadow:"), "{ran:?}");
+        }
+    }
+    let calls = std::fs::read_to_string(dir.path().join("calls")).unwrap_or_default();
+    for call in calls.lines() {
+        assert!(call.starts_with("-q -c qemu:///system "), "{call}");
+    }
+}
+
+#[test]
+fn sudo_runs_nothing_but_the_entry_points() {
+    let (host, _dir) = host();
+    let one = Oneadmin::of(&host);
+    let (mine, flush) = (
+        |name: &str| format!("{TMP}/{name}"),
+        entry("ebtables-flush"),
+    );
+    host.run(|| {
+        symlink(PROGRAM, mine("list")).unwrap();
+        symlink("/bin/sh", mine("one-post")).unwrap();
+        std::fs::copy("/bin/sh", mine("one-clean")).unwrap();
+        std::fs::copy(PROGRAM, mine("ebtables-kvm")).unwrap();
+        symlink(PROGRAM, mine("ebtables-xen")).unwrap();
+    });
+    let before = host.generation();
+    let up = format!("{LIBEXEC}/../../sbin/macfence");
+    for args in [
+        &[PROGRAM, "apply", "--xml", "-"][..],
+        &[PROGRAM, "hook", "one-post"],
+        &[PROGRAM, "list"],
+        &[&up, "list"],
+        &["macfence", "list"],
+        &["nft", "-j", "-f", "-"],
+        &["nft", "-c", "-j", "-f", "-"],
+        &["nft", "list", "ruleset"],
+        &["ebtables", "-L"],
+        &["virsh", "-c", EVIL],
+        &["sh", "-c", "id"],
+        &["-s"],
+        &["-i"],
+        // Other programs under names of entry points.
+        &[&mine("list")],
+        &[&mine("one-post"), "-c", "id"],
+        &[&mine("one-clean"), "-c", "id"],
+        &[&mine("ebtables-kvm"), "one-42"],
+        // The entry points themselves, otherwise.
+        &[&flush, "x"],
+        &["-E", &flush],
+        &["PATH=/var/tmp/tmp", &flush],
+        &["LIBVIRT_DEFAULT_URI=x", &flush],
+        &["-u", "daemon", &flush],
+        &["-g", "daemon", &flush],
+        &["-D", TMP, &flush],
+        &["-R", TMP, &flush],
+        &["-i", &flush],
+        &["-s", &flush],
+        &["-C", "100", &flush],
+        &["-e", &flush],
+        &["-e", "/etc/shadow"],
+    ] {
+        let ran = sudo(&one, args, "include \"/etc/shadow\"");
+        assert_ne!(ran.status, 0, "{args:?}: {ran:?}");
+        assert!(!ran.stderr.contains("macfence: "), "{args:?}: {ran:?}");
+        assert_eq!(ran.stdout, "", "{args:?}: {ran:?}");
+    }
+    assert_eq!(host.generation(), before);
+    // This one sudo allows, as it is the same file under the same name; so is what it does.
+    let link = mine("ebtables-xen");
+    for args in [&["list"][..], &["--connect", EVIL]] {
+        let ran = sudo(&one, &[&[&*link], args].concat(), "");
+        assert_ne!(ran.status, 0, "{ran:?}");
         assert_eq!(host.generation(), before);
     }
-    assert_eq!(host.fenced(), ["one-1", "one-2"]);
-    assert!(as_nobody(&["list"], "").ok().contains("one-2-0"));
-    // Root and the user exclude each other: both take the same lock.
-    as_nobody(&["remove", "one-1"], "").ok();
-    host.unplug("one-2-0");
-    as_nobody(&["hook", "ebtables-flush"], "").ok();
-    assert!(host.fenced().is_empty());
+    // Whatever sudo is called itself.
+    let script = "exec -a sudoedit sudo -n /etc/shadow";
+    let mut bash = Command::new("bash");
+    let ran = one.exec(bash.args(["-c", script]).env("PATH", LOGIN_PATH), "");
+    assert_ne!(ran.status, 0, "{ran:?}");
+}
+
+/// Variables that would have a say, if they came through.
+fn hostile() -> [(&'static str, String); 12] {
+    [
+        ("PATH", prepend(TMP, LOGIN_PATH)),
+        ("LD_PRELOAD", format!("{TMP}/evil.so")),
+        ("LD_LIBRARY_PATH", TMP.to_owned()),
+        ("LD_AUDIT", format!("{TMP}/evil.so")),
+        ("LIBVIRT_DEFAULT_URI", EVIL.to_owned()),
+        ("LIBVIRT_AUTH_FILE", TMP.to_owned()),
+        ("VIRSH_DEFAULT_CONNECT_URI", EVIL.to_owned()),
+        ("XDG_CONFIG_HOME", TMP.to_owned()),
+        ("HOME", TMP.to_owned()),
+        ("TMPDIR", TMP.to_owned()),
+        ("MACFENCE_CONFIG", "/etc/shadow".to_owned()),
+        ("ENV", format!("{TMP}/evil")),
+    ]
 }
 
 #[test]
-fn a_sudo_that_keeps_nft_from_what_it_is_asked_is_named() {
-    let host = host();
-    let program = for_everybody();
-    let apply = || {
-        let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
-        host.as_nobody(&program, &["apply", "--xml", "-"], &xml)
+fn no_variable_of_oneadmins_environment_gets_to_root() {
+    let (host, dir) = host();
+    let one = Oneadmin::of(&host);
+    host.put(&dir, "virsh");
+    for name in ["nft", "virsh", "ebtables", "evil"] {
+        let evil = format!("touch {TMP}/done; cat /etc/shadow");
+        host.run(|| script(TMP, name, &evil));
+    }
+    // A site whose own settings keep all of it, and ask for a terminal and a record.
+    let kept: Vec<_> = hostile().map(|(name, _)| name).into();
+    let site = format!(
+        "Defaults !env_reset, requiretty, log_input, log_output, use_pty, setenv\n\
+         Defaults env_keep += \"{}\"\nDefaults:oneadmin !env_reset, !secure_path\n\
+         @includedir /etc/sudoers.d\n",
+        kept.join(" ")
+    );
+    host.run(|| {
+        tmpfs("/var/log");
+        nix::mount::umount("/etc/sudoers").unwrap();
+        replace("/etc/sudoers", &site);
+    });
+    let call = |args: &[&str]| {
+        let mut sudo = Command::new("/usr/bin/setsid");
+        sudo.args(["-w", "/usr/bin/sudo", "-n", "--"]).args(args);
+        one.exec(sudo.env_clear().envs(hostile()), &template())
     };
-    let sudoers = |defaults: &str| {
-        host.run(|| {
-            tmpfs("/var/log");
-            std::fs::write("/etc/sudoers.d/defaults", defaults).unwrap();
-        });
+    call(&[&entry("driver-post"), "bridge", "one-42", "host1"]).ok();
+    assert_eq!(host.fenced(), ["one-42"]);
+    call(&[&entry("ebtables-kvm"), "one-42"]).ok();
+    assert!(!host.run(|| Path::new(TMP).join("done").exists()));
+    let env = std::fs::read_to_string(dir.path().join("env")).unwrap();
+    let names = env.lines().map(|line| line.split('=').next().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
+    names.sort();
+    assert_eq!(names, ["LC_ALL", "PATH"], "{env}");
+    // What sudo itself lets through, before macfence has a say.
+    host.run(|| {
+        std::fs::remove_file(entry("one-clean")).unwrap();
+        script(LIBEXEC, "one-clean", "env");
+    });
+    let env = call(&[&entry("one-clean")]).ok();
+    for (name, value) in hostile() {
+        assert!(
+            !env.lines().any(|line| line == format!("{name}={value}")),
+            "{env}"
+        );
+    }
+}
+
+#[test]
+fn behind_sudo_path_counts_for_nothing() {
+    let (host, dir) = host();
+    script(&dir, "nft", "echo evil >&2; exit 1");
+    let list = |variable: &str| {
+        let mut command = Command::new(MACFENCE);
+        command.arg("list").env("PATH", path_with(&dir));
+        host.exec(command.env(variable, "9869"), "")
     };
-    sudoers("Defaults log_input\n");
+    assert!(list("OTHER").error().contains("evil"));
+    list("SUDO_UID").ok();
+}
+
+#[test]
+fn whoever_cannot_become_root_is_told_how() {
+    let (host, _dir) = host();
+    let one = Oneadmin::of(&host);
     let before = host.generation();
-    let error = apply().error();
-    assert!(error.contains("!log_input"), "{error}");
-    assert_eq!(host.generation(), before);
-    sudoers("Defaults log_input\nDefaults!/usr/sbin/nft !log_input\n");
-    apply().ok();
-    sudoers("Defaults use_pty\n");
-    apply().ok();
-    assert_eq!(host.fenced(), ["one-1"]);
+    let refused = |words: &[&str]| {
+        let call = format!("{PROGRAM} hook one-post --driver bridge");
+        let error = one.run(&call, &template()).error();
+        for words in words {
+            assert!(error.contains(words), "{error}");
+        }
+        assert_eq!(host.generation(), before);
+    };
+    // As version 0.1 had it.
+    let old = "oneadmin ALL=(root) NOPASSWD: /usr/sbin/nft -j -f -\n";
+    host.run(|| std::fs::write(SUDOERS, old).unwrap());
+    let path = entry("driver-post");
+    let run = format!("does not let user 9869 run {path} without a password");
+    let fix = "install the file /etc/sudoers.d/macfence";
+    refused(&[&run, fix, "password is required"]);
+    host.run(|| std::fs::remove_file(SUDOERS).unwrap());
+    refused(&[&run, fix]);
+    host.run(|| std::fs::remove_file(&path).unwrap());
+    refused(&[&format!("{path} is missing: install macfence")]);
+    host.run(|| symlink(PROGRAM, &path).unwrap());
+    host.hide("sudo");
+    refused(&["install sudo"]);
 }

@@ -1,8 +1,8 @@
 //! The seed's scripts by their own names.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::thread;
 
@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::lab::oneadmin::Oneadmin;
-use crate::lab::{Host, LOGIN_PATH, MACFENCE, Ran, domain, path_with, prepend, script, source};
+use crate::lab::{Host, MACFENCE, PROGRAM, Ran, domain, path_with, script, source};
 
 const A: &str = "02:00:c0:a8:00:05";
 
@@ -213,19 +213,18 @@ fn command_line(conf: &str, name: &str, vm: u32) -> String {
 fn the_hooks_of_an_oned_conf_work_for_oneadmin() {
     let conf = std::fs::read_to_string(source("share/opennebula/oned.conf")).unwrap();
     let (host, dir) = host(&domain("one-1", &[(A, "one-1-0", "br0")]));
-    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let one = Oneadmin::of(&host);
+    host.put(&dir, "virsh");
     host.run(|| {
-        std::fs::create_dir_all("/usr/local/sbin/macfence.d/macfence/hooks").unwrap();
+        let hooks = "/usr/local/share/macfence/hooks";
+        std::fs::create_dir_all(hooks).unwrap();
         for name in ["ebtables-kvm", "ebtables-flush"] {
-            let link = format!("/usr/local/sbin/macfence.d/macfence/hooks/{name}");
-            symlink("/usr/local/sbin/macfence", link).unwrap();
+            symlink(PROGRAM, format!("{hooks}/{name}")).unwrap();
         }
     });
-    let conf = conf.replace("@datadir@", "/usr/local/sbin/macfence.d");
+    let conf = conf.replace("@datadir@", "/usr/local/share");
     let call = |name: &str| {
-        let path = prepend(&dir, LOGIN_PATH);
-        let said = one.with_path(&path, &command_line(&conf, name, 1), "");
+        let said = one.run(&command_line(&conf, name, 1), "");
         assert_eq!(
             (said.status, &*said.stdout, &*said.stderr),
             (0, "", ""),

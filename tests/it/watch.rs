@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::libvirt::Libvirt;
-use crate::lab::{Host, MACFENCE, domain, fake_virsh, for_everybody, path_with, until};
+use crate::lab::{Host, MACFENCE, domain, fake_virsh, path_with, until};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -305,11 +305,4 @@ fn through_ten_thousand_events_it_stays_as_small_as_it_was() {
         "{kib} KiB at first, {kib_now} in the end"
     );
     assert_eq!(watch.end(), "");
-}
-
-#[test]
-fn who_may_not_listen_is_told_so() {
-    let host = Host::new();
-    let error = host.as_nobody(&for_everybody(), &["watch"], "").error();
-    assert!(error.contains("root can"), "{error}");
 }

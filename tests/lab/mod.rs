@@ -215,6 +215,18 @@ impl Host {
         }
     }
 
+    /// Puts a program of this directory in the place of the system's, for those who look nowhere
+    /// else.
+    pub fn put(&self, dir: &tempfile::TempDir, program: &str) {
+        let place = need(program);
+        let real = dir.path().join(program);
+        script(dir, "put", &format!("exec {} \"$@\"", real.display()));
+        let none: Option<&str> = None;
+        let (put, flags) = (dir.path().join("put"), MsFlags::MS_BIND);
+        let mount = || mount(Some(&put), &place, none, flags, none);
+        self.run(mount).expect("a program");
+    }
+
     /// The whole ruleset of the host, with handles and counters.
     pub fn ruleset(&self) -> String {
         self.ok("nft", &["-a", "list", "ruleset"])
@@ -274,10 +286,16 @@ pub fn replace(file: &str, content: &str) {
     mount(Some(new.path()), file, none, MsFlags::MS_BIND, none).expect(file);
 }
 
-/// Installs macfence, in the mount namespace of the caller.
+/// Installs macfence and its entry points, in the mount namespace of the caller.
 pub fn install() {
-    tmpfs("/usr/local/sbin");
-    std::fs::copy(MACFENCE, "/usr/local/sbin/macfence").expect("macfence");
+    tmpfs("/usr/local");
+    std::fs::create_dir_all("/usr/local/sbin").expect("a directory");
+    std::fs::copy(MACFENCE, PROGRAM).expect("macfence");
+    std::fs::create_dir_all(LIBEXEC).expect("a directory");
+    for name in macfence::cli::LINKS {
+        let link = Path::new(LIBEXEC).join(name);
+        std::os::unix::fs::symlink("../../sbin/macfence", link).expect("a link");
+    }
 }
 
 /// Waits until something is so, at most a minute.

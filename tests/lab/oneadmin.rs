@@ -11,6 +11,12 @@ use super::{Host, LOGIN_PATH, Ran, install, need, replace, script, source, tmpfs
 /// Where OpenNebula keeps its drivers and hooks on a host.
 pub const REMOTES: &str = "/var/tmp/one";
 
+/// The file that lets it run something as root.
+pub const SUDOERS: &str = "/etc/sudoers.d/macfence";
+
+/// A directory that it may write to.
+pub const TMP: &str = "/var/tmp/tmp";
+
 const ID: u32 = 9869;
 
 /// What OpenNebula's own `post` and `clean` do in the end: run what is executable beside them with
@@ -37,8 +43,12 @@ impl<'a> Oneadmin<'a> {
             // No shadow entry is looked for where the password is no `x`.
             let line = format!("oneadmin:*:{ID}:{ID}::/:/bin/sh\n");
             replace("/etc/passwd", &(passwd + &line));
+            // Nothing that this machine's own file says may help.
+            replace("/etc/sudoers", "@includedir /etc/sudoers.d\n");
             tmpfs("/etc/sudoers.d");
-            std::fs::copy(share.join("sudoers"), "/etc/sudoers.d/macfence").expect("sudoers");
+            let shipped = std::fs::read_to_string(share.join("sudoers")).expect("sudoers");
+            let filled = shipped.replace("@libexecdir@", "/usr/local/libexec");
+            std::fs::write(SUDOERS, filled).expect("sudoers");
             install();
             tmpfs("/var/tmp");
             for driver in ["bridge", "fw"] {
@@ -57,9 +67,9 @@ impl<'a> Oneadmin<'a> {
                 let shipped = share.join("opennebula/remotes/hooks/macfence").join(name);
                 std::fs::copy(shipped, hooks.join(name)).expect("a hook");
             }
-            std::fs::create_dir("/var/tmp/tmp").expect("a folder");
+            std::fs::create_dir(TMP).expect("a folder");
             let everybody = Permissions::from_mode(0o1777);
-            std::fs::set_permissions("/var/tmp/tmp", everybody).expect("permissions");
+            std::fs::set_permissions(TMP, everybody).expect("permissions");
         });
         Self { host }
     }
@@ -67,15 +77,14 @@ impl<'a> Oneadmin<'a> {
     /// Runs a command line as OpenNebula does through ssh: no terminal, no environment to speak
     /// of, and a shell of its own.
     pub fn run(&self, command_line: &str, stdin: &str) -> Ran {
-        self.with_path(LOGIN_PATH, command_line, stdin)
-    }
-
-    /// Likewise, with another `PATH`.
-    pub fn with_path(&self, path: &str, command_line: &str, stdin: &str) -> Ran {
         let mut command = Command::new("/usr/bin/setsid");
         command.args(["-w", "/bin/sh", "-c", command_line]);
-        command.env_clear().env("TMPDIR", "/var/tmp/tmp");
-        command.env("PATH", path);
+        command.env_clear().env("TMPDIR", TMP);
+        self.exec(command.env("PATH", LOGIN_PATH), stdin)
+    }
+
+    /// Runs a program.
+    pub fn exec(&self, command: &mut Command, stdin: &str) -> Ran {
         self.host
             .exec(command.current_dir("/").uid(ID).gid(ID), stdin)
     }

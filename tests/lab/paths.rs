@@ -10,6 +10,12 @@ use tempfile::TempDir;
 /// The program under test.
 pub const MACFENCE: &str = env!("CARGO_BIN_EXE_macfence");
 
+/// Where a host has it that it is installed on.
+pub const PROGRAM: &str = "/usr/local/sbin/macfence";
+
+/// Where such a host has the entry points that sudo lets others run.
+pub const LIBEXEC: &str = "/usr/local/libexec/macfence";
+
 /// The `PATH` of a login through ssh without a terminal: no system directories.
 pub const LOGIN_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 

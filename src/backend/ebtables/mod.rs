@@ -228,7 +228,7 @@ fn run_singly(part: &[Call], before: usize, all: usize) -> Result<()> {
 
 fn ebtables(table: &str, words: &[&str]) -> Result<Output> {
     // --concurrent: legacy takes no lock against other programs otherwise.
-    process::run_as_root(
+    process::run(
         "ebtables",
         &[&["--concurrent", "-t", table], words].concat(),
         "",
@@ -276,7 +276,7 @@ fn restore(calls: &[Call]) -> Result<Output> {
         };
     }
     let _lock = lock::legacy_ebtables()?;
-    process::run_as_root("ebtables-restore", &["--noflush"], &input)
+    process::run("ebtables-restore", &["--noflush"], &input)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub enum Problem {
     Exists,
     /// Somebody changed the ruleset meanwhile.
     Changed,
-    /// This user may not run nft as root.
+    /// We lack the rights, as root in a container may.
     NoRights,
     /// nft speaks no JSON, or the kernel has no tables of the bridge family.
     Incapable,
@@ -66,8 +66,7 @@ pub enum Problem {
 
 /// nft's words, the first that matches counts. With `Error: ` in front it has found the problem
 /// itself or heard of it from the kernel as the cause of the whole failure.
-const WORDS: [(&str, Problem); 9] = [
-    ("sudo: ", Problem::NoRights),
+const WORDS: [(&str, Problem); 8] = [
     ("Operation not permitted", Problem::NoRights),
     ("JSON support not compiled", Problem::Incapable),
     ("not supported", Problem::Incapable),
@@ -138,12 +137,10 @@ impl Answer {
 /// # Errors
 /// If nft cannot be run.
 pub fn ask(question: &str, detail: Detail) -> Result<Answer> {
-    let output = process::run_as_root("nft", detail.options(), question)?;
-    // nft before 1.1 reads its standard input twice, first in search of JSON. Where sudo logs input
-    // it puts a pipe in between, of which nothing is left the second time, and nft is content.
+    let output = process::run("nft", detail.options(), question)?;
+    // An answer has nft's version at least. Silence must not count as "nothing is there".
     if output.success() && output.stdout.is_empty() {
-        let hint = "nft took no question (does sudo log its input? let it not: !log_input)";
-        return Err(output.failure().context(hint));
+        return Err(output.failure());
     }
     Ok(Answer::of(output))
 }
@@ -153,7 +150,7 @@ pub fn ask(question: &str, detail: Detail) -> Result<Answer> {
 /// # Errors
 /// If nft cannot be run. Of an nft that did not end nobody knows what it has done.
 pub fn load(transaction: &Transaction, detail: Detail) -> Result<Answer> {
-    process::run_as_root("nft", detail.options(), &transaction.to_json()?).map(Answer::of)
+    process::run("nft", detail.options(), &transaction.to_json()?).map(Answer::of)
 }
 
 /// Loads a plan, if there is any.
@@ -199,5 +196,5 @@ pub fn probe() -> Result<Answer> {
         {"add": {"table": {"family": "bridge", "name": "macfence-probe"}}},
         {"list": {"table": {"family": "bridge", "name": "macfence-probe"}}}]}"#;
     let options = [&["-c"], &PLAIN[..]].concat();
-    process::run_as_root("nft", &options, PROBE).map(Answer::of)
+    process::run("nft", &options, PROBE).map(Answer::of)
 }

@@ -32,6 +32,10 @@ pub fn run(config: &Config, entry: Entry) -> Result<()> {
             driver, deploy_id, ..
         } => opennebula::post(config, driver.as_deref(), deploy_id.as_deref()),
         Entry::OneClean { driver, .. } => opennebula::clean(config, driver.as_deref()),
+        Entry::DriverPost { driver, rest } => {
+            opennebula::post(config, Some(&driver), rest.first().map(String::as_str))
+        }
+        Entry::DriverClean { driver, .. } => opennebula::clean(config, Some(&driver)),
         Entry::Libvirt { vm, operation, .. } => libvirt::run(config, &vm, &operation),
     }
 }
