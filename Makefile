@@ -52,6 +52,7 @@ install: build
 	@$(call copy,share/libvirt,$(PREFIX)/share/macfence/libvirt)
 	@$(call copy,share/opennebula,$(PREFIX)/share/macfence/opennebula)
 	@$(call copy,share/systemd,$(PREFIX)/lib/systemd/system)
+	@$(call copy,share/tmpfiles.d,$(PREFIX)/lib/tmpfiles.d)
 	@$(call copy,target/share,$(PREFIX)/share)
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/man/man5" share/man/macfence.toml.5
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/doc/macfence" README.md

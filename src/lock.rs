@@ -6,25 +6,37 @@
 //! which [`crate::source::Hypervisors`] takes first and holds until what was learned is in the
 //! kernel: else the older of two answers could be written last, and a NIC in between be left open.
 //! libvirt's hook asks nobody and never takes it.
+//!
+//! Each lock is on a file in `/run/macfence` that only root can open. Whoever can open a file can
+//! lock it (flock(2)), and whoever holds a lock keeps hooks from fencing VMs. The kernel takes a
+//! lock away from a process that ends; the file stays, empty. Each network namespace has rules of
+//! its own, but those that share one `/run` share the locks too: they wait for each other, which
+//! costs time and nothing else.
 
+use std::fmt;
 use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rustix::io::{FdFlags, fcntl_setfd};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use rustix::fs::{FileType, Mode, OFlags, Uid};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::{fs, process};
 
 /// How long to wait for others. Two hundred hooks at once take some ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is locked for writing: the network namespace itself, of which each has a ruleset of its
-/// own. Whoever may run us can open it, and there is no file that could be left behind, planted
-/// or filled up.
-const NAMESPACE: &str = "/proc/self/ns/net";
+/// Where the locks are. systemd-tmpfiles makes it at boot; where it has not, we do.
+const DIR: &str = "/run/macfence";
 
-/// What is locked for asking: the namespace's list of devices, which it has once as well.
-const DEVICES: &str = "/sys/class/net";
+/// What is locked for reading, comparing and writing the kernel's rules.
+const EXCLUSIVE: &str = "lock";
+
+/// What is locked for asking.
+const ASKING: &str = "asking";
 
 /// What legacy ebtables locks (its `LOCKFILE`), in a folder that is root's.
 const EBTABLES: &str = "/var/lib/ebtables/lock";
@@ -36,22 +48,24 @@ pub struct Lock(File);
 /// Waits until nobody else reads, compares and writes the kernel's rules.
 ///
 /// # Errors
-/// If another process keeps the lock for a minute.
+/// If we are not root, if others can reach the file, or if another process keeps the lock for a
+/// minute.
 pub fn exclusive() -> Result<Lock> {
-    let lock = take(NAMESPACE)?;
+    let lock = take(EXCLUSIVE)?;
     // Programs that we run inherit the lock: should we be killed, it is theirs until they have
-    // done what we told them to. The other
-    // locks are not handed on, as virsh may start a libvirtd that stays.
+    // done what we told them to. The other locks are not handed on, as virsh may start a libvirtd
+    // that stays.
     fcntl_setfd(&lock.0, FdFlags::empty()).context("cannot hand the lock on")?;
     Ok(lock)
 }
 
-/// Waits until nobody else asks a hypervisor or acts on what one answered.
+/// Waits until nobody else asks a hypervisor or acts on what one answered. `None` for who is not
+/// root: `export` prints the answer, and acts on nothing.
 ///
 /// # Errors
-/// If another process keeps the lock for a minute.
-pub(crate) fn asking() -> Result<Lock> {
-    take(DEVICES)
+/// Like [`exclusive`].
+pub(crate) fn asking() -> Result<Option<Lock>> {
+    is_root().then(|| take(ASKING)).transpose()
 }
 
 /// Waits for other programs that change legacy ebtables' rules with `--concurrent`, which
@@ -66,19 +80,85 @@ pub fn legacy_ebtables() -> Result<Option<Lock>> {
         .truncate(false)
         .open(EBTABLES)
     {
-        Ok(file) => wait(file, EBTABLES).map(Some),
+        Ok(file) => wait(file, &EBTABLES, PATIENCE).map(Some),
         Err(_) => Ok(None),
     }
 }
 
-fn take(path: &'static str) -> Result<Lock> {
-    wait(
-        File::open(path).with_context(|| format!("cannot open {path}"))?,
-        path,
-    )
+fn take(name: &str) -> Result<Lock> {
+    let dir = Path::new(DIR);
+    let file = open(dir, name, Uid::ROOT)?;
+    wait(file, &dir.join(name).display(), PATIENCE)
 }
 
-fn wait(file: File, path: &'static str) -> Result<Lock> {
+/// Opens a file that nobody but `owner` can open, in a directory that nobody else can write to.
+/// Makes both where they are missing. Follows no links, whoever has put them there.
+fn open(dir: &Path, name: &str, owner: Uid) -> Result<File> {
+    let opened = directory(dir, owner)?;
+    let path = dir.join(name);
+    let path = path.display();
+    // flock(2) does not ask for the right to write, so this works where /run is read-only.
+    // O_NONBLOCK: opening a pipe would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CREATE;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match fs::openat(&opened, name, flags, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::LOOP) => bail!("{path} is a symbolic link: delete it"),
+        Err(e) => return Err(why(e).context(format!("cannot open {path}"))),
+        Ok(file) => file,
+    };
+    let stat = fs::fstat(&file).with_context(|| format!("cannot look at {path}"))?;
+    let others = Mode::RWXG | Mode::RWXO;
+    ensure!(
+        stat.st_uid == owner.as_raw() && !Mode::from_raw_mode(stat.st_mode).intersects(others),
+        "other users can open {path}: delete it"
+    );
+    Ok(file.into())
+}
+
+/// Opens a directory that nobody but `owner` can write to, and makes it where it is missing.
+fn directory(path: &Path, owner: Uid) -> Result<OwnedFd> {
+    // With O_PATH a link is opened itself, and we see that it is one.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || fs::open(path, flags, Mode::empty());
+    let shown = path.display();
+    let mut opened = open();
+    if matches!(opened, Err(Errno::NOENT)) {
+        match fs::mkdir(path, Mode::RWXU) {
+            // Somebody else was faster.
+            Ok(()) | Err(Errno::EXIST) => opened = open(),
+            Err(e) => return Err(why(e).context(format!("cannot create {shown}"))),
+        }
+    }
+    let dir = opened.map_err(|e| why(e).context(format!("cannot open {shown}")))?;
+    let stat = fs::fstat(&dir).with_context(|| format!("cannot look at {shown}"))?;
+    let unsafe_because = |what: &str| anyhow!("{shown} {what}: delete it, and we make a safe one");
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => {}
+        FileType::Symlink => return Err(unsafe_because("is a symbolic link")),
+        _ => return Err(unsafe_because("is not a directory")),
+    }
+    if stat.st_uid != owner.as_raw() {
+        return Err(unsafe_because("belongs to another user"));
+    }
+    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
+        return Err(unsafe_because("can be changed by other users"));
+    }
+    Ok(dir)
+}
+
+/// Why the kernel refused, in words that say what to do if we know.
+fn why(e: Errno) -> Error {
+    match e {
+        Errno::ACCESS | Errno::PERM if !is_root() => anyhow!("run as root"),
+        _ => e.into(),
+    }
+}
+
+fn is_root() -> bool {
+    process::geteuid().is_root()
+}
+
+fn wait(file: File, path: &dyn fmt::Display, patience: Duration) -> Result<Lock> {
     // Most often nobody has it.
     if file.try_lock().is_ok() {
         return Ok(Lock(file));
@@ -90,27 +170,97 @@ fn wait(file: File, path: &'static str) -> Result<Lock> {
         let locked = file.lock().map(|()| file);
         let _ = sender.send(locked);
     });
-    match receiver.recv_timeout(PATIENCE) {
+    match receiver.recv_timeout(patience) {
         Ok(locked) => Ok(Lock(locked.with_context(|| format!("cannot lock {path}"))?)),
         Err(_) => bail!(
             "another process has held the lock on {path} for {} s (lslocks names it)",
-            PATIENCE.as_secs()
+            patience.as_secs()
         ),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{Permissions, create_dir, metadata, remove_file, set_permissions, write};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    /// What opening the lock in this directory says, as the user who runs the tests.
+    fn refusal(dir: &Path) -> String {
+        let error = open(dir, "lock", process::geteuid()).unwrap_err();
+        format!("{error:#}").replace(&*dir.to_string_lossy(), "DIR")
+    }
 
     #[test]
     fn a_lock_excludes_and_is_given_back() {
-        for path in [NAMESPACE, DEVICES] {
-            let held = take(path).unwrap();
-            let other = File::open(path).unwrap();
-            assert!(other.try_lock().is_err());
-            drop(held);
-            assert!(other.lock().is_ok());
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("macfence");
+        let open = |name| open(&dir, name, process::geteuid()).unwrap();
+        let held = wait(open("lock"), &"it", PATIENCE).unwrap();
+        assert_eq!((mode(&dir), mode(&dir.join("lock"))), (0o700, 0o600));
+        assert!(open("asking").try_lock().is_ok());
+        let error = wait(open("lock"), &"DIR/lock", Duration::ZERO).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "another process has held the lock on DIR/lock for 0 s (lslocks names it)"
+        );
+        drop(held);
+        assert!(wait(open("lock"), &"it", PATIENCE).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_is_not_safe_is_refused_by_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let (real, dir) = (temp.path().join("real"), temp.path().join("dir"));
+        let safe = ": delete it, and we make a safe one";
+        create_dir(&real).unwrap();
+        symlink(&real, &dir).unwrap();
+        assert_eq!(refusal(&dir), format!("DIR is a symbolic link{safe}"));
+        assert_eq!(real.read_dir().unwrap().count(), 0);
+        remove_file(&dir).unwrap();
+        write(&dir, "").unwrap();
+        assert_eq!(refusal(&dir), format!("DIR is not a directory{safe}"));
+        for mode in [0o720, 0o702, 0o1777] {
+            set_permissions(&real, Permissions::from_mode(mode)).unwrap();
+            let expected = format!("DIR can be changed by other users{safe}");
+            assert_eq!(refusal(&real), expected);
         }
+        let somebody = Uid::from_raw(process::geteuid().as_raw() + 1);
+        let error = open(&real, "lock", somebody).unwrap_err().to_string();
+        assert!(error.contains("belongs to another user"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_safe_is_refused_by_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, file) = (temp.path(), temp.path().join("lock"));
+        set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+        symlink(dir.join("elsewhere"), &file).unwrap();
+        assert_eq!(refusal(dir), "DIR/lock is a symbolic link: delete it");
+        assert!(!dir.join("elsewhere").exists());
+        remove_file(&file).unwrap();
+        write(&file, "").unwrap();
+        for mode in [0o640, 0o604] {
+            set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(refusal(dir), "other users can open DIR/lock: delete it");
+        }
+        remove_file(&file).unwrap();
+        create_dir(&file).unwrap();
+        assert!(refusal(dir).starts_with("cannot open DIR/lock: Is a directory"));
+    }
+
+    #[test]
+    fn where_no_directory_can_be_made_the_error_names_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let said = refusal(&temp.path().join("missing/dir"));
+        assert!(
+            said.starts_with("cannot create DIR: No such file"),
+            "{said}"
+        );
     }
 }

@@ -62,7 +62,7 @@ fn known(uri: &str) -> Vec<Box<dyn Hypervisor>> {
 /// answer keeps it until the kernel holds the result, and whoever only prints one drops it first.
 pub struct Hypervisors {
     asked: Vec<Box<dyn Hypervisor>>,
-    _asking: Lock,
+    _asking: Option<Lock>,
 }
 
 impl Hypervisors {

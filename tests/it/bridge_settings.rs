@@ -7,7 +7,6 @@ use macfence::bridge::{Change, Hardened, Weakness, forget, harden, weaknesses};
 use macfence::events::{Event, Events};
 use macfence::mac::MacAddr;
 use macfence::vm::Port;
-use nix::libc;
 
 use crate::lab::frame::{Kind, frame};
 use crate::lab::{Host, Tap, until};
@@ -99,16 +98,6 @@ fn harden_all(host: &Host) -> Hardened {
         .expect("hardened")
 }
 
-/// Does something on the host as a thread without any rights.
-fn as_nobody<R: Send>(host: &Host, work: impl FnOnce() -> R + Send) -> R {
-    host.run(|| {
-        // SAFETY: three numbers; unlike the C library's function it is of this thread only.
-        let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
-        assert_eq!(changed, 0);
-        work()
-    })
-}
-
 #[test]
 fn an_lldp_frame_moves_a_victims_entry_before_the_bridge_is_hardened_and_not_after() {
     let (host, attacker, victim) = host();
@@ -135,7 +124,7 @@ fn a_second_call_sends_nothing() {
     assert_eq!(harden_all(&host).changes.len(), 3);
     assert_eq!(harden_all(&host), Hardened::default());
     // The kernel would refuse whatever this one sends.
-    let again = as_nobody(&host, || harden(&[port("vnet0"), port("vnet1")]));
+    let again = host.run_as_nobody(|| harden(&[port("vnet0"), port("vnet1")]));
     assert_eq!(again.unwrap(), Hardened::default());
 }
 
@@ -265,16 +254,16 @@ fn who_may_not_change_a_bridge_is_told_what_and_by_whom() {
     let harden_one = || harden(&[port("vnet0")]);
     let end = ": Operation not permitted (os error 1): run as root";
     assert_eq!(
-        refused(as_nobody(&host, harden_one).unwrap_err()),
+        refused(host.run_as_nobody(harden_one).unwrap_err()),
         format!("cannot set no_linklocal_learn of bridge \"br0\"{end}")
     );
     host.ip("link set dev br0 type bridge no_linklocal_learn 1\n");
     assert_eq!(
-        refused(as_nobody(&host, harden_one).unwrap_err()),
+        refused(host.run_as_nobody(harden_one).unwrap_err()),
         format!("cannot set BPDU guard of port \"vnet0\"{end}")
     );
     assert_eq!(
-        refused(as_nobody(&host, || forget(&port("vnet0"))).unwrap_err()),
+        refused(host.run_as_nobody(|| forget(&port("vnet0"))).unwrap_err()),
         format!("cannot delete the addresses learned at port \"vnet0\"{end}")
     );
 }

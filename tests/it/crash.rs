@@ -24,7 +24,7 @@ fn xml(vm: usize) -> String {
 
 /// Waits until nobody who was told to change rules is still at it.
 fn settle(host: &Host) {
-    host.ok("flock", &["/proc/self/ns/net", "true"]);
+    host.ok("flock", &["/run/macfence/lock", "true"]);
 }
 
 /// Kills a command at points spread over its run, and half of the times what it has started too.

@@ -15,6 +15,7 @@ const FILES: &str = "\
 644 lib/systemd/system/macfence-sync.service
 644 lib/systemd/system/macfence.service
 644 lib/systemd/system/nftables.service.d/macfence.conf
+644 lib/tmpfiles.d/macfence.conf
 777 libexec/macfence/driver-clean
 777 libexec/macfence/driver-post
 777 libexec/macfence/ebtables-flush

@@ -1,6 +1,5 @@
 //! libvirt's own hook: a domain is fenced before its guest runs, and not started if it cannot be.
 
-use std::fs::File;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -186,7 +185,7 @@ fn whoever_asks_waits_for_others_who_ask_and_libvirts_hook_does_not() {
     host.ports("br0", &["one-1-0"]);
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     let virsh = fake_virsh(&[("one-1", &xml)]);
-    let asking = host.run(|| File::open("/sys/class/net").unwrap());
+    let asking = host.lock_file("asking");
     asking.lock().unwrap();
     call(&host, &["one-1", "start", "begin", "-"], &xml).quiet();
     call(&host, &["one-1", "reconnect", "begin", "-"], &xml).quiet();
@@ -204,7 +203,7 @@ fn whoever_asks_waits_for_others_who_ask_and_libvirts_hook_does_not() {
         check.join().unwrap().quiet();
     });
     // The kernel is asked, and told, by programs that tell whether the lock is held meanwhile.
-    let says = "flock -n /sys/class/net true; echo $? >>$0.log; exec /usr/sbin/nft \"$@\"";
+    let says = "flock -n /run/macfence/asking true; echo $? >>$0.log; exec /usr/sbin/nft \"$@\"";
     script(&virsh, "nft", says);
     let free = |args: &[&str]| {
         let mut command = Command::new(MACFENCE);

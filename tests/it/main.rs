@@ -21,6 +21,7 @@ mod hypervisor;
 mod install;
 mod legacy;
 mod libvirt_hook;
+mod locks;
 mod metrics;
 mod migrate;
 mod names;

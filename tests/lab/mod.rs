@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -25,6 +25,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 pub use paths::*;
+
+/// Where macfence's locks are.
+pub const LOCKS: &str = "/run/macfence";
 
 /// A host: a network and a mount namespace, kept alive by these two files.
 pub struct Host {
@@ -85,6 +88,32 @@ impl Host {
             inside
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Does something on the host as a user without any rights.
+    pub fn run_as_nobody<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.run(|| {
+            // Unlike the C library's functions these change one thread only.
+            let id = 65534;
+            // SAFETY: numbers, and a list without entries.
+            let changed = unsafe {
+                libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>())
+                    | libc::syscall(libc::SYS_setresgid, id, id, id)
+                    | libc::syscall(libc::SYS_setresuid, id, id, id)
+            };
+            assert_eq!(changed, 0);
+            work()
+        })
+    }
+
+    /// The file of one of macfence's locks.
+    pub fn lock_file(&self, name: &str) -> File {
+        self.run(|| {
+            let _ = std::fs::DirBuilder::new().mode(0o700).create(LOCKS);
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).mode(0o600);
+            options.open(Path::new(LOCKS).join(name)).expect(name)
         })
     }
 

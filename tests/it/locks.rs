@@ -1,0 +1,195 @@
+//! One change at a time, and nobody but root can hold others up.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use macfence::lock::exclusive;
+use nix::mount::{MsFlags, mount};
+
+use crate::lab::{Host, IS_LOADING, LOCKS, MACFENCE, domain, macfence_with, need, script, until};
+
+const LOCK: &str = "/run/macfence/lock";
+const ASKING: &str = "/run/macfence/asking";
+
+/// A host, and the XML of a VM there.
+fn host() -> (Host, String) {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["one-1-0"]);
+    let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
+    (host, xml)
+}
+
+/// Whether anybody holds this lock.
+fn is_held(host: &Host, path: &str) -> bool {
+    host.run(|| File::open(path).unwrap().try_lock().is_err())
+}
+
+#[test]
+fn a_user_who_locks_all_that_he_can_keeps_no_hook_waiting() {
+    let (host, xml) = host();
+    host.apply(&xml).ok();
+    host.macfence(["check"]);
+    // The first two are what version 0.1 locked: there, each hook failed after a minute. (We are a
+    // thread of a program that is not on the host: for us it is no /proc/self.)
+    let paths = [
+        "/proc/thread-self/ns/net",
+        "/sys/class/net",
+        "/run",
+        LOCKS,
+        LOCK,
+        ASKING,
+    ];
+    let held: Vec<_> = paths
+        .into_iter()
+        .filter_map(|path| Some((path, host.run_as_nobody(|| File::open(path)).ok()?)))
+        .map(|(path, file)| {
+            file.try_lock().unwrap();
+            (path, file)
+        })
+        .collect();
+    let names: Vec<_> = held.iter().map(|(path, _)| *path).collect();
+    assert_eq!(names, paths[..3]);
+    let begun = Instant::now();
+    host.macfence_reading(&xml, ["hook", "libvirt", "one-1", "start", "begin", "-"])
+        .ok();
+    host.macfence(["remove", "one-1"]).ok();
+    host.apply(&xml).ok();
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!(host.fenced(), ["one-1"]);
+    // They were held all the time.
+    assert!(names.iter().all(|path| is_held(&host, path)));
+}
+
+#[test]
+fn a_user_without_rights_is_told_to_be_root() {
+    let (host, xml) = host();
+    let refused = || {
+        let error = host.run_as_nobody(exclusive).unwrap_err();
+        format!("{error:#}")
+    };
+    assert_eq!(refused(), "cannot create /run/macfence: run as root");
+    host.apply(&xml).ok();
+    assert_eq!(refused(), "cannot open /run/macfence/lock: run as root");
+}
+
+#[test]
+fn a_link_is_named_and_not_followed_and_a_directory_of_a_user_is_not_used() {
+    let (host, xml) = host();
+    let target = Path::new("/run/target");
+    let is_refused = |because: &str| {
+        let before = host.generation();
+        let error = host.apply(&xml).error();
+        assert!(error.contains(because), "{error}");
+        assert_eq!(host.generation(), before);
+    };
+    host.run(|| {
+        fs::create_dir(LOCKS).unwrap();
+        symlink(target, LOCK).unwrap();
+    });
+    is_refused("/run/macfence/lock is a symbolic link: delete it");
+    assert!(!host.run(|| target.exists()));
+    host.run(|| {
+        fs::remove_dir_all(LOCKS).unwrap();
+        fs::create_dir(target).unwrap();
+        symlink(target, LOCKS).unwrap();
+    });
+    is_refused("/run/macfence is a symbolic link: delete it");
+    assert_eq!(host.run(|| target.read_dir().unwrap().count()), 0);
+    host.run(|| {
+        fs::remove_file(LOCKS).unwrap();
+        fs::create_dir(LOCKS).unwrap();
+        chown(LOCKS, Some(65534), Some(65534)).unwrap();
+    });
+    is_refused("/run/macfence belongs to another user: delete it");
+    host.run(|| fs::remove_dir(LOCKS).unwrap());
+    host.apply(&xml).ok();
+    let mode = |path| host.run(|| fs::metadata(path).unwrap().mode() & 0o7777);
+    assert_eq!((mode(LOCKS), mode(LOCK)), (0o700, 0o600));
+}
+
+#[test]
+fn a_run_that_cannot_be_written_to_is_named() {
+    let (host, xml) = host();
+    let remount = |options: &str, flags: MsFlags| {
+        let none: Option<&str> = None;
+        let flags = MsFlags::MS_REMOUNT | flags;
+        host.run(|| mount(none, "/run", none, flags, Some(options)).unwrap());
+    };
+    let fails = |words: &str| {
+        let error = host.apply(&xml).error();
+        assert!(error.contains(words), "{error}");
+    };
+    remount("nr_inodes=1", MsFlags::empty());
+    fails("cannot create /run/macfence: No space left on device");
+    remount("nr_inodes=2", MsFlags::empty());
+    fails("cannot open /run/macfence/lock: No space left on device");
+    remount("nr_inodes=100", MsFlags::MS_RDONLY);
+    fails("cannot open /run/macfence/lock: Read-only file system");
+    remount("nr_inodes=100", MsFlags::empty());
+    host.apply(&xml).ok();
+    // Once the files are there, nothing more is written.
+    remount("nr_inodes=100", MsFlags::MS_RDONLY);
+    host.macfence(["remove", "one-1"]).ok();
+    assert!(host.fenced().is_empty());
+}
+
+#[test]
+fn who_is_killed_holds_no_lock_once_what_it_has_started_has_ended() {
+    let (host, xml) = host();
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let says = format!(
+        "{IS_LOADING} && echo $$ >{0}.new && mv {0}.new {0} && exec sleep 1000; exec {1} \"$@\"",
+        pid.display(),
+        need("nft").display()
+    );
+    script(&dir, "nft", &says);
+    let file = dir.path().join("xml");
+    fs::write(&file, &xml).unwrap();
+    let mut apply = macfence_with(&dir);
+    apply.arg("apply").arg("--xml").arg(&file);
+    let mut apply = host.run(|| apply.spawn().unwrap());
+    until("nft loads", || pid.exists());
+    apply.kill().unwrap();
+    apply.wait().unwrap();
+    // nft has what it needs, and may still change the rules.
+    assert!(is_held(&host, LOCK));
+    let nft = fs::read_to_string(pid).unwrap();
+    host.ok("kill", &["-KILL", nft.trim()]);
+    let begun = Instant::now();
+    host.apply(&xml).ok();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn whoever_shares_run_waits_for_the_others_in_whatever_network_namespace() {
+    let (host, _) = host();
+    let lock = host.lock_file("lock");
+    for inside in [&[][..], &["unshare", "--net"]] {
+        let mut command = inside.to_vec();
+        command.extend([MACFENCE, "flush"]);
+        lock.lock().unwrap();
+        let mut flush = host.run(|| {
+            let mut flush = Command::new(command[0]);
+            flush.args(&command[1..]).stderr(Stdio::piped());
+            flush.spawn().unwrap()
+        });
+        thread::sleep(Duration::from_millis(500));
+        assert!(flush.try_wait().unwrap().is_none(), "{command:?}");
+        lock.unlock().unwrap();
+        let mut said = String::new();
+        flush
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert!(flush.wait().unwrap().success(), "{command:?}: {said}");
+    }
+}
