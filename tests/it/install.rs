@@ -1,11 +1,13 @@
 //! What `make install` puts on a host, and what it says there.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
 use clap::{CommandFactory, Parser};
-use macfence::cli::Cli;
+use macfence::cli::{Cli, LINKS};
 use macfence::config::Config;
 
 use crate::lab::{Host, Ran, built, need, source};
@@ -130,7 +132,23 @@ fn make_install_puts_each_file_in_its_place_and_uninstall_takes_it_away() {
 
     need("visudo");
     let sudoers = root.join("etc/sudoers.d/macfence");
-    host.ok("visudo", &["-c", "-f", sudoers.to_str().unwrap()]);
+    host.ok("visudo", &["-c", "-s", "-f", sudoers.to_str().unwrap()]);
+    let sudoers = fs::read_to_string(sudoers).unwrap();
+    let libexec = root.join("usr/libexec/macfence");
+    for name in LINKS {
+        let path = format!("/usr/libexec/macfence/{name}");
+        let allowed = sudoers.split([' ', ',', '\n']).any(|word| word == path);
+        assert!(allowed, "{path}: {sudoers}");
+        let link = libexec.join(name);
+        assert!(link.canonicalize().unwrap().starts_with(root));
+        // No entry point takes an argument that is not UTF-8.
+        let wrong = OsStr::from_bytes(b"\xff");
+        hook_is(name, host.exec(Command::new(link).arg(wrong), ""));
+    }
+    // It names no other path.
+    let rules = sudoers.lines().filter(|line| !line.starts_with(['#', 'D']));
+    let paths = rules.flat_map(|line| line.matches('/')).count();
+    assert_eq!(paths, LINKS.len() * 4, "{sudoers}");
     let mut left = Command::new("grep");
     let ran = host.exec(left.args(["-rIE", "@[a-z]+@"]).arg(root), "");
     assert_eq!((ran.status, &*ran.stdout), (1, ""));
@@ -239,7 +257,8 @@ fn pages(host: &Host, command: &clap::Command, name: &str) {
     ] {
         assert!(page.contains(&words), "{words}: {page}");
     }
-    for subcommand in command.get_subcommands() {
+    let shown = command.get_subcommands().filter(|c| !c.is_hide_set());
+    for subcommand in shown {
         pages(
             host,
             subcommand,

@@ -156,6 +156,10 @@ fn the_rpm_installs_and_goes_again() {
             debian.run(&format!("/usr/share/macfence/hooks/{name} 1 2")),
         );
     }
+    for call in ["ebtables-kvm 1 2", "driver-post", "driver-clean"] {
+        let name = call.split(' ').next().unwrap();
+        hook_is(name, debian.run(&format!("/usr/libexec/macfence/{call}")));
+    }
     run(&["-e", "macfence"]);
     let mut left = debian.files();
     left.retain(|path| path.contains("macfence"));
