@@ -233,7 +233,7 @@ fn sudo_runs_nothing_but_the_entry_points() {
 }
 
 /// Variables that would have a say, if they came through.
-fn hostile() -> [(&'static str, String); 12] {
+fn hostile() -> [(&'static str, String); 14] {
     [
         ("PATH", prepend(TMP, LOGIN_PATH)),
         ("LD_PRELOAD", format!("{TMP}/evil.so")),
@@ -247,6 +247,8 @@ fn hostile() -> [(&'static str, String); 12] {
         ("TMPDIR", TMP.to_owned()),
         ("MACFENCE_CONFIG", "/etc/shadow".to_owned()),
         ("ENV", format!("{TMP}/evil")),
+        ("LANG", "de_DE.UTF-8".to_owned()),
+        ("TZ", "Mars".to_owned()),
     ]
 }
 
