@@ -75,6 +75,15 @@ fn each_entry_point_works_for_oneadmin() {
         one.run(&format!("{PROGRAM} {call}"), &template()).quiet();
         is_fenced(fences);
     }
+    // The paths themselves, without sudo.
+    let path = entry("driver-clean");
+    one.run(&format!("{path} bridge host1"), &template())
+        .quiet();
+    is_fenced(false);
+    let path = entry("driver-post");
+    let call = format!("{path} bridge one-42 host1");
+    one.run(&call, &template()).quiet();
+    is_fenced(true);
     host.unplug("one-42-0");
     one.run(&format!("{PROGRAM} hook ebtables-flush"), "")
         .quiet();
@@ -289,6 +298,13 @@ fn no_variable_of_oneadmins_environment_gets_to_root() {
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     names.sort();
     assert_eq!(names, ["LC_ALL", "PATH"], "{env}");
+    // Nor by way of sudo's own arguments, though this site allows it.
+    let flush = entry("ebtables-flush");
+    for args in [["-E", &*flush], ["PATH=/var/tmp/tmp", &flush]] {
+        let ran = sudo(&one, &args, "");
+        assert_ne!(ran.status, 0, "{ran:?}");
+        assert!(ran.stderr.contains("not allowed to"), "{ran:?}");
+    }
     // What sudo itself lets through, before macfence has a say.
     host.run(|| {
         std::fs::remove_file(entry("one-clean")).unwrap();

@@ -249,9 +249,10 @@ impl Host {
     pub fn put(&self, dir: &tempfile::TempDir, program: &str) {
         let place = need(program);
         let real = dir.path().join(program);
-        script(dir, "put", &format!("exec {} \"$@\"", real.display()));
+        let name = format!("{program}-there");
+        script(dir, &name, &format!("exec {} \"$@\"", real.display()));
         let none: Option<&str> = None;
-        let (put, flags) = (dir.path().join("put"), MsFlags::MS_BIND);
+        let (put, flags) = (dir.path().join(&name), MsFlags::MS_BIND);
         let mount = || mount(Some(&put), &place, none, flags, none);
         self.run(mount).expect("a program");
     }
