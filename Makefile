@@ -59,6 +59,8 @@ install: build
 	@$(call copy,docs,$(PREFIX)/share/doc/macfence/docs)
 	@$(call keep,644,share/macfence.toml,/etc/macfence.toml)
 	@$(call keep,440,share/sudoers,/etc/sudoers.d/macfence)
+	@! grep -qsE '^Cmnd_Alias MACFENCE = .*/nft ' "$(DESTDIR)/etc/sudoers.d/macfence" || \
+	  echo "warning: /etc/sudoers.d/macfence is version 0.1's: it lets oneadmin read root's files; delete it and run make install again"
 
 # Deletes what `install` puts elsewhere, so that there is one list of files.
 uninstall: build
