@@ -1,11 +1,14 @@
 //! Every subcommand and flag; the comments are the help text.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, Error};
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend;
 use crate::mac::{MacPrefix, PrefixLen};
+use crate::quote::beginning;
 use crate::vm::VmName;
 
 /// Keep the virtual machines of different virtual networks apart on shared Linux bridges
@@ -18,6 +21,28 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line. Ends the process where it is wrong, and where it asks for help.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        Self::try_parse_from(arguments).unwrap_or_else(|e| short(e).exit())
+    }
+}
+
+/// An argument may be as long as the kernel lets it be, 128 KiB: only its beginning is quoted.
+fn short(mut error: Error) -> Error {
+    for kind in [
+        ContextKind::InvalidValue,
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+    ] {
+        if let Some(ContextValue::String(value)) = error.get(kind) {
+            let value = ContextValue::String(beginning(value));
+            error.insert(kind, value);
+        }
+    }
+    error
 }
 
 /// Flags that go with any subcommand; they override the configuration file.
@@ -195,3 +220,26 @@ pub const LINKS: [&str; 7] = [
     "driver-post",
     "driver-clean",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_argument_is_not_quoted_as_a_whole() {
+        let long = "x".repeat(100_000);
+        for words in [
+            &["apply", &long][..],
+            &["hook", "ebtables-kvm", &long],
+            &["hook", "ebtables-flush", &long],
+            &["--prefix-len", &long, "sync"],
+            &["--trusted", &long, "sync"],
+            &["--backend", &long, "sync"],
+            &[&long],
+        ] {
+            let words = ["macfence"].iter().chain(words);
+            let error = short(Cli::try_parse_from(words).unwrap_err()).to_string();
+            assert!(error.contains("xxx...") && error.len() < 1_000, "{error}");
+        }
+    }
+}

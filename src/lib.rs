@@ -21,6 +21,7 @@
 //! - [`commands`] has one file for each subcommand; [`cli`] has every flag; [`config`] what they
 //!   mean together with the configuration file; [`exit`] the exit statuses.
 //! - [`privilege`] has other users' calls made as root, or refuses them.
+//! - [`quote`] shortens foreign text for messages.
 //! - [`process`] and [`lock`] deal with other programs and other processes, [`events`] with what the
 //!   kernel tells of changes.
 //!
@@ -43,6 +44,7 @@ pub mod mac;
 pub mod policy;
 pub mod privilege;
 pub mod process;
+pub mod quote;
 pub mod report;
 pub mod source;
 pub mod survey;

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::quote::quoted;
+
 /// An Ethernet (EUI-48) address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr([u8; 6]);
@@ -64,9 +66,13 @@ impl FromStr for MacAddr {
                 .next()
                 .filter(|g| matches!(g.len(), 1 | 2) && g.bytes().all(|b| b.is_ascii_hexdigit()))
                 .and_then(|g| u8::from_str_radix(g, 16).ok())
-                .with_context(|| format!("{text:?} is not a MAC address"))?;
+                .with_context(|| format!("{} is not a MAC address", quoted(text)))?;
         }
-        ensure!(groups.next().is_none(), "{text:?} is not a MAC address");
+        ensure!(
+            groups.next().is_none(),
+            "{} is not a MAC address",
+            quoted(text)
+        );
         Ok(Self(bytes))
     }
 }
@@ -119,7 +125,7 @@ impl FromStr for PrefixLen {
 
     fn from_str(text: &str) -> Result<Self> {
         text.parse::<i64>()
-            .with_context(|| format!("{text:?} is not a prefix length in bits"))?
+            .with_context(|| format!("{} is not a prefix length in bits", quoted(text)))?
             .try_into()
     }
 }
@@ -186,17 +192,23 @@ impl FromStr for MacPrefix {
     /// multicast prefix or the all-zero address is refused: no frame comes from one.
     fn from_str(text: &str) -> Result<Self> {
         let (mac, len) = match text.split_once('/') {
-            Some((mac, len)) => (mac, len.parse().with_context(|| format!("in {text:?}"))?),
+            Some((mac, len)) => (
+                mac,
+                len.parse()
+                    .with_context(|| format!("in {}", quoted(text)))?,
+            ),
             None => (text, PrefixLen::FULL),
         };
         let mac: MacAddr = mac.parse()?;
         ensure!(
             !mac.is_multicast(),
-            "{text:?} is a multicast address, which sends nothing"
+            "{} is a multicast address, which sends nothing",
+            quoted(text)
         );
         ensure!(
             !mac.is_zero() || len != PrefixLen::FULL,
-            "{text:?} is the all-zero address, which sends nothing"
+            "{} is the all-zero address, which sends nothing",
+            quoted(text)
         );
         Ok(Self::of(mac, len))
     }

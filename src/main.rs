@@ -5,12 +5,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use macfence::cli::{Cli, LINKS};
 use macfence::{commands, report};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(arguments());
+    let cli = Cli::read(arguments());
     let on_failure = commands::exit_on_failure(&cli.command);
     let exit = commands::run(cli).unwrap_or_else(|e| {
         report::error(&e);

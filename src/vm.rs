@@ -9,12 +9,17 @@ use std::str::FromStr;
 use anyhow::{Error, Result, bail, ensure};
 
 use crate::mac::MacAddr;
+use crate::quote::quoted;
 
-/// The name of a VM, as its hypervisor knows it. Not empty; any other text.
+/// The name of a VM, as its hypervisor knows it. Neither empty nor long; any other text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmName(String);
 
 impl VmName {
+    /// The longest name, in bytes: that of a file (`NAME_MAX`), as libvirt and Xen name files after
+    /// a VM. OpenNebula takes 128. nft may take fewer, which its backend says.
+    pub const MAX_LEN: usize = 255;
+
     /// The name as text. It may hold control characters: print it with `{:?}`, or in a table
     /// through [`fmt::Display`], which escapes them.
     pub fn as_str(&self) -> &str {
@@ -27,6 +32,12 @@ impl FromStr for VmName {
 
     fn from_str(text: &str) -> Result<Self> {
         ensure!(!text.is_empty(), "a VM's name is empty");
+        ensure!(
+            text.len() <= Self::MAX_LEN,
+            "the VM's name {} is longer than {} bytes",
+            quoted(text),
+            Self::MAX_LEN
+        );
         Ok(Self(text.to_owned()))
     }
 }
@@ -69,7 +80,8 @@ impl FromStr for Port {
         ensure!(len > 0, "a port's name is empty");
         ensure!(
             len <= Self::MAX_LEN,
-            "port name {text:?} is longer than {} bytes",
+            "port name {} is longer than {} bytes",
+            quoted(text),
             Self::MAX_LEN
         );
         ensure!(
@@ -285,6 +297,20 @@ mod tests {
             "fifteen-bytes-x",
         ] {
             assert_eq!(text.parse::<Port>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_name_is_as_long_as_that_of_a_file_and_a_long_one_is_not_quoted_as_a_whole() {
+        for len in [255, 256, 10 << 20] {
+            let name = "x".repeat(len).parse::<VmName>();
+            assert_eq!(name.is_ok(), len == 255);
+            if let Err(e) = name {
+                let begins = format!("the VM's name \"{}\"...", "x".repeat(100));
+                assert_eq!(e.to_string(), begins + " is longer than 255 bytes");
+            }
+            let error = "x".repeat(len).parse::<Port>().unwrap_err().to_string();
+            assert!(error.len() < 200, "{error}");
         }
     }
 

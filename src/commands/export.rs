@@ -9,6 +9,7 @@ use crate::bridge;
 use crate::cli::Vms;
 use crate::config::Config;
 use crate::policy::{Policy, Unfenced};
+use crate::quote::quoted;
 use crate::report;
 use crate::vm::{Nic, Place};
 
@@ -31,7 +32,10 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
                      it is left out"
                 )),
                 Unfenced::OtherBridge(port, bridge) => note(config, || {
-                    format!("VM {name:?}: port \"{port}\" is on {bridge:?}; it is left out")
+                    format!(
+                        "VM {name:?}: port \"{port}\" is on {}; it is left out",
+                        quoted(&bridge)
+                    )
                 }),
                 Unfenced::NotAVms(port, what) => report::warning(&format!(
                     "VM {name:?}: port \"{port}\" is {what}, which no VM has; it is left out"

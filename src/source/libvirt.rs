@@ -6,6 +6,7 @@ use roxmltree::Node;
 use super::limits;
 pub use super::limits::DOMAIN_TEXT as XML_LIMIT;
 use super::xml::Format;
+use crate::quote::{beginning, quoted};
 use crate::vm::{Nic, Vm};
 
 pub(super) const FORMAT: Format = Format {
@@ -28,7 +29,7 @@ pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
     ensure!(
         domain.has_tag_name("domain"),
         "not domain XML: its root is <{}>",
-        limits::beginning(domain.tag_name().name())
+        beginning(domain.tag_name().name())
     );
     let name = child(domain, "name")
         .and_then(|name| name.text())
@@ -67,16 +68,22 @@ fn nic(interface: Node<'_, '_>) -> Result<Result<Nic, String>> {
     if !TYPES_WITH_PORT.contains(&kind) {
         let who = mac.unwrap_or("without an address");
         return Ok(Err(format!(
-            "the interface {who:?} of type {:?} has no port on a bridge",
-            limits::beginning(kind)
+            "the interface {} of type {} has no port on a bridge",
+            quoted(who),
+            quoted(kind)
         )));
     }
     let Some(port) = attribute("target", "dev") else {
-        let who = mac.map(|mac| format!(" {mac:?}")).unwrap_or_default();
+        let who = mac
+            .map(|mac| format!(" {}", quoted(mac)))
+            .unwrap_or_default();
         return Ok(Err(format!("the interface{who} has no target device")));
     };
     let Some(mac) = mac else {
-        return Ok(Err(format!("the interface {port:?} has no MAC address")));
+        return Ok(Err(format!(
+            "the interface {} has no MAC address",
+            quoted(port)
+        )));
     };
     let bridge = attribute("source", "bridge").map(str::to_owned);
     Nic::new(port.parse()?, mac.parse()?, bridge).map(Ok)

@@ -16,6 +16,7 @@ pub use super::limits::TEMPLATE_TEXT as TEXT_LIMIT;
 use super::xml::Format;
 use super::{Kind, is_uuid, limits};
 use crate::mac::MacAddr;
+use crate::quote::{beginning, quoted};
 use crate::vm::{Asked, Nic, Vm, VmName};
 
 const FORMAT: Format = Format {
@@ -92,13 +93,12 @@ impl Template {
         ensure!(
             vm.has_tag_name("VM"),
             "not a VM template: its root is <{}>",
-            limits::beginning(vm.tag_name().name())
+            beginning(vm.tag_name().name())
         );
         let id = text(vm, "ID").context("the VM template has no ID")?;
-        let id = id.parse().with_context(|| {
-            let id = limits::beginning(id);
-            format!("the VM template's ID {id:?} is not a number")
-        })?;
+        let id = id
+            .parse()
+            .with_context(|| format!("the VM template's ID {} is not a number", quoted(id)))?;
         let mut nics = Vec::new();
         let mut portless_hotplug = false;
         for device in within(vm, "TEMPLATE").flat_map(|template| template.children()) {
@@ -142,7 +142,8 @@ impl Template {
         let is_another = is_ours(name) && name != own;
         ensure!(
             !is_another,
-            "the deploy id {name:?} is another VM's: this template is that of {own:?}"
+            "the deploy id {} is another VM's: this template is that of {own:?}",
+            quoted(name)
         );
         name.parse()
     }
@@ -191,7 +192,7 @@ impl Template {
             known.entry(nic.mac).or_default().push(nic.port.to_string());
         }
         for nic in self.meant_nics(driver) {
-            let who = format!("NIC {}", nic.id);
+            let who = format!("NIC {}", beginning(&nic.id));
             let Some(mac) = nic.mac else {
                 vm.skipped.push(format!("{who} has no MAC address"));
                 continue;
@@ -244,7 +245,7 @@ impl TemplateNic {
         let id = owned("NIC_ID").unwrap_or_default();
         let mac = text(nic, "MAC").map(str::parse).transpose();
         Ok(Self {
-            mac: mac.with_context(|| format!("NIC {id}"))?,
+            mac: mac.with_context(|| format!("NIC {}", beginning(&id)))?,
             id,
             driver: owned("VN_MAD").unwrap_or_default(),
             bridge: owned("BRIDGE"),

@@ -12,6 +12,7 @@ use roxmltree::Node;
 use super::xml::Part;
 use super::{Hypervisor, Kind, Running, is_uuid, libvirt, limits};
 use crate::process;
+use crate::quote;
 use crate::vm::{Vm, VmName};
 
 /// One argument of a program holds at most 128 KiB (`MAX_ARG_STRLEN`), which is 4,500 names like
@@ -214,10 +215,11 @@ fn ask_for(uri: &str, script: &str, count: usize, answer: &mut Answer) -> Result
     match process::run_patiently("virsh", &["-q", "-c", uri, script], limit) {
         Ok(output) => {
             let (described, rest) = domains(&output.stdout);
-            let rest: String = rest.trim().chars().take(60).collect();
+            let rest = rest.trim();
             ensure!(
                 rest.is_empty(),
-                "virsh printed what is not domain XML: {rest:?}"
+                "virsh printed what is not domain XML: {}",
+                quote::quoted(rest)
             );
             // virsh goes on after a domain that it does not know, and its status is that of the last.
             if !output.success() || described.len() != count {

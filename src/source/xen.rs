@@ -8,6 +8,7 @@ use super::limits::{self, DOMAINS, NICS, TABLE_TEXT};
 use super::{Hypervisor, Kind, Running};
 use crate::bridge;
 use crate::process;
+use crate::quote::quoted;
 use crate::vm::{Nic, Port, Vm, VmName};
 
 /// What Xen's library says where its hypervisor does not answer (`tools/libs/call/linux.c`).
@@ -105,8 +106,9 @@ fn domid(name: &VmName) -> Result<u32> {
     let said = said.trim();
     said.parse().with_context(|| {
         format!(
-            "Xen's number for the domain {:?} is {said:?}",
-            name.as_str()
+            "Xen's number for the domain {:?} is {}",
+            name.as_str(),
+            quoted(said)
         )
     })
 }
@@ -134,7 +136,7 @@ pub fn domains(listing: &str) -> Result<Vec<(VmName, u32)>> {
     limits::check_text(TABLE, listing, TABLE_TEXT)?;
     let mut domains = Vec::new();
     for line in listing.lines().filter(|line| !line.trim().is_empty()) {
-        let unknown = || format!("Xen listed a domain as {:?}", limits::beginning(line));
+        let unknown = || format!("Xen listed a domain as {}", quoted(line));
         let mut rest = line.trim_end();
         let mut last = "";
         for _ in 0..5 {
@@ -170,7 +172,7 @@ pub type Interface<'a> = Result<(u32, &'a str), String>;
 pub fn interfaces(listing: &str) -> Result<Vec<Interface<'_>>> {
     limits::check_text(TABLE, listing, TABLE_TEXT)?;
     let lines = listing.lines().filter(|line| !line.trim().is_empty());
-    let unknown = |line| format!("Xen listed an interface as {:?}", limits::beginning(line));
+    let unknown = |line| format!("Xen listed an interface as {}", quoted(line));
     (1..)
         .zip(lines.filter(|line| !line.starts_with("Idx")))
         .map(|(count, line)| {

@@ -12,6 +12,7 @@ use quick_xml::events::{BytesStart, Event};
 use roxmltree::Document;
 
 use super::limits;
+use crate::quote::beginning;
 
 /// A kind of document, in the words of error messages.
 #[derive(Debug)]
@@ -100,7 +101,7 @@ impl Format {
 
     /// The parsers' messages may quote text of any length.
     fn refuse(&self, why: &dyn std::error::Error) -> Error {
-        anyhow!("{}: {}", self.not_it, limits::beginning(&why.to_string()))
+        anyhow!("{}: {}", self.not_it, beginning(&why.to_string()))
     }
 }
 

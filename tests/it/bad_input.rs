@@ -4,6 +4,9 @@ mod too_much;
 
 use std::process::Command;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
 use crate::lab::{Host, IS_LOADING, MACFENCE, Ran, domain, for_everybody, macfence_with, script};
 
 const A: &str = "02:00:c0:a8:00:05";
@@ -163,6 +166,35 @@ fn names_that_are_too_long_for_the_kernel() {
     refused(&host, &["too long"], |host| {
         host.macfence(["remove", &long])
     });
+}
+
+#[test]
+fn of_a_value_of_megabytes_only_the_beginning_is_quoted() {
+    let host = host();
+    let long = "x".repeat(3 << 20);
+    let beginning = format!("\"{}\"...", "x".repeat(100));
+    for (name, mac, port, words) in [
+        (&*long, A, "vnet0", "is longer than 255 bytes"),
+        ("a", A, &*long, "is longer than 15 bytes"),
+        ("a", &*long, "vnet0", "is not a MAC address"),
+    ] {
+        let xml = domain(name, &[(mac, port, "br0")]);
+        refused(&host, &[&beginning, words], |host| host.apply(&xml));
+    }
+    let nic = format!("<NIC><NIC_ID>{long}</NIC_ID><MAC>{long}</MAC></NIC>");
+    let template = format!("<VM><ID>1</ID><TEMPLATE>{nic}</TEMPLATE></VM>");
+    refused(&host, &["NIC xxx", &beginning], |host| {
+        one_post(host, &template)
+    });
+    let deploy_id = format!("<VM><ID>1</ID><DEPLOY_ID>{long}</DEPLOY_ID></VM>");
+    refused(&host, &[&beginning, "255 bytes"], |host| {
+        one_post(host, &deploy_id)
+    });
+}
+
+fn one_post(host: &Host, template: &str) -> Ran {
+    let template = BASE64_STANDARD.encode(template);
+    host.macfence_reading(&template, ["hook", "one-post"])
 }
 
 #[test]
