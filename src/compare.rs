@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::fence::{ActualFence, ActualGuard, Fence, Hears, Keep, Merged};
+use crate::fence::{ActualFence, ActualGuard, Fence, Guard, Hears, Keep, Merged};
 use crate::mac::MacAddr;
 use crate::vm::{Port, VmName};
 
@@ -125,14 +125,7 @@ fn differences<'a>(
         let now = actual.clone().filter(|now| now.port == guard.port);
         for now in now.clone() {
             others.extend(now.defects.iter().cloned());
-            if now.queries && !guard.queries {
-                others.push(format!("port \"{}\" may send multicast queries", now.port));
-            } else if guard.queries && !now.queries {
-                others.push(format!(
-                    "port \"{}\" may not send multicast queries",
-                    now.port
-                ));
-            }
+            others.extend(other_differences(guard, now));
         }
         let macs = now.clone().flat_map(|now| &now.macs);
         let hears = now.flat_map(|now| &now.hears);
@@ -156,6 +149,50 @@ fn differences<'a>(
         .iter()
         .map(|what| format!("a rule too many that lets {what}"));
     missing.chain(surplus).chain(others).collect()
+}
+
+/// What a guard has otherwise than it should, besides who sends and who is heard, each in words.
+fn other_differences(should: &Guard, now: &ActualGuard) -> Vec<String> {
+    let port = &now.port;
+    let may = |may: bool| if may { "may" } else { "may not" };
+    let mut found = Vec::new();
+    if now.queries != should.queries {
+        let may = may(now.queries);
+        found.push(format!("port \"{port}\" {may} send multicast queries"));
+    }
+    if now.extra_macs != should.extra_macs {
+        let macs = or_nobody(&now.extra_macs);
+        found.push(format!("port \"{port}\" may also send as {macs}"));
+    }
+    match (&now.addresses, &should.addresses) {
+        (None, None) => {}
+        (None, Some(_)) => found.push(format!("port \"{port}\" may use any IP address")),
+        (Some(_), None) => found.push(format!("port \"{port}\" has an address guard")),
+        (Some(now), Some(should_be)) => {
+            if now.meant(should.senders()).as_ref() != Some(should_be) {
+                found.push(format!(
+                    "the address guard of port \"{port}\" lets other IP addresses pass"
+                ));
+            }
+        }
+    }
+    if now.dhcp_guard != should.dhcp_guard {
+        let may = may(!now.dhcp_guard);
+        found.push(format!("port \"{port}\" {may} be a DHCP server"));
+    }
+    if now.ra_guard != should.ra_guard {
+        let may = may(!now.ra_guard);
+        found.push(format!("port \"{port}\" {may} be an IPv6 router"));
+    }
+    found
+}
+
+fn or_nobody(macs: &[MacAddr]) -> String {
+    if macs.is_empty() {
+        return "nobody".to_owned();
+    }
+    let macs: Vec<_> = macs.iter().map(ToString::to_string).collect();
+    macs.join(", ")
 }
 
 /// The one that should be there, if it is not, and all others.

@@ -3,9 +3,12 @@
 //!
 //! Pure: knows neither a hypervisor nor a firewall, and starts no process.
 
+mod addresses;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
+pub use self::addresses::{ActualAddresses, ActualIpv6, Addresses, LinkLocal};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::{Port, VmName};
 
@@ -14,14 +17,48 @@ use crate::vm::{Port, VmName};
 pub struct Guard {
     /// The port.
     pub port: Port,
-    /// The only source address that frames from the port may carry. Stops a VM that pretends to be
-    /// another one.
+    /// The NIC's own address. Frames from the port may carry no other source address but the extra
+    /// ones. Stops a VM that pretends to be another one.
     pub mac: MacAddr,
+    /// Further source addresses, sorted, each once: of nested guests, of macvlan devices, of VRRP.
+    pub extra_macs: Vec<MacAddr>,
     /// Which senders' frames may reach the port.
     pub hears: Hears,
     /// Whether the VM may send IGMP and MLD queries, as a multicast router does. Stops a VM that
     /// makes the bridge wait for answers of other networks' VMs, which do not hear the query.
     pub queries: bool,
+    /// The only IP addresses that the VM may use, if they are guarded. Stops a VM that takes
+    /// another's IP address under its own MAC address.
+    pub addresses: Option<Addresses>,
+    /// Whether what a DHCP or DHCPv6 server sends is dropped. Stops a VM that gives its neighbours
+    /// false addresses and routers.
+    pub dhcp_guard: bool,
+    /// Whether IPv6 router advertisements and redirects are dropped. Stops a VM that makes itself its
+    /// neighbours' router.
+    pub ra_guard: bool,
+}
+
+impl Guard {
+    /// A guard that filters nothing but who sends and who is heard.
+    pub fn new(port: Port, mac: MacAddr, hears: Hears) -> Self {
+        Self {
+            port,
+            mac,
+            extra_macs: Vec::new(),
+            hears,
+            queries: false,
+            addresses: None,
+            dhcp_guard: false,
+            ra_guard: false,
+        }
+    }
+
+    /// All addresses that frames from the port may carry, the NIC's own first.
+    pub fn senders(&self) -> impl Iterator<Item = MacAddr> {
+        [self.mac]
+            .into_iter()
+            .chain(self.extra_macs.iter().copied())
+    }
 }
 
 /// Which senders' frames may reach a port.
@@ -36,17 +73,26 @@ pub enum Hears {
         prefix: MacPrefix,
         /// Who else may be heard, sorted, each once.
         trusted: Vec<MacPrefix>,
+        /// Ports of the host itself, sorted, each once: what comes in through them is heard whatever
+        /// its source address.
+        trusted_ports: Vec<Port>,
     },
 }
 
 impl fmt::Display for Hears {
-    /// `02:00:c0:a8:00:00/40 or 00:16:3e:00:00:01/48`.
+    /// `02:00:c0:a8:00:00/40 or 00:16:3e:00:00:01/48 or what comes in through "br0b"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all networks"),
-            Self::Network { prefix, trusted } => {
+            Self::Network {
+                prefix,
+                trusted,
+                trusted_ports,
+            } => {
                 write!(f, "{prefix}")?;
-                trusted.iter().try_for_each(|who| write!(f, " or {who}"))
+                trusted.iter().try_for_each(|who| write!(f, " or {who}"))?;
+                let mut ports = trusted_ports.iter();
+                ports.try_for_each(|port| write!(f, " or what comes in through \"{port}\""))
             }
         }
     }
@@ -163,12 +209,20 @@ impl Fence {
 pub struct ActualGuard {
     /// The port.
     pub port: Port,
-    /// The addresses that frames from the port must carry.
+    /// The addresses that frames from the port must carry: of each rule the NIC's own.
     pub macs: Vec<MacAddr>,
+    /// The further addresses that frames from the port may carry.
+    pub extra_macs: Vec<MacAddr>,
     /// Whom the port hears.
     pub hears: Vec<Hears>,
     /// Whether queries may come from the port.
     pub queries: bool,
+    /// What is said about the IP addresses that the VM may use; `None` if they are not guarded.
+    pub addresses: Option<ActualAddresses>,
+    /// Whether what a DHCP server sends is dropped.
+    pub dhcp_guard: bool,
+    /// Whether router advertisements are dropped.
+    pub ra_guard: bool,
     /// Rules that a guard like this has and that are missing, or the other way round, each in
     /// words. A guard of an earlier version lacks some.
     pub defects: Vec<String>,
@@ -184,6 +238,8 @@ pub struct Dropped {
     pub spoofed: Option<u64>,
     /// To the port, from another network, or from a trusted sender there to somebody else.
     pub foreign: Option<u64>,
+    /// From the port, under an IP address that is not its own, or in another's role.
+    pub forged: Option<u64>,
 }
 
 impl ActualGuard {
@@ -192,8 +248,12 @@ impl ActualGuard {
         Self {
             port,
             macs: Vec::new(),
+            extra_macs: Vec::new(),
             hears: Vec::new(),
             queries: false,
+            addresses: None,
+            dhcp_guard: false,
+            ra_guard: false,
             defects: Vec::new(),
             dropped: Dropped::default(),
         }
@@ -206,13 +266,23 @@ impl ActualGuard {
     }
 
     /// The guard that the rules were made for, if they tell: they name one address and say in one
-    /// way who is heard. The same rule twice says nothing else than once.
+    /// way who is heard and what IP addresses the VM may use. The same rule twice says nothing else
+    /// than once.
     pub fn meant(&self) -> Option<Guard> {
+        let mac = *the_only(&self.macs)?;
+        let senders = [mac].into_iter().chain(self.extra_macs.iter().copied());
         Some(Guard {
             port: self.port.clone(),
-            mac: *the_only(&self.macs)?,
+            mac,
+            extra_macs: self.extra_macs.clone(),
             hears: the_only(&self.hears)?.clone(),
             queries: self.queries,
+            addresses: match &self.addresses {
+                Some(said) => Some(said.meant(senders)?),
+                None => None,
+            },
+            dhcp_guard: self.dhcp_guard,
+            ra_guard: self.ra_guard,
         })
     }
 

@@ -91,14 +91,16 @@ impl Policy {
     /// The guard in front of a NIC's port.
     pub fn guard(&self, nic: &Nic) -> Guard {
         Guard {
-            port: nic.port.clone(),
-            mac: nic.mac,
-            hears: if nic.hears_all() && self.isolation != Isolation::Always {
-                Hears::All
-            } else {
-                self.own_network(nic)
-            },
             queries: self.multicast_querier,
+            ..Guard::new(
+                nic.port.clone(),
+                nic.mac,
+                if nic.hears_all() && self.isolation != Isolation::Always {
+                    Hears::All
+                } else {
+                    self.own_network(nic)
+                },
+            )
         }
     }
 
@@ -109,6 +111,7 @@ impl Policy {
         Hears::Network {
             prefix: MacPrefix::of(nic.mac, self.prefix_len),
             trusted,
+            trusted_ports: Vec::new(),
         }
     }
 }
@@ -133,6 +136,7 @@ mod tests {
         Hears::Network {
             prefix: prefix.parse().unwrap(),
             trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+            trusted_ports: Vec::new(),
         }
     }
 
@@ -142,12 +146,11 @@ mod tests {
         let (fence, unfenced) = Policy::default()
             .fence(&vm, |_| Ok(Place::Nic("br0".into())))
             .unwrap();
-        let guard = Guard {
-            port: "one-1-0".parse().unwrap(),
-            mac: "02:00:c0:a8:00:05".parse().unwrap(),
-            hears: network("02:00:c0:a8:00:00/40", &[]),
-            queries: false,
-        };
+        let guard = Guard::new(
+            "one-1-0".parse().unwrap(),
+            "02:00:c0:a8:00:05".parse().unwrap(),
+            network("02:00:c0:a8:00:00/40", &[]),
+        );
         assert_eq!(fence.guards, [guard]);
         assert_eq!(unfenced, []);
     }

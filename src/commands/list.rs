@@ -11,7 +11,7 @@ use super::shared::{owners, print, warn_of_the_other_kind};
 use crate::backend::{self, Backend};
 use crate::bridge;
 use crate::config::Config;
-use crate::fence::{ActualFence, ActualGuard, Hears};
+use crate::fence::{ActualFence, ActualGuard, Addresses, Hears, LinkLocal};
 use crate::report;
 use crate::source::Hypervisors;
 use crate::vm::{Port, VmName};
@@ -33,7 +33,20 @@ struct NicRow {
     prefix: Option<String>,
     #[serde(skip)]
     hears_all: bool,
+    extra_macs: Vec<String>,
+    trusted_ports: Vec<String>,
+    /// `null` where the VM may use any, or the rules do not tell.
+    addresses: Option<AddressesRow>,
     dropped: Dropped,
+}
+
+/// The IP addresses that a VM may use.
+#[derive(Debug, Serialize)]
+struct AddressesRow {
+    ipv4: Vec<String>,
+    ipv6: Vec<String>,
+    /// `eui64` or `any`.
+    link_local: &'static str,
 }
 
 /// Dropped packets; `null` where nobody counts, or where the rule is missing.
@@ -41,6 +54,7 @@ struct NicRow {
 struct Dropped {
     spoofed: Option<u64>,
     foreign: Option<u64>,
+    forged: Option<u64>,
 }
 
 /// Runs it.
@@ -145,17 +159,46 @@ fn row(fence: ActualFence) -> Result<Row> {
 fn nic_row(guard: &ActualGuard) -> Result<NicRow> {
     let network = guard.hears.iter().find_map(|hears| match hears {
         Hears::All => None,
-        Hears::Network { prefix, .. } => Some(prefix.to_string()),
+        Hears::Network {
+            prefix,
+            trusted_ports,
+            ..
+        } => Some((prefix.to_string(), trusted_ports.as_slice())),
     });
+    let (prefix, trusted_ports) = network.unzip();
+    let senders = guard.macs.iter().take(1).chain(&guard.extra_macs).copied();
+    let addresses = guard.addresses.as_ref();
+    let addresses = addresses.and_then(|said| said.meant(senders));
     Ok(NicRow {
         port: guard.port.to_string(),
         bridge: bridge::of(&guard.port)?,
         mac: guard.macs.first().map(ToString::to_string),
-        hears_all: network.is_none() && guard.hears.contains(&Hears::All),
-        prefix: network,
+        hears_all: prefix.is_none() && guard.hears.contains(&Hears::All),
+        prefix,
+        extra_macs: texts(&guard.extra_macs),
+        trusted_ports: texts(trusted_ports.unwrap_or_default()),
+        addresses: addresses.as_ref().map(AddressesRow::of),
         dropped: Dropped {
             spoofed: guard.dropped.spoofed,
             foreign: guard.dropped.foreign,
+            forged: guard.dropped.forged,
         },
     })
+}
+
+impl AddressesRow {
+    fn of(addresses: &Addresses) -> Self {
+        Self {
+            ipv4: texts(&addresses.v4),
+            ipv6: texts(&addresses.v6),
+            link_local: match addresses.link_local {
+                LinkLocal::Eui64 => "eui64",
+                LinkLocal::Any => "any",
+            },
+        }
+    }
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(T::to_string).collect()
 }

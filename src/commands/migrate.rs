@@ -176,6 +176,7 @@ mod tests {
         let network = |prefix: &&str| Hears::Network {
             prefix: prefix.parse().unwrap(),
             trusted: Vec::new(),
+            trusted_ports: Vec::new(),
         };
         ActualGuard {
             macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),

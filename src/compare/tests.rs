@@ -8,6 +8,7 @@ fn network(prefix: &str) -> Hears {
     Hears::Network {
         prefix: prefix.parse().unwrap(),
         trusted: Vec::new(),
+        trusted_ports: Vec::new(),
     }
 }
 
@@ -17,12 +18,7 @@ fn own() -> Hears {
 
 /// The fence of VM `a`, with the same guard at each of these ports.
 fn desired(ports: &[&str]) -> Fence {
-    let guard = |port: &&str| Guard {
-        port: port.parse().unwrap(),
-        mac: MAC.parse().unwrap(),
-        hears: own(),
-        queries: false,
-    };
+    let guard = |port: &&str| Guard::new(port.parse().unwrap(), MAC.parse().unwrap(), own());
     Fence {
         vm: "a".parse().unwrap(),
         guards: ports.iter().map(guard).collect(),

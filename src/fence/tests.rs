@@ -7,16 +7,12 @@ fn network() -> Hears {
     Hears::Network {
         prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
         trusted: Vec::new(),
+        trusted_ports: Vec::new(),
     }
 }
 
 fn guard(port: &str, mac: &str, hears: Hears) -> Guard {
-    Guard {
-        port: port.parse().unwrap(),
-        mac: mac.parse().unwrap(),
-        hears,
-        queries: false,
-    }
+    Guard::new(port.parse().unwrap(), mac.parse().unwrap(), hears)
 }
 
 fn actual(port: &str, macs: &[&str], hears: &[Hears]) -> ActualGuard {

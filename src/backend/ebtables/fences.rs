@@ -72,6 +72,7 @@ fn guard(port: &Port, rules: &[(&Rule, Option<Counters>)], igmp: Igmp) -> Actual
                 guard.hears.push(Hears::Network {
                     prefix: *own,
                     trusted: trusted(&rule.action),
+                    trusted_ports: Vec::new(),
                 });
                 count(&mut guard.dropped.foreign);
             }

@@ -57,7 +57,10 @@ impl Rule {
             rule(PREROUTING, groups, Action::Chain(Content::Meddling(igmp)))
         });
         rules.push(rule(INPUT, control(), Action::Drop));
-        if let Hears::Network { prefix, trusted } = &guard.hears {
+        if let Hears::Network {
+            prefix, trusted, ..
+        } = &guard.hears
+        {
             let content = Content::Foreign {
                 queries: Some(igmp),
                 trusted: trusted.clone(),
@@ -99,13 +102,16 @@ mod tests {
 
     fn words(trusted: &[&str], queries: bool) -> Vec<String> {
         let guard = Guard {
-            port: "a".parse().unwrap(),
-            mac: "02:00:c0:a8:00:05".parse().unwrap(),
-            hears: Hears::Network {
-                prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
-                trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
-            },
             queries,
+            ..Guard::new(
+                "a".parse().unwrap(),
+                "02:00:c0:a8:00:05".parse().unwrap(),
+                Hears::Network {
+                    prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
+                    trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+                    trusted_ports: Vec::new(),
+                },
+            )
         };
         let words = |rule: &Rule| {
             let target = match &rule.action {
@@ -151,10 +157,12 @@ mod tests {
     #[test]
     fn every_rule_is_ours_where_it_is_written() {
         let guard = Guard {
-            port: "a".parse().unwrap(),
-            mac: "02:00:c0:a8:00:05".parse().unwrap(),
-            hears: Hears::All,
             queries: true,
+            ..Guard::new(
+                "a".parse().unwrap(),
+                "02:00:c0:a8:00:05".parse().unwrap(),
+                Hears::All,
+            )
         };
         for rule in Rule::of(&guard, Igmp::ByType) {
             assert!(rule.shape.places().contains(&rule.place), "{rule:?}");

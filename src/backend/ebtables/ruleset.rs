@@ -225,12 +225,11 @@ mod tests {
         let fences = fences::of(&ruleset);
         assert_eq!(fences.len(), 1);
         let guard = &fences[0].guards[0];
-        let expected = Guard {
-            port: "a".parse().unwrap(),
-            mac: "02:00:c0:a8:00:05".parse().unwrap(),
-            hears: network("02:00:c0:a8:00:00/40", &["00:16:3e:00:00:01"]),
-            queries: false,
-        };
+        let expected = Guard::new(
+            "a".parse().unwrap(),
+            "02:00:c0:a8:00:05".parse().unwrap(),
+            network("02:00:c0:a8:00:00/40", &["00:16:3e:00:00:01"]),
+        );
         assert_eq!(guard.meant(), Some(expected));
         assert_eq!(guard.dropped.foreign, Some(3));
         assert_eq!(guard.dropped.spoofed, Some(5));
@@ -240,6 +239,7 @@ mod tests {
         Hears::Network {
             prefix: prefix.parse().unwrap(),
             trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+            trusted_ports: Vec::new(),
         }
     }
 

@@ -18,8 +18,10 @@
 //! }
 //! ```
 
+mod address_guard;
 pub mod chain_name;
 mod listing;
+mod matching;
 mod plan;
 mod program;
 mod query;
@@ -27,6 +29,7 @@ mod rule;
 pub mod ruleset;
 mod single;
 mod skeleton;
+mod spelling;
 mod statement;
 mod transaction;
 
@@ -109,6 +112,7 @@ impl Backend for Nft {
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {
+        fence.guards.iter().try_for_each(address_guard::check)?;
         ChainName::of(&fence.vm).map(drop)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::address_guard::{self, Check};
 use crate::fence::{ActualGuard, Guard, Hears};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::Port;
@@ -9,12 +10,12 @@ use crate::vm::Port;
 /// One rule in a VM's chain. All of them only drop, so their order does not matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Drops a frame from the port under another source address than the NIC's.
+    /// Drops a frame from the port under a source address that is not the VM's.
     Spoofed {
         /// Where the frame comes from.
         port: Port,
-        /// The only source address that it may carry.
-        mac: MacAddr,
+        /// The only source addresses that it may carry, the NIC's own first.
+        senders: Vec<MacAddr>,
         /// Whether the port hears all networks. Remembered here, because otherwise a port without
         /// the rule `Foreign` has lost it.
         hears_all: bool,
@@ -35,6 +36,8 @@ pub enum Rule {
         own: MacPrefix,
         /// Who else may be heard.
         trusted: Vec<MacPrefix>,
+        /// What comes in through these ports may be heard, too.
+        trusted_ports: Vec<Port>,
     },
     /// Drops a unicast frame to the port from a sender outside the NIC's network, that is from a
     /// trusted one, if it is for another address. A bridge floods a frame to an address that it
@@ -44,8 +47,15 @@ pub enum Rule {
         port: Port,
         /// The NIC's network.
         own: MacPrefix,
-        /// The NIC's address.
-        mac: MacAddr,
+        /// The VM's addresses.
+        receivers: Vec<MacAddr>,
+    },
+    /// Drops a frame from the port that the address guard does not let pass.
+    Forged {
+        /// Where the frame comes from.
+        port: Port,
+        /// What is dropped.
+        check: Check,
     },
 }
 
@@ -56,7 +66,7 @@ impl Rule {
         let mut rules = vec![
             Self::Spoofed {
                 port: port(),
-                mac: guard.mac,
+                senders: guard.senders().collect(),
                 hears_all: guard.hears == Hears::All,
             },
             Self::Meddling {
@@ -64,20 +74,31 @@ impl Rule {
                 queries: guard.queries,
             },
         ];
-        if let Hears::Network { prefix, trusted } = &guard.hears {
+        if let Hears::Network {
+            prefix,
+            trusted,
+            trusted_ports,
+        } = &guard.hears
+        {
             rules.push(Self::Foreign {
                 port: port(),
                 own: *prefix,
                 trusted: trusted.clone(),
+                trusted_ports: trusted_ports.clone(),
             });
-            if !trusted.is_empty() {
+            if !trusted.is_empty() || !trusted_ports.is_empty() {
                 rules.push(Self::Overheard {
                     port: port(),
                     own: *prefix,
-                    mac: guard.mac,
+                    receivers: guard.senders().collect(),
                 });
             }
         }
+        let checks = address_guard::checks(guard).into_iter();
+        rules.extend(checks.map(|check| Self::Forged {
+            port: port(),
+            check,
+        }));
         rules
     }
 
@@ -87,7 +108,8 @@ impl Rule {
             Self::Spoofed { port, .. }
             | Self::Meddling { port, .. }
             | Self::Foreign { port, .. }
-            | Self::Overheard { port, .. } => port,
+            | Self::Overheard { port, .. }
+            | Self::Forged { port, .. } => port,
         }
     }
 
@@ -95,7 +117,9 @@ impl Rule {
     #[cfg(test)]
     fn places(&self) -> &'static [&'static str] {
         match self {
-            Self::Spoofed { .. } | Self::Meddling { .. } => &["prerouting", "input"],
+            Self::Spoofed { .. } | Self::Meddling { .. } | Self::Forged { .. } => {
+                &["prerouting", "input"]
+            }
             Self::Foreign { .. } | Self::Overheard { .. } => &["forward"],
         }
     }
@@ -110,8 +134,15 @@ impl Rule {
             Self::Overheard { .. } => {
                 format!("no rule against frames of trusted senders to others, out to \"{port}\"")
             }
-            // Told by what the guard says.
-            Self::Spoofed { .. } | Self::Foreign { .. } => String::new(),
+            Self::Forged { check, .. } => {
+                format!("no rule against \"{}\" from \"{port}\"", check.name())
+            }
+            Self::Spoofed { .. } => {
+                format!("rules that contradict each other about who sends from \"{port}\"")
+            }
+            Self::Foreign { .. } => {
+                format!("rules that contradict each other about who is heard at \"{port}\"")
+            }
         }
     }
 }
@@ -133,56 +164,65 @@ pub fn guards<'a>(rules: impl Iterator<Item = (&'a Rule, u64)>) -> Vec<ActualGua
 
 fn guard(port: &Port, rules: &[(&Rule, u64)]) -> ActualGuard {
     let mut guard = ActualGuard::none(port.clone());
-    let mut extras = Vec::new();
     for (rule, packets) in rules {
         let count = |dropped: &mut Option<u64>| {
             *dropped = Some(dropped.unwrap_or_default() + packets);
         };
         match rule {
-            Rule::Spoofed { mac, hears_all, .. } => {
-                guard.macs.push(*mac);
+            Rule::Spoofed {
+                senders, hears_all, ..
+            } => {
+                let mut senders = senders.iter().copied();
+                guard.macs.extend(senders.next());
+                guard.extra_macs.extend(senders);
                 guard.hears.extend(hears_all.then_some(Hears::All));
                 count(&mut guard.dropped.spoofed);
             }
-            Rule::Foreign { own, trusted, .. } => {
+            Rule::Foreign {
+                own,
+                trusted,
+                trusted_ports,
+                ..
+            } => {
                 guard.hears.push(Hears::Network {
                     prefix: *own,
                     trusted: trusted.clone(),
+                    trusted_ports: trusted_ports.clone(),
                 });
                 count(&mut guard.dropped.foreign);
             }
-            Rule::Meddling { queries, .. } => {
-                guard.queries |= queries;
-                extras.push(*rule);
-            }
-            Rule::Overheard { .. } => {
-                extras.push(*rule);
-                count(&mut guard.dropped.foreign);
+            Rule::Meddling { queries, .. } => guard.queries |= queries,
+            Rule::Overheard { .. } => count(&mut guard.dropped.foreign),
+            Rule::Forged { check, .. } => {
+                check.tell(&mut guard);
+                count(&mut guard.dropped.forged);
             }
         }
     }
-    guard.defects = defects(&guard, extras);
+    guard.extra_macs.sort_unstable();
+    guard.extra_macs.dedup();
+    guard.defects = defects(&guard, rules);
     guard
 }
 
 /// What is missing beside the address and who is heard, and what is too much, each in words.
-fn defects(guard: &ActualGuard, mut extras: Vec<&Rule>) -> Vec<String> {
-    let meant = guard.meant().map(|meant| Rule::of(&meant));
+fn defects(guard: &ActualGuard, rules: &[(&Rule, u64)]) -> Vec<String> {
+    let Some(meant) = guard.meant() else {
+        return Vec::new();
+    };
+    let mut rules: Vec<_> = rules.iter().map(|(rule, _)| *rule).collect();
     let mut defects = Vec::new();
-    for rule in meant.iter().flatten() {
-        if matches!(rule, Rule::Meddling { .. } | Rule::Overheard { .. }) {
-            match extras.iter().position(|extra| *extra == rule) {
-                Some(index) => drop(extras.remove(index)),
-                None => defects.push(rule.lack()),
-            }
+    for rule in Rule::of(&meant) {
+        match rules.iter().position(|actual| **actual == rule) {
+            Some(index) => drop(rules.remove(index)),
+            None => defects.push(rule.lack()),
         }
     }
-    if meant.is_some() && !extras.is_empty() {
-        defects.push(format!(
-            "{} rules too many for port \"{}\"",
-            extras.len(),
-            guard.port
-        ));
+    // A second rule about the address or the network shows in the guard itself.
+    rules.retain(|rule| !matches!(rule, Rule::Spoofed { .. } | Rule::Foreign { .. }));
+    if !rules.is_empty() {
+        let (surplus, port) = (rules.len(), &guard.port);
+        defects.push(format!("{surplus} rules too many for port \"{port}\""));
     }
     defects
 }
@@ -193,18 +233,18 @@ mod tests {
     use super::*;
 
     fn guard(hears: Hears) -> Guard {
-        Guard {
-            port: "one-1-0".parse().unwrap(),
-            mac: "02:00:c0:a8:00:05".parse().unwrap(),
+        Guard::new(
+            "one-1-0".parse().unwrap(),
+            "02:00:c0:a8:00:05".parse().unwrap(),
             hears,
-            queries: false,
-        }
+        )
     }
 
     fn network(trusted: &[&str]) -> Hears {
         Hears::Network {
             prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
             trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+            trusted_ports: Vec::new(),
         }
     }
 
@@ -274,7 +314,7 @@ mod tests {
         let chains = Skeleton::read().unwrap().chains();
         for rule in Rule::of(&guard(network(&[ROUTER]))) {
             let key = match rule {
-                Rule::Spoofed { .. } | Rule::Meddling { .. } => "iifname",
+                Rule::Spoofed { .. } | Rule::Meddling { .. } | Rule::Forged { .. } => "iifname",
                 Rule::Foreign { .. } | Rule::Overheard { .. } => "oifname",
             };
             for place in rule.places() {

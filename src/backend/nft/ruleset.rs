@@ -10,6 +10,7 @@ use super::chain_name::ChainName;
 use super::listing::{Listing, VerdictMap};
 use super::rule::{self, Rule};
 use super::skeleton::{self, FAMILY_NAME, PORTS, TABLE};
+use super::spelling;
 use super::statement;
 use crate::fence::{ActualFence, ActualGuard};
 use crate::vm::Port;
@@ -111,7 +112,7 @@ impl Ruleset {
         Ok(())
     }
 
-    fn read_rule(&mut self, rule: Value) {
+    fn read_rule(&mut self, mut rule: Value) {
         // A rule that the crate does not know is somebody else's: only its place matters.
         let Some(name) = rule.get("chain").and_then(Value::as_str) else {
             return;
@@ -123,6 +124,7 @@ impl Ruleset {
         };
         let handle = rule.get("handle").and_then(Value::as_u64);
         if let Some(handle) = handle.and_then(|handle| handle.try_into().ok()) {
+            spelling::unify(&mut rule);
             let rule = serde_json::from_value::<NftRule>(rule).ok();
             let rule = rule.and_then(|rule| statement::parse(&rule.expr, rule.comment.as_deref()));
             self.chains
@@ -253,15 +255,15 @@ mod tests {
     }
 
     fn guard(trusted: &[&str]) -> Guard {
-        Guard {
-            port: "one-1-0".parse().unwrap(),
-            mac: "02:00:c0:a8:00:05".parse().unwrap(),
-            hears: Hears::Network {
+        Guard::new(
+            "one-1-0".parse().unwrap(),
+            "02:00:c0:a8:00:05".parse().unwrap(),
+            Hears::Network {
                 prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
                 trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+                trusted_ports: Vec::new(),
             },
-            queries: false,
-        }
+        )
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 
 use nftables::expr::{BinaryOperation, Expression, Meta, MetaKey, NamedExpression};
-use nftables::expr::{Payload, PayloadField};
 use nftables::stmt::{AnonymousCounter, Counter, JumpTarget, Match, Operator, Statement};
 
+use super::address_guard::Check;
+use super::matching::{and, count_and_drop, field, is, is_not, meta, passes, text};
 use super::rule::Rule;
 use super::skeleton::MEDDLING;
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
@@ -28,20 +29,19 @@ const NONE: MacAddr = MacAddr::new([0; 6]);
 
 /// The comment on a rule, if it has one.
 pub fn comment(rule: &Rule) -> Option<Cow<'static, str>> {
-    let hears_all = matches!(
-        rule,
+    match rule {
         Rule::Spoofed {
-            hears_all: true,
-            ..
-        }
-    );
-    hears_all.then_some(Cow::Borrowed(HEARS_ALL))
+            hears_all: true, ..
+        } => Some(Cow::Borrowed(HEARS_ALL)),
+        Rule::Forged { check, .. } => Some(Cow::Borrowed(check.name())),
+        _ => None,
+    }
 }
 
 /// The statements of a rule.
 pub fn of(rule: &Rule) -> Vec<Statement<'static>> {
     match rule {
-        Rule::Spoofed { port, mac, .. } => drop_spoofed(port, *mac),
+        Rule::Spoofed { port, senders, .. } => drop_spoofed(port, senders),
         Rule::Meddling {
             port,
             queries: false,
@@ -50,19 +50,29 @@ pub fn of(rule: &Rule) -> Vec<Statement<'static>> {
             port,
             queries: true,
         } => drop_control(port),
-        Rule::Foreign { port, own, trusted } => drop_foreign(port, *own, trusted),
-        Rule::Overheard { port, own, mac } => drop_overheard(port, *own, *mac),
+        Rule::Foreign {
+            port,
+            own,
+            trusted,
+            trusted_ports,
+        } => drop_foreign(port, *own, trusted, trusted_ports),
+        Rule::Overheard {
+            port,
+            own,
+            receivers,
+        } => drop_overheard(port, *own, receivers),
+        Rule::Forged { port, check } => drop_forged(port, check),
     }
 }
 
-/// `iifname PORT ether saddr != MAC`: stops a VM that sends under another's address, be it to
-/// receive the other's frames or to be heard in the other's network.
-fn drop_spoofed(port: &Port, mac: MacAddr) -> Vec<Statement<'static>> {
-    let sender = MacPrefix::of(mac, PrefixLen::FULL);
-    count_and_drop(vec![
-        passes(MetaKey::Iifname, port),
-        sender_is_not_in(sender),
-    ])
+/// `iifname PORT ether saddr != MAC`, and so for each further address that the VM may use: stops a VM
+/// that sends under another's address, be it to receive the other's frames or to be heard in the
+/// other's network.
+fn drop_spoofed(port: &Port, senders: &[MacAddr]) -> Vec<Statement<'static>> {
+    let mut matches = vec![passes(MetaKey::Iifname, port)];
+    let senders = senders.iter();
+    matches.extend(senders.map(|mac| sender_is_not_in(MacPrefix::of(*mac, PrefixLen::FULL))));
+    count_and_drop(matches)
 }
 
 /// `iifname PORT meta pkttype multicast jump meddling`: stops a VM that makes itself the root bridge,
@@ -73,7 +83,7 @@ fn drop_meddling(port: &Port) -> Vec<Statement<'static>> {
     let target = Cow::Borrowed(MEDDLING);
     vec![
         passes(MetaKey::Iifname, port),
-        meta(MetaKey::Pkttype, "multicast"),
+        is(meta(MetaKey::Pkttype), text("multicast")),
         Statement::Jump(JumpTarget { target }),
     ]
 }
@@ -87,100 +97,71 @@ fn drop_control(port: &Port) -> Vec<Statement<'static>> {
     ])
 }
 
-/// `oifname PORT ether saddr & MASK != NETWORK`, and so for each trusted prefix: stops a VM that
-/// listens to the broadcasts, floods and neighbours of other networks.
-fn drop_foreign(port: &Port, own: MacPrefix, trusted: &[MacPrefix]) -> Vec<Statement<'static>> {
+/// `oifname PORT ether saddr & MASK != NETWORK`, and so for each trusted prefix and each trusted port:
+/// stops a VM that listens to the broadcasts, floods and neighbours of other networks.
+fn drop_foreign(
+    port: &Port,
+    own: MacPrefix,
+    trusted: &[MacPrefix],
+    trusted_ports: &[Port],
+) -> Vec<Statement<'static>> {
     let mut matches = vec![passes(MetaKey::Oifname, port), sender_is_not_in(own)];
     matches.extend(trusted.iter().copied().map(sender_is_not_in));
+    matches.extend(trusted_ports.iter().map(comes_not_through));
     count_and_drop(matches)
 }
 
 /// `oifname PORT ether saddr & MASK != NETWORK ether daddr != MAC`, not for groups: stops a VM that
-/// listens to what a router sends to the VMs of other networks.
+/// listens to what a router, or a trusted port of the host, sends to the VMs of other networks.
 ///
 /// The source always has a mask. Without one nft 0.9.8 and 1.0.6 make one comparison of both
 /// addresses, which are neighbours in the frame: "source and destination are not these two" drops
 /// what "neither the source nor the destination" lets pass. (nft 1.1.3 does not.)
-fn drop_overheard(port: &Port, own: MacPrefix, mac: MacAddr) -> Vec<Statement<'static>> {
+fn drop_overheard(port: &Port, own: MacPrefix, receivers: &[MacAddr]) -> Vec<Statement<'static>> {
     let mask = match own.len() {
         PrefixLen::FULL => SENDER,
         _ => own.mask(),
     };
-    count_and_drop(vec![
+    let mut matches = vec![
         passes(MetaKey::Oifname, port),
-        Statement::Match(Match {
-            left: masked("saddr", mask),
-            right: text(own.base().to_string()),
-            op: Operator::NEQ,
-        }),
+        is_not(masked("saddr", mask), text(own.base())),
         receiver(GROUP, NONE),
-        address("daddr", PrefixLen::FULL, Operator::NEQ, mac),
-    ])
+    ];
+    matches.extend(receivers.iter().map(is_not_for));
+    count_and_drop(matches)
 }
 
-fn count_and_drop(mut matches: Vec<Statement<'static>>) -> Vec<Statement<'static>> {
-    matches.push(Statement::Counter(Counter::Anonymous(None)));
-    matches.push(Statement::Drop(None));
-    matches
-}
-
-fn passes(device: MetaKey, port: &Port) -> Statement<'static> {
-    meta(device, port.as_str())
-}
-
-fn meta(key: MetaKey, value: &str) -> Statement<'static> {
-    Statement::Match(Match {
-        left: Expression::Named(NamedExpression::Meta(Meta { key })),
-        right: text(value.to_owned()),
-        op: Operator::EQ,
-    })
+/// `iifname PORT`, and what [`super::address_guard`] says.
+fn drop_forged(port: &Port, check: &Check) -> Vec<Statement<'static>> {
+    let mut matches = vec![passes(MetaKey::Iifname, port)];
+    matches.extend(check.matches());
+    count_and_drop(matches)
 }
 
 fn sender_is_not_in(prefix: MacPrefix) -> Statement<'static> {
-    address("saddr", prefix.len(), Operator::NEQ, prefix.base())
+    let left = match prefix.len() {
+        // nft drops a mask of all ones when it lists the rule.
+        PrefixLen::FULL => field("ether", "saddr"),
+        _ => masked("saddr", prefix.mask()),
+    };
+    is_not(left, text(prefix.base()))
 }
 
-/// `ether FIELD OP ADDRESS`, where only the first bits count.
-fn address(
-    field: &'static str,
-    len: PrefixLen,
-    op: Operator,
-    address: MacAddr,
-) -> Statement<'static> {
-    let left = match len {
-        // nft drops a mask of all ones when it lists the rule.
-        PrefixLen::FULL => payload(field),
-        _ => masked(field, MacPrefix::of(address, len).mask()),
-    };
-    let right = text(address.to_string());
-    Statement::Match(Match { left, right, op })
+fn comes_not_through(port: &Port) -> Statement<'static> {
+    is_not(meta(MetaKey::Iifname), text(port.as_str()))
+}
+
+fn is_not_for(mac: &MacAddr) -> Statement<'static> {
+    is_not(field("ether", "daddr"), text(mac))
 }
 
 /// `ether daddr & MASK == ADDRESS`.
 fn receiver(mask: MacAddr, address: MacAddr) -> Statement<'static> {
-    Statement::Match(Match {
-        left: masked("daddr", mask),
-        right: text(address.to_string()),
-        op: Operator::EQ,
-    })
+    is(masked("daddr", mask), text(address))
 }
 
-fn masked(field: &'static str, mask: MacAddr) -> Expression<'static> {
-    let and = BinaryOperation::AND(payload(field), text(mask.to_string()));
-    Expression::BinaryOperation(Box::new(and))
-}
-
-fn payload(field: &'static str) -> Expression<'static> {
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(
-        PayloadField {
-            protocol: Cow::Borrowed("ether"),
-            field: Cow::Borrowed(field),
-        },
-    )))
-}
-
-fn text(text: String) -> Expression<'static> {
-    Expression::String(Cow::Owned(text))
+fn masked(name: &'static str, mask: MacAddr) -> Expression<'static> {
+    and(field("ether", name), text(mask))
 }
 
 /// The rule that these statements and this comment are, and the packets that it dropped. `None`:
@@ -194,16 +175,35 @@ pub fn parse(statements: &[Statement], comment: Option<&str>) -> Option<(Rule, u
         .map_or(Some(0), |counter| packets_of(counter))?;
     let rule = candidate(&others, comment)?;
     // Whatever the candidate, a rule is ours only if it is what we write.
-    let ours = of(&rule);
-    let ours = ours.iter().map(|statement| match statement {
-        Statement::Counter(_) => None,
+    is_same(statements, &of(&rule)).then_some((rule, packets))
+}
+
+/// Whether listed statements are these, whatever was counted. nft does not list a `meta protocol`
+/// that a later match implies; one that is listed must be the same.
+fn is_same(actual: &[Statement], desired: &[Statement]) -> bool {
+    let plain = |statement| match statement {
+        &Statement::Counter(_) => None,
         other => Some(other),
-    });
-    let same = statements.iter().map(|statement| match statement {
-        Statement::Counter(_) => None,
-        other => Some(other),
-    });
-    ours.eq(same).then_some((rule, packets))
+    };
+    let mut actual = actual.iter().map(plain).peekable();
+    for statement in desired {
+        if actual.next_if_eq(&plain(statement)).is_none() && !is_implied(statement) {
+            return false;
+        }
+    }
+    actual.next().is_none()
+}
+
+/// Whether it says that a packet is of IPv4 or IPv6, which all matches behind it imply.
+fn is_implied(statement: &Statement) -> bool {
+    match statement {
+        Statement::Match(Match {
+            left,
+            right: Expression::String(protocol),
+            op: Operator::EQ,
+        }) => *left == meta(MetaKey::Protocol) && matches!(&**protocol, "ip" | "ip6"),
+        _ => false,
+    }
 }
 
 /// The rule that these statements may be.
@@ -212,11 +212,15 @@ fn candidate(statements: &[&Statement], comment: Option<&str>) -> Option<Rule> {
         return None;
     };
     let (key, port) = device_of(device)?;
-    let senders = || {
-        let senders = rest.iter().map_while(|statement| sender_of(statement));
-        senders.collect::<Vec<_>>()
-    };
-    Some(match (key, senders().as_slice(), rest.last()?) {
+    if let Some(check) = comment.and_then(|comment| Check::candidate(comment, rest)) {
+        return Some(Rule::Forged { port, check });
+    }
+    let senders: Vec<_> = rest.iter().map_while(|match_| sender_of(match_)).collect();
+    let receivers: Vec<_> = rest
+        .iter()
+        .filter_map(|match_| receiver_of(match_))
+        .collect();
+    Some(match (key, senders.as_slice(), rest.last()?) {
         (MetaKey::Iifname, [], Statement::Jump(_)) => Rule::Meddling {
             port,
             queries: false,
@@ -225,20 +229,21 @@ fn candidate(statements: &[&Statement], comment: Option<&str>) -> Option<Rule> {
             port,
             queries: true,
         },
-        (MetaKey::Iifname, [sender], _) => Rule::Spoofed {
+        (MetaKey::Iifname, senders, _) => Rule::Spoofed {
             port,
-            mac: sender.base(),
+            senders: senders.iter().map(|sender| sender.base()).collect(),
             hears_all: comment == Some(HEARS_ALL),
         },
-        (MetaKey::Oifname, [own], _) if rest.len() > 2 => Rule::Overheard {
+        (MetaKey::Oifname, [own], _) if !receivers.is_empty() => Rule::Overheard {
             port,
             own: *own,
-            mac: receiver_of(rest.get(2)?)?,
+            receivers,
         },
         (MetaKey::Oifname, [own, trusted @ ..], _) => Rule::Foreign {
             port,
             own: *own,
             trusted: trusted.to_vec(),
+            trusted_ports: rest.iter().filter_map(|match_| port_of(match_)).collect(),
         },
         _ => return None,
     })
@@ -268,7 +273,9 @@ fn sender_of(statement: &Statement) -> Option<MacPrefix> {
     let base: MacAddr = base.parse().ok()?;
     match left {
         Expression::BinaryOperation(operation) => match &**operation {
-            BinaryOperation::AND(left, Expression::String(mask)) if *left == payload("saddr") => {
+            BinaryOperation::AND(left, Expression::String(mask))
+                if *left == field("ether", "saddr") =>
+            {
                 match mask.parse().ok()? {
                     SENDER => Some(MacPrefix::of(base, PrefixLen::FULL)),
                     mask => MacPrefix::from_mask(base, mask),
@@ -276,17 +283,30 @@ fn sender_of(statement: &Statement) -> Option<MacPrefix> {
             }
             _ => None,
         },
-        left => (*left == payload("saddr")).then(|| MacPrefix::of(base, PrefixLen::FULL)),
+        left => (*left == field("ether", "saddr")).then(|| MacPrefix::of(base, PrefixLen::FULL)),
     }
 }
 
-/// The address that a match on the destination address is about.
+/// The address that a frame is not for, as a match says.
 fn receiver_of(statement: &Statement) -> Option<MacAddr> {
     match statement {
         Statement::Match(Match {
+            left,
             right: Expression::String(address),
-            ..
-        }) => address.parse().ok(),
+            op: Operator::NEQ,
+        }) if *left == field("ether", "daddr") => address.parse().ok(),
+        _ => None,
+    }
+}
+
+/// The port that a frame has not come through, as a match says.
+fn port_of(statement: &Statement) -> Option<Port> {
+    match statement {
+        Statement::Match(Match {
+            left,
+            right: Expression::String(port),
+            op: Operator::NEQ,
+        }) if *left == meta(MetaKey::Iifname) => port.parse().ok(),
         _ => None,
     }
 }

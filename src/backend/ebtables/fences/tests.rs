@@ -3,15 +3,15 @@ use super::*;
 use crate::fence::Guard;
 
 fn guard(trusted: &[&str]) -> Guard {
-    Guard {
-        port: "one-1-0".parse().unwrap(),
-        mac: "02:00:c0:a8:00:05".parse().unwrap(),
-        hears: Hears::Network {
+    Guard::new(
+        "one-1-0".parse().unwrap(),
+        "02:00:c0:a8:00:05".parse().unwrap(),
+        Hears::Network {
             prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
             trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+            trusted_ports: Vec::new(),
         },
-        queries: false,
-    }
+    )
 }
 
 const ROUTER: &str = "00:16:3e:00:00:01";

@@ -10,15 +10,15 @@ use crate::fence::{Guard, Hears};
 /// The guard of a port, whose address ends in the number that its name ends in.
 fn guard(port: &str, trusted: &[&str]) -> Guard {
     let number = &port[port.len() - 1..];
-    Guard {
-        port: port.parse().unwrap(),
-        mac: format!("02:00:00:00:0{number}:05").parse().unwrap(),
-        hears: Hears::Network {
+    Guard::new(
+        port.parse().unwrap(),
+        format!("02:00:00:00:0{number}:05").parse().unwrap(),
+        Hears::Network {
             prefix: format!("02:00:00:00:0{number}:00/40").parse().unwrap(),
             trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+            trusted_ports: Vec::new(),
         },
-        queries: false,
-    }
+    )
 }
 
 fn rules(guards: &[Guard]) -> Vec<Rule> {

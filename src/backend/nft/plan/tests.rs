@@ -6,15 +6,15 @@ use crate::fence::{Guard, Hears};
 /// The guard of a port, whose address ends in the number that its name ends in.
 fn guard(port: &str) -> Guard {
     let number = &port[port.len() - 1..];
-    Guard {
-        port: port.parse().unwrap(),
-        mac: format!("02:00:00:00:0{number}:05").parse().unwrap(),
-        hears: Hears::Network {
+    Guard::new(
+        port.parse().unwrap(),
+        format!("02:00:00:00:0{number}:05").parse().unwrap(),
+        Hears::Network {
             prefix: format!("02:00:00:00:0{number}:00/40").parse().unwrap(),
             trusted: Vec::new(),
+            trusted_ports: Vec::new(),
         },
-        queries: false,
-    }
+    )
 }
 
 fn fence(vm: &str, ports: &[&str]) -> Fence {
@@ -86,6 +86,7 @@ fn shown(rule: &Rule) -> String {
         Rule::Meddling { .. } => format!("{port} meddling"),
         Rule::Foreign { .. } => format!("{port} foreign"),
         Rule::Overheard { .. } => format!("{port} overheard"),
+        Rule::Forged { check, .. } => format!("{port} {}", check.name()),
     }
 }
 

@@ -6,12 +6,15 @@ fn rules() -> Vec<Rule> {
     let network = |trusted: &[&str]| Hears::Network {
         prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
         trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
+        trusted_ports: Vec::new(),
     };
     let guard = |hears, queries| Guard {
-        port: "one-1-0".parse().unwrap(),
-        mac: "02:00:c0:a8:00:05".parse().unwrap(),
-        hears,
         queries,
+        ..Guard::new(
+            "one-1-0".parse().unwrap(),
+            "02:00:c0:a8:00:05".parse().unwrap(),
+            hears,
+        )
     };
     [
         guard(network(&[]), false),

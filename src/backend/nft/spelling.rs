@@ -1,0 +1,167 @@
+//! Versions of nft spell some matches of a rule differently when they list it, and hosts differ by
+//! `/etc/protocols`. Here they become one spelling. *Measured* with nft 0.9.8, 1.0.6 and 1.1.3.
+
+use std::net::Ipv6Addr;
+
+use serde_json::{Value, json};
+
+/// Protocol numbers by the names that nft finds in `/etc/protocols`, as far as our rules have them.
+const PROTOCOLS: [(&str, u32); 7] = [
+    ("ip", 0),
+    ("hopopt", 0),
+    ("udp", 17),
+    ("ipv6-route", 43),
+    ("ipv6-frag", 44),
+    ("ipv6-icmp", 58),
+    ("ipv6-opts", 60),
+];
+
+/// EtherTypes by the names that some versions have.
+const ETHER_TYPES: [(&str, u32); 3] = [("vlan", 0x8100), ("8021q", 0x8100), ("8021ad", 0x88a8)];
+
+/// Brings the matches of a rule to one spelling.
+pub fn unify(rule: &mut Value) {
+    let statements = rule.get_mut("expr").and_then(Value::as_array_mut);
+    for statement in statements.into_iter().flatten() {
+        if let Some(matched) = statement.get_mut("match") {
+            unify_match(matched);
+        }
+    }
+}
+
+fn unify_match(matched: &mut Value) {
+    let Some(mut right) = matched.get_mut("right").map(Value::take) else {
+        return;
+    };
+    if let Some(left) = matched.get_mut("left") {
+        // nft 1.1 knows the target of a neighbour advertisement by name.
+        if *left == json!({"payload": {"protocol": "icmpv6", "field": "taddr"}}) {
+            *left = json!({"payload": {"base": "th", "offset": 64, "len": 128}});
+            let target = right.as_str().and_then(|text| text.parse().ok());
+            if let Some(target) = target.map(Ipv6Addr::to_bits) {
+                right = format!("{target:#x}").into();
+            }
+        }
+        let names = names_of(left);
+        if let Some((_, number)) = names.iter().find(|(name, _)| right == *name) {
+            right = (*number).into();
+        } else if has_more_than_32_bits(left)
+            && let Some(number) = right.as_u64()
+        {
+            right = format!("{number:#x}").into();
+        } else if is_field(left, "ip6", "saddr")
+            && let Some(address) = right
+                .as_str()
+                .and_then(|text| text.parse::<Ipv6Addr>().ok())
+        {
+            // The C library writes some addresses otherwise than Rust's.
+            right = address.to_string().into();
+        }
+    }
+    if let Some(place) = matched.get_mut("right") {
+        *place = right;
+    }
+}
+
+/// The names that values of this expression may have been given.
+fn names_of(left: &Value) -> &'static [(&'static str, u32)] {
+    let is_protocol = is_field(left, "ip", "protocol") || is_field(left, "ip6", "nexthdr");
+    if is_protocol
+        || left
+            .pointer("/exthdr/field")
+            .is_some_and(|field| field == "nexthdr")
+    {
+        &PROTOCOLS
+    } else if left
+        .pointer("/meta/key")
+        .is_some_and(|key| key == "protocol")
+    {
+        &ETHER_TYPES
+    } else {
+        &[]
+    }
+}
+
+fn is_field(left: &Value, protocol: &str, field: &str) -> bool {
+    let is = |key, value| left.pointer(key).is_some_and(|actual| actual == value);
+    is("/payload/protocol", protocol) && is("/payload/field", field)
+}
+
+/// Whether nft lists a number of more than 32 bits, which the `nftables` crate cannot read.
+fn has_more_than_32_bits(left: &Value) -> bool {
+    let len = left.pointer("/payload/len").and_then(Value::as_u64);
+    len.is_some_and(|len| len > 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_versions_spell_differently_becomes_the_same() {
+        let bits =
+            |base, offset, len| json!({"payload": {"base": base, "offset": offset, "len": len}});
+        let field = |protocol, field| json!({"payload": {"protocol": protocol, "field": field}});
+        let next = json!({"exthdr": {"name": "frag", "field": "nexthdr"}});
+        let protocol = json!({"meta": {"key": "protocol"}});
+        let target = "0xfe800000000000000000c0fffea80005";
+        for (left, right, new_left, new_right) in [
+            (
+                field("icmpv6", "taddr"),
+                json!("fe80::c0ff:fea8:5"),
+                bits("th", 64, 128),
+                json!(target),
+            ),
+            (
+                bits("th", 64, 128),
+                json!(target),
+                bits("th", 64, 128),
+                json!(target),
+            ),
+            (
+                bits("th", 64, 128),
+                json!(1),
+                bits("th", 64, 128),
+                json!("0x1"),
+            ),
+            (
+                bits("nh", 64, 48),
+                json!(2_202_255_491_077_u64),
+                bits("nh", 64, 48),
+                json!("0x200c0a80005"),
+            ),
+            (bits("nh", 112, 32), json!(7), bits("nh", 112, 32), json!(7)),
+            (
+                field("ip", "protocol"),
+                json!("udp"),
+                field("ip", "protocol"),
+                json!(17),
+            ),
+            (
+                field("ip6", "nexthdr"),
+                json!("ip"),
+                field("ip6", "nexthdr"),
+                json!(0),
+            ),
+            (next.clone(), json!("ipv6-opts"), next, json!(60)),
+            (
+                protocol.clone(),
+                json!("vlan"),
+                protocol.clone(),
+                json!(0x8100),
+            ),
+            (protocol.clone(), json!("ip"), protocol, json!("ip")),
+            (
+                field("ip6", "saddr"),
+                json!("::1.2.3.4"),
+                field("ip6", "saddr"),
+                json!("::102:304"),
+            ),
+        ] {
+            let rule = |left, right| json!({"expr": [{"match": {"left": left, "right": right}}]});
+            let mut listed = rule(left, right);
+            unify(&mut listed);
+            assert_eq!(listed, rule(new_left, new_right));
+        }
+    }
+}
