@@ -3,6 +3,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod address_guard;
 mod attacks;
 mod bad_input;
 mod bridge_settings;

@@ -7,6 +7,7 @@ pub mod guest;
 pub mod learning;
 pub mod libvirt;
 pub mod oneadmin;
+pub mod packet;
 mod paths;
 
 use std::ffi::OsStr;
@@ -233,13 +234,17 @@ impl Host {
 
     /// Takes a program away from the host.
     pub fn hide(&self, program: &str) {
+        self.instead_of(program, Path::new("/dev/null"));
+    }
+
+    /// Puts another file in the place of a program of the host.
+    pub fn instead_of(&self, program: &str, file: &Path) {
         let none: Option<&str> = None;
         for dir in paths::SYSTEM_DIRS {
             let path = format!("{dir}/{program}");
             if Path::new(&path).exists() {
-                let null = Some("/dev/null");
-                let hide = || mount(null, path.as_str(), none, MsFlags::MS_BIND, none);
-                self.run(hide).expect("a hidden program");
+                let put = || mount(Some(file), path.as_str(), none, MsFlags::MS_BIND, none);
+                self.run(put).expect("another program");
             }
         }
     }

@@ -86,7 +86,7 @@ fn other_protocols() -> Matches {
 
 /// Stops an ARP packet whose sender's address is cut off: a network card pads it with zeros.
 fn too_short() -> Matches {
-    vec![compare(meta(MetaKey::Length), Operator::LT, number(20))]
+    vec![is_shorter_than(20)]
 }
 
 /// Stops an IPv6 packet whose source is cut off, likewise. Not by `meta protocol`: nft takes that for
@@ -96,8 +96,13 @@ fn too_short_for_ipv6() -> Matches {
     let mut matches = others
         .map(|kind| is_not(field("ether", "type"), kind))
         .to_vec();
-    matches.push(compare(meta(MetaKey::Length), Operator::LT, number(40)));
+    matches.push(is_shorter_than(40));
     matches
+}
+
+/// So many bytes behind the Ethernet header. (The crate's `LT` is `>`.)
+fn is_shorter_than(bytes: u32) -> Statement<'static> {
+    compare(meta(MetaKey::Length), Operator::LEQ, number(bytes - 1))
 }
 
 /// ARP and RARP: of what [`other_protocols`] lets pass, all but IP. Both have the same fields, which

@@ -1,0 +1,127 @@
+//! What a VM sends under addresses that are not its own, or as a server or router, is not heard; what
+//! is honest is. Through the library, as far as nothing configures it.
+
+mod repair;
+mod table;
+
+use std::path::PathBuf;
+
+use macfence::backend::Backend;
+use macfence::backend::nft::Nft;
+use macfence::fence::{Addresses, Fence, Guard, Hears, Keep, LinkLocal};
+
+use self::table::{Guarded, OWN_MAC, OWN_V4, OWN_V6, Row, rows};
+use crate::lab::{Host, Tap, fetched};
+
+const PORT: &str = "one-1-0";
+
+/// The versions of nft that hosts have, besides that of this one.
+const VERSIONS: [&str; 2] = ["0.9.8", "1.1.3"];
+
+fn guarded(how: Guarded) -> Guard {
+    let addresses = Addresses {
+        v4: OWN_V4.to_vec(),
+        v6: vec![OWN_V6],
+        link_local: LinkLocal::Eui64,
+    };
+    let (by_address, by_role) = match how {
+        Guarded::Addresses => (true, false),
+        Guarded::Roles => (false, true),
+        Guarded::All => (true, true),
+    };
+    Guard {
+        addresses: by_address.then_some(addresses),
+        dhcp_guard: by_role,
+        ra_guard: by_role,
+        ..Guard::new(PORT.parse().unwrap(), OWN_MAC, Hears::All)
+    }
+}
+
+fn fence(guard: Guard) -> Fence {
+    Fence {
+        vm: "one-1".parse().unwrap(),
+        guards: vec![guard],
+    }
+}
+
+/// Fences by the library; returns whether anything changed.
+fn enforce(host: &Host, fence: &Fence) -> bool {
+    let fences = std::slice::from_ref(fence);
+    let enforced = host.run(|| Nft.enforce(fences, &Keep::nothing()));
+    enforced.unwrap_or_else(|e| panic!("{e:#}")).changed
+}
+
+/// A host with the nft of another Debian, or with its own.
+fn host_with(version: Option<&str>) -> Host {
+    let host = Host::new();
+    if let Some(version) = version {
+        let nft: PathBuf = fetched(&format!("nft/{version}/nft"));
+        host.instead_of("nft", &nft);
+        let said = host.ok("nft", &["--version"]);
+        assert!(said.contains(&format!("v{version} ")), "{said}");
+    }
+    host
+}
+
+/// A guarded VM, and somebody who hears whatever it may send.
+struct Scene {
+    host: Host,
+    vm: Tap,
+    listener: Tap,
+}
+
+impl Scene {
+    fn new(host: Host) -> Self {
+        host.bridge("br0");
+        let vm = host.tap("br0", PORT);
+        let listener = host.tap("br0", "eth0");
+        Self { host, vm, listener }
+    }
+
+    fn hears(&self, frame: &[u8]) -> bool {
+        self.listener.heard();
+        self.vm.send(frame);
+        self.listener.heard().iter().any(|heard| heard == frame)
+    }
+}
+
+/// Makes sure that a firewall comes to the verdicts of the table. `fence` makes it enforce a guard.
+/// Rows that are hidden from it, if it cannot read behind headers, may be heard all the same.
+pub fn check_table(host: Host, reads_behind_headers: bool, fence: impl Fn(&Host, Guard)) {
+    let scene = Scene::new(host);
+    let rows = rows();
+    assert!(rows.len() > 100, "{}", rows.len());
+    let may_be_heard = |row: &Row| row.is_hidden && !reads_behind_headers;
+    for how in [Guarded::Addresses, Guarded::Roles, Guarded::All] {
+        fence(&scene.host, guarded(how));
+        let mut wrong = Vec::new();
+        for row in &rows {
+            let why = row.drop_reason(how);
+            let is_heard = scene.hears(&row.frame);
+            if is_heard != why.is_none() && !may_be_heard(row) {
+                wrong.push((row.name, is_heard, why));
+            }
+        }
+        assert!(
+            wrong.is_empty(),
+            "{how:?}: frame, heard, why not: {wrong:#?}"
+        );
+    }
+}
+
+#[test]
+fn without_a_guard_every_frame_of_the_table_is_heard() {
+    let scene = Scene::new(Host::new());
+    for row in rows() {
+        assert!(scene.hears(&row.frame), "{}", row.name);
+    }
+}
+
+#[test]
+fn only_honest_frames_of_a_guarded_vm_are_heard() {
+    for version in [None].into_iter().chain(VERSIONS.map(Some)) {
+        check_table(host_with(version), true, |host, guard| {
+            assert!(enforce(host, &fence(guard)));
+        });
+    }
+}
