@@ -161,8 +161,10 @@ fn other_differences(should: &Guard, now: &ActualGuard) -> Vec<String> {
         found.push(format!("port \"{port}\" {may} send multicast queries"));
     }
     if now.extra_macs != should.extra_macs {
-        let macs = or_nobody(&now.extra_macs);
-        found.push(format!("port \"{port}\" may also send as {macs}"));
+        let macs = or_none(&now.extra_macs);
+        found.push(format!(
+            "port \"{port}\" may send under these further addresses: {macs}"
+        ));
     }
     match (&now.addresses, &should.addresses) {
         (None, None) => {}
@@ -187,9 +189,9 @@ fn other_differences(should: &Guard, now: &ActualGuard) -> Vec<String> {
     found
 }
 
-fn or_nobody(macs: &[MacAddr]) -> String {
+fn or_none(macs: &[MacAddr]) -> String {
     if macs.is_empty() {
-        return "nobody".to_owned();
+        return "none".to_owned();
     }
     let macs: Vec<_> = macs.iter().map(ToString::to_string).collect();
     macs.join(", ")

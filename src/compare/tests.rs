@@ -1,5 +1,5 @@
 use super::*;
-use crate::fence::Guard;
+use crate::fence::{ActualAddresses, ActualIpv6, Addresses, Guard};
 
 const MAC: &str = "02:00:c0:a8:00:05";
 const OTHER: &str = "02:00:c0:a8:00:06";
@@ -181,4 +181,54 @@ fn fences_without_a_name_belong_to_the_vm_that_has_the_port() {
     let (state, detail) = found(&desired, &of_ports[1..], &Keep::nothing());
     assert_eq!(state, State::Differs);
     assert!(detail.starts_with("no rule that lets only 02:00:c0:a8:00:05 in from \"p0\""));
+}
+
+#[test]
+fn what_a_guard_filters_besides_senders_is_compared() {
+    let plain = Guard::new("p".parse().unwrap(), MAC.parse().unwrap(), own());
+    let full = Guard {
+        extra_macs: vec![OTHER.parse().unwrap()],
+        queries: true,
+        addresses: Some(Addresses::default()),
+        dhcp_guard: true,
+        ra_guard: true,
+        ..plain.clone()
+    };
+    let held = |guard: &Guard| ActualGuard {
+        extra_macs: guard.extra_macs.clone(),
+        queries: guard.queries,
+        addresses: guard.addresses.as_ref().map(|allowed| ActualAddresses {
+            v4: vec![allowed.v4.clone()],
+            v6: vec![ActualIpv6::of(allowed, guard.senders())],
+        }),
+        dhcp_guard: guard.dhcp_guard,
+        ra_guard: guard.ra_guard,
+        ..self::guard("p", &[MAC], &[own()])
+    };
+    let found = |desired: &Guard, actual: &Guard| {
+        let desired = Fence {
+            vm: "a".parse().unwrap(),
+            guards: vec![desired.clone()],
+        };
+        let actual = self::actual(Some("a"), &[held(actual)]);
+        found(&desired, &[actual], &Keep::nothing())
+    };
+    for guard in [&plain, &full] {
+        assert_eq!(found(guard, guard), (State::Ok, String::new()));
+    }
+    let lacks = "port \"p\" may not send multicast queries; \
+        port \"p\" may send under these further addresses: none; port \"p\" may use any IP address; \
+        port \"p\" may be a DHCP server; port \"p\" may be an IPv6 router";
+    assert_eq!(found(&full, &plain), (State::Differs, lacks.to_owned()));
+    let has = "port \"p\" may send multicast queries; \
+        port \"p\" may send under these further addresses: 02:00:c0:a8:00:06; port \"p\" has an address guard; \
+        port \"p\" may not be a DHCP server; port \"p\" may not be an IPv6 router";
+    assert_eq!(found(&plain, &full), (State::Differs, has.to_owned()));
+    let mut other = full.clone();
+    other.addresses = Some(Addresses {
+        v4: vec![[192, 168, 0, 5].into()],
+        ..Addresses::default()
+    });
+    let differs = "the address guard of port \"p\" lets other IP addresses pass";
+    assert_eq!(found(&full, &other), (State::Differs, differs.to_owned()));
 }

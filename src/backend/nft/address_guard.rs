@@ -173,3 +173,6 @@ fn fixed_named(name: &str) -> Option<&'static Fixed> {
     let mut all = groups.into_iter().flatten();
     all.find(|(known, _)| *known == name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::backend::nft::address_guard::Check;
 use crate::backend::nft::ruleset::ActualRule;
 use crate::backend::nft::skeleton::{self, Skeleton};
 use crate::fence::{Guard, Hears};
@@ -353,5 +354,6 @@ fn two_vms_cannot_have_one_port() {
     assert_eq!(error.to_string(), "port \"p0\" is claimed by two VMs");
 }
 
+mod address_guard;
 mod release;
 mod skeleton_repair;
