@@ -14,6 +14,7 @@
 //!         iifname "one-42-0" ether saddr != 02:00:c0:a8:00:05 counter drop
 //!         iifname "one-42-0" meta pkttype multicast jump meddling
 //!         oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter drop
+//!         … and where IP addresses or roles are guarded, what `address_guard` adds
 //!     }
 //! }
 //! ```
@@ -95,7 +96,7 @@ impl Backend for Nft {
 
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
         if let [fence] = fences {
-            return single::enforce(&ChainName::of(&fence.vm)?, fence, keep);
+            return single::enforce(&chain_of(fence)?, fence, keep);
         }
         let actual = query::table()?.unwrap_or_else(Ruleset::nothing);
         actual.enforce(fences, keep)
@@ -112,8 +113,7 @@ impl Backend for Nft {
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {
-        fence.guards.iter().try_for_each(address_guard::check)?;
-        ChainName::of(&fence.vm).map(drop)
+        chain_of(fence).map(drop)
     }
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
@@ -134,8 +134,15 @@ impl Snapshot for Ruleset {
 fn desired(fences: &[Fence]) -> Result<Desired<'_>> {
     fences
         .iter()
-        .map(|fence| Ok((ChainName::of(&fence.vm)?, fence)))
+        .map(|fence| Ok((chain_of(fence)?, fence)))
         .collect()
+}
+
+/// The chain that is to hold a fence.
+fn chain_of(fence: &Fence) -> Result<ChainName> {
+    // The kernel says no more than "Invalid argument", as it does where it has no bridge tables.
+    fence.guards.iter().try_for_each(address_guard::check)?;
+    ChainName::of(&fence.vm)
 }
 
 /// Where there is no table yet, nothing has shown that there could be one.

@@ -43,9 +43,12 @@ fn unify_match(matched: &mut Value) {
             }
         }
         let names = names_of(left);
-        if let Some((_, number)) = names.iter().find(|(name, _)| right == *name) {
-            right = (*number).into();
-        } else if has_more_than_32_bits(left)
+        let set = right.get_mut("set").and_then(Value::as_array_mut);
+        set.into_iter()
+            .flatten()
+            .for_each(|value| by_number(value, names));
+        by_number(&mut right, names);
+        if has_more_than_32_bits(left)
             && let Some(number) = right.as_u64()
         {
             right = format!("{number:#x}").into();
@@ -60,6 +63,12 @@ fn unify_match(matched: &mut Value) {
     }
     if let Some(place) = matched.get_mut("right") {
         *place = right;
+    }
+}
+
+fn by_number(value: &mut Value, names: &[(&str, u32)]) {
+    if let Some((_, number)) = names.iter().find(|(name, _)| *value == *name) {
+        *value = (*number).into();
     }
 }
 
@@ -143,7 +152,13 @@ mod tests {
                 field("ip6", "nexthdr"),
                 json!(0),
             ),
-            (next.clone(), json!("ipv6-opts"), next, json!(60)),
+            (next.clone(), json!("ipv6-opts"), next.clone(), json!(60)),
+            (
+                next.clone(),
+                json!({"set": ["ipv6-route", 44]}),
+                next,
+                json!({"set": [43, 44]}),
+            ),
             (
                 protocol.clone(),
                 json!("vlan"),

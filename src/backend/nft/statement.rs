@@ -131,10 +131,11 @@ fn drop_overheard(port: &Port, own: MacPrefix, receivers: &[MacAddr]) -> Vec<Sta
     count_and_drop(matches)
 }
 
-/// `iifname PORT`, and what [`super::address_guard`] says.
+/// `iifname PORT`, and what [`super::address_guard`] says. The port comes second: of what a VM sends
+/// and receives, most rules are done with after they have looked at the protocol.
 fn drop_forged(port: &Port, check: &Check) -> Vec<Statement<'static>> {
-    let mut matches = vec![passes(MetaKey::Iifname, port)];
-    matches.extend(check.matches());
+    let mut matches = check.matches();
+    matches.insert(matches.len().min(1), passes(MetaKey::Iifname, port));
     count_and_drop(matches)
 }
 
@@ -208,13 +209,13 @@ fn is_implied(statement: &Statement) -> bool {
 
 /// The rule that these statements may be.
 fn candidate(statements: &[&Statement], comment: Option<&str>) -> Option<Rule> {
-    let (Statement::Match(device), rest) = statements.split_first()? else {
-        return None;
-    };
-    let (key, port) = device_of(device)?;
-    if let Some(check) = comment.and_then(|comment| Check::candidate(comment, rest)) {
+    if let Some(check) = comment.and_then(|comment| Check::candidate(comment, statements)) {
+        let devices = statements.iter().take(2);
+        let (_, port) = devices.filter_map(|match_| device_of(match_)).next()?;
         return Some(Rule::Forged { port, check });
     }
+    let (device, rest) = statements.split_first()?;
+    let (key, port) = device_of(device)?;
     let senders: Vec<_> = rest.iter().map_while(|match_| sender_of(match_)).collect();
     let receivers: Vec<_> = rest
         .iter()
@@ -249,13 +250,15 @@ fn candidate(statements: &[&Statement], comment: Option<&str>) -> Option<Rule> {
     })
 }
 
-fn device_of(device: &Match) -> Option<(MetaKey, Port)> {
-    match device {
-        Match {
+fn device_of(statement: &Statement) -> Option<(MetaKey, Port)> {
+    match statement {
+        Statement::Match(Match {
             left: Expression::Named(NamedExpression::Meta(Meta { key })),
             right: Expression::String(port),
             op: Operator::EQ,
-        } => Some((*key, port.parse().ok()?)),
+        }) if matches!(key, MetaKey::Iifname | MetaKey::Oifname) => {
+            Some((*key, port.parse().ok()?))
+        }
         _ => None,
     }
 }

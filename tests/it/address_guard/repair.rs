@@ -214,3 +214,23 @@ fn a_guard_that_is_added_keeps_the_counters_of_the_other_rules_and_is_listed() {
     assert_eq!(nic(&scene.host)["trusted_ports"], json!(["br0b", "br0c"]));
     assert_eq!(nic(&scene.host)["extra_macs"], json!([]));
 }
+
+#[test]
+fn more_addresses_than_nft_can_guard_are_an_error_that_says_so_and_change_nothing() {
+    let host = Scene::new(Host::new()).host;
+    let mut guard = guarded(Guarded::Addresses);
+    let addresses = guard.addresses.as_mut().unwrap();
+    addresses.v6 = (1..=50).map(std::net::Ipv6Addr::from_bits).collect();
+    addresses.link_local = LinkLocal::Any;
+    assert!(enforce(&host, &fence(guard.clone())));
+    let before = host.generation();
+    // With the one that is made from the MAC address it is one too many.
+    guard.addresses.as_mut().unwrap().link_local = LinkLocal::Eui64;
+    let fences = [fence(guard), Fence::none("one-2".parse().unwrap())];
+    for fences in [&fences[..1], &fences] {
+        let error = host.run(|| Nft.enforce(fences, &Keep::nothing()));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("too many addresses"), "{error}");
+    }
+    assert_eq!(host.generation(), before);
+}

@@ -358,7 +358,7 @@ fn ipv6_rows() -> Vec<Row> {
             FALSE_SOURCE,
             split(OTHER_V6, 24),
         ),
-        dropped("IPv6 cut off", "it is no packet", cut(&from(OWN_V6), 22)),
+        dropped("IPv6 cut off", "it is no packet", cut(&from(OWN_V6), 19)),
         dropped("IPv6 that says it is IPv4", UNREADABLE, v6(&version_4)),
     ]
 }
@@ -524,6 +524,13 @@ fn neighbour_rows() -> Vec<Row> {
             "fragment of options before an advertisement",
             HIDDEN_HEADER,
             own(FRAGMENT, &fragment(OPTIONS, 1, &options(ICMPV6, &[]))),
+        )
+        .but_no_role(HIDDEN_HEADER)
+        .hidden(),
+        dropped(
+            "fragment of hop-by-hop options before an advertisement",
+            HIDDEN_HEADER,
+            own(FRAGMENT, &fragment(HOP_BY_HOP, 1, &options(ICMPV6, &[]))),
         )
         .but_no_role(HIDDEN_HEADER)
         .hidden(),

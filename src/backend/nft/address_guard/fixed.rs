@@ -9,6 +9,7 @@
 //! headers, the kernel finds the place.
 
 use nftables::expr::PayloadBase::NH;
+use nftables::expr::SetItem;
 use nftables::expr::{Expression, Exthdr, MetaKey, NamedExpression};
 use nftables::stmt::{Operator, Statement};
 
@@ -23,9 +24,7 @@ pub type Fixed = (&'static str, fn() -> Matches);
 pub const ADDRESSES: &[Fixed] = &[
     ("neither IP nor ARP", other_protocols),
     ("too short", too_short),
-    ("too short for IPv6", too_short_for_ipv6),
-    ("ARP of other types", odd_arp_types),
-    ("ARP with other lengths", odd_arp_lengths),
+    ("ARP of other kinds", odd_arp),
     ("IPv4 with another version", odd_ipv4_version),
     ("0.0.0.0 not to all", ipv4_unspecified_to_one),
     ("0.0.0.0 with options", ipv4_unspecified_with_options),
@@ -44,11 +43,7 @@ pub const ADDRESSES: &[Fixed] = &[
 ];
 
 /// Where anything is guarded that an IPv6 packet may carry behind extension headers.
-pub const FRAGMENTS: &[Fixed] = &[
-    ("IPv6 fragment of a routing header", fragmented_routing),
-    ("IPv6 fragment of a fragment", fragmented_fragment),
-    ("IPv6 fragment of options", fragmented_options),
-];
+pub const FRAGMENTS: &[Fixed] = &[("IPv6 fragment of extension headers", fragmented_headers)];
 
 /// Where DHCP servers are not allowed.
 pub const DHCP: &[Fixed] = &[
@@ -84,25 +79,11 @@ fn other_protocols() -> Matches {
     all.map(|kind| is_not(field("ether", "type"), kind)).into()
 }
 
-/// Stops an ARP packet whose sender's address is cut off: a network card pads it with zeros.
+/// Stops ARP in which the sender's address is cut off: a network card pads it with zeros. An IPv6
+/// packet that is as short is none, padded or not. (The crate's `LT` is `>`.)
 fn too_short() -> Matches {
-    vec![is_shorter_than(20)]
-}
-
-/// Stops an IPv6 packet whose source is cut off, likewise. Not by `meta protocol`: nft takes that for
-/// implied by what follows, and does not list it.
-fn too_short_for_ipv6() -> Matches {
-    let others = [text("ip"), text("arp"), number(RARP)];
-    let mut matches = others
-        .map(|kind| is_not(field("ether", "type"), kind))
-        .to_vec();
-    matches.push(is_shorter_than(40));
-    matches
-}
-
-/// So many bytes behind the Ethernet header. (The crate's `LT` is `>`.)
-fn is_shorter_than(bytes: u32) -> Statement<'static> {
-    compare(meta(MetaKey::Length), Operator::LEQ, number(bytes - 1))
+    let length = meta(MetaKey::Length);
+    vec![compare(length, Operator::LEQ, number(19))]
 }
 
 /// ARP and RARP: of what [`other_protocols`] lets pass, all but IP. Both have the same fields, which
@@ -116,15 +97,10 @@ pub fn arp(matches: impl IntoIterator<Item = Statement<'static>>) -> Matches {
     all
 }
 
-/// Stops ARP in which the sender's addresses are where the rules do not look: not of Ethernet and
-/// IPv4.
-fn odd_arp_types() -> Matches {
-    arp([is_not(bits(NH, 0, 32), number(0x0001_0800))])
-}
-
-/// Likewise: addresses that have not 6 and 4 bytes.
-fn odd_arp_lengths() -> Matches {
-    arp([is_not(bits(NH, 32, 16), number(0x0604))])
+/// Stops ARP in which the sender's addresses are where the rules do not look: other than of Ethernet
+/// and IPv4, with 6 and 4 bytes.
+fn odd_arp() -> Matches {
+    arp([is_not(bits(NH, 0, 48), text("0x108000604"))])
 }
 
 /// A packet of EtherType IPv4 or IPv6, whatever tag is before it.
@@ -231,35 +207,30 @@ pub fn icmpv6(
 }
 
 /// The header that comes first in what was fragmented. Every fragment names it.
-fn fragmented(header: u32) -> Statement<'static> {
-    let next = NamedExpression::Exthdr(Exthdr {
+fn fragmented_header() -> Expression<'static> {
+    Expression::Named(NamedExpression::Exthdr(Exthdr {
         name: "frag".into(),
         field: Some("nexthdr".into()),
         offset: None,
-    });
-    is(Expression::Named(next), number(header))
+    }))
 }
 
 /// Stops an advertisement whose target is in a later fragment. Nobody may fragment these (RFC 6980),
 /// but not every receiver knows.
 fn advert_in_fragments() -> Matches {
-    icmpv6("nd-neighbor-advert", [fragmented(ICMPV6)])
+    icmpv6(
+        "nd-neighbor-advert",
+        [is(fragmented_header(), number(ICMPV6))],
+    )
 }
 
 /// Stops a message behind a chain of headers that goes on in the second fragment: in neither of them
-/// the kernel finds the message (RFC 7113).
-fn fragmented_routing() -> Matches {
-    ip("ip6", [fragmented(43)])
-}
-
-/// Likewise.
-fn fragmented_fragment() -> Matches {
-    ip("ip6", [fragmented(44)])
-}
-
-/// Likewise.
-fn fragmented_options() -> Matches {
-    ip("ip6", [fragmented(60)])
+/// the kernel finds the message (RFC 7113). A chain goes on behind hop-by-hop options, routing, fragment
+/// and destination options.
+fn fragmented_headers() -> Matches {
+    let headers = [0, 43, 44, 60].map(|header| SetItem::Element(number(header)));
+    let headers = Expression::Named(NamedExpression::Set(headers.into()));
+    ip("ip6", [is(fragmented_header(), headers)])
 }
 
 /// A UDP datagram, or its first fragment.
