@@ -6,6 +6,7 @@ mod senders;
 mod table;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use macfence::backend::Backend;
 use macfence::backend::nft::Nft;
@@ -123,6 +124,19 @@ fn only_honest_frames_of_a_guarded_vm_are_heard() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
         check_table(host_with(version), true, |host, guard| {
             assert!(enforce(host, &fence(guard)));
+        });
+    }
+}
+
+#[test]
+fn what_nft_lists_lets_the_same_frames_pass_when_it_is_loaded_again() {
+    for version in [None].into_iter().chain(VERSIONS.map(Some)) {
+        check_table(host_with(version), true, |host, guard| {
+            enforce(host, &fence(guard));
+            let listed = host.ok("nft", &["list", "table", "bridge", "macfence"]);
+            host.ok("nft", &["delete", "table", "bridge", "macfence"]);
+            host.exec(Command::new("nft").args(["-f", "-"]), &listed)
+                .ok();
         });
     }
 }

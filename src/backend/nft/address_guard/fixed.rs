@@ -196,12 +196,21 @@ fn ipv6_unspecified_without_report() -> Matches {
     ])
 }
 
-/// An ICMPv6 message behind any extension headers, if it is in a whole packet or in a first fragment.
+/// What is over IPv6 behind any extension headers, if it is in a whole packet or in a first fragment.
+/// Without a match on IPv6, what nft lists would be loaded again as something else: of ICMPv6, with an
+/// `ether type`; of UDP, by nft 0.9.8, as of IPv4, too.
+fn over_ipv6(matches: impl IntoIterator<Item = Statement<'static>>) -> Matches {
+    let mut all = ip("ip6", [is(field("ip6", "version"), number(6))]);
+    all.extend(matches);
+    all
+}
+
+/// An ICMPv6 message.
 pub fn icmpv6(
     kind: &'static str,
     matches: impl IntoIterator<Item = Statement<'static>>,
 ) -> Matches {
-    let mut all = ip("ip6", [is(field("icmpv6", "type"), text(kind))]);
+    let mut all = over_ipv6([is(field("icmpv6", "type"), text(kind))]);
     all.extend(matches);
     all
 }
@@ -260,11 +269,8 @@ fn udp_behind_options() -> Matches {
     udp([is_not(field("ip", "hdrlength"), number(5))])
 }
 
-/// A UDP datagram over IPv6 behind any extension headers. Without a match on IPv6 nft 0.9.8 lists the
-/// rule as one about IPv4, too.
 fn udp_over_ipv6(port: &'static str, value: u32) -> Matches {
-    let version = is(field("ip6", "version"), number(6));
-    ip("ip6", [version, is(field("udp", port), number(value))])
+    over_ipv6([is(field("udp", port), number(value))])
 }
 
 /// Stops what a DHCPv6 server or relay sends.
