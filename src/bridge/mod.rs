@@ -66,11 +66,16 @@ pub fn is_on_one(port: &Port) -> bool {
 }
 
 /// Whether `port` is on a bridge with somebody at its other end: a tap that a program has open, a
-/// container's interface.
+/// container's or a Xen domain's interface.
 pub fn is_in_use(port: &Port) -> bool {
-    let carrier = Path::new(DEVICES).join(port.as_str()).join("carrier");
-    // It cannot be read of a device that is down.
-    is_on_one(port) && std::fs::read_to_string(carrier).is_ok_and(|text| text.trim() == "1")
+    // A tap stays where it was made to, and has a carrier while a program has it open. Other ports go
+    // with their VM, and their carrier is the guest's to take away. (It cannot be read of a device
+    // that is down.)
+    let is_deserted = || {
+        let is_tap = matches!(read(port.as_str(), "tun_flags"), Ok(Some(_)));
+        is_tap && !matches!(read(port.as_str(), "carrier"), Ok(Some(text)) if text == "1")
+    };
+    is_on_one(port) && !is_deserted()
 }
 
 /// Whether a bridge of this name is on this host.

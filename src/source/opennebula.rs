@@ -174,6 +174,15 @@ impl Template {
         }
     }
 
+    /// The same template, with [all NICs meant](Meant::All).
+    pub fn without_hotplug(mut self) -> Self {
+        self.portless_hotplug = false;
+        for nic in &mut self.nics {
+            nic.in_hotplug = false;
+        }
+        self
+    }
+
     /// The VM with the NICs that are meant. `domain` is what the hypervisor says, where the template
     /// [lacks](Self::lacks_ports) ports.
     ///

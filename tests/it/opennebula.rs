@@ -125,7 +125,7 @@ fn the_life_of_a_vm_as_its_driver_tells_it() {
     let before = (host.generation(), host.ruleset());
     post(&extract(slice::from_ref(&first)));
     assert_eq!((host.generation(), host.ruleset()), before);
-    // A second NIC, while somebody has changed the first one's rules: they are not spoken of.
+    // A second NIC, while somebody has changed the first one's rules: these are set right as well.
     host.macfence_reading(
         &domain("one-42", &[(A, "one-42-0", "br0")]),
         ["apply", "--xml", "-", "--prefix-len", "32"],
@@ -137,11 +137,12 @@ fn the_life_of_a_vm_as_its_driver_tells_it() {
     let both = extract(&[first.clone(), attached]);
     post(&both);
     assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
-    assert_eq!(host.list()[0]["nics"][0]["prefix"], wide);
+    let own = host.list()[0]["nics"][0]["prefix"].clone();
+    assert_eq!(own, "02:00:c0:a8:00:00/40");
     // Detached again: the port may be there still, or not.
     clean(&both);
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
-    assert_eq!(host.list()[0]["nics"][0]["prefix"], wide);
+    assert_eq!(host.list()[0]["nics"][0]["prefix"], own);
     let before = host.generation();
     clean(&both);
     assert_eq!(host.generation(), before);

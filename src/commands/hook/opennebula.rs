@@ -26,21 +26,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_FOR_THE_END: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Fences the VM, or the NIC that is being attached.
+/// Fences the VM, also where only one NIC is being attached: a user can write `ATTACH` into his
+/// template, and would have started a VM whose other NICs are open.
 pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> Result<()> {
     let template = template()?;
     let name = template.name(deploy_id)?;
-    if template.meant(driver) == Meant::None {
-        note(config, || nothing_meant(&name));
-        return Ok(());
+    if template.meant(driver) == Meant::One {
+        wait_for_ports(&template.vm(name.clone(), driver, None)?)?;
     }
+    let template = template.without_hotplug();
     if template.lacks_ports(driver) {
         return fence_as_hypervisor_says(config, &template, name, driver);
     }
     let vm = template.vm(name.clone(), driver, None)?;
-    if template.meant(driver) == Meant::One {
-        wait_for_ports(&vm)?;
-    }
     // The owner of another VM can give its port this name. So a port that is fenced for another VM
     // is not taken because the template names it.
     let keep = Keep {
@@ -102,7 +100,12 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
     let name = template.name(None)?;
     match template.meant(driver) {
         Meant::None => {
-            note(config, || nothing_meant(&name));
+            note(config, || {
+                format!(
+                    "VM {:?}: what is detached has no port to fence",
+                    name.as_str()
+                )
+            });
             Ok(())
         }
         // The VM has ended, and with it what other drivers' NICs had.
@@ -159,13 +162,6 @@ fn template() -> Result<Template> {
         Template::read(&text)
     });
     base64.context("standard input")
-}
-
-fn nothing_meant(name: &VmName) -> String {
-    format!(
-        "VM {:?}: what is attached or detached has no port to fence",
-        name.as_str()
-    )
 }
 
 fn wait_for_ports(vm: &Vm) -> Result<()> {

@@ -109,6 +109,59 @@ fn a_port_that_another_vm_named_like_mine_is_not_taken_on_the_templates_word() {
 }
 
 #[test]
+fn a_user_who_writes_attach_into_his_template_leaves_no_nic_open() {
+    // As oned hands over the start of a VM whose user wrote ATTACH: it takes it out of no NIC.
+    let nic = |kind: &str, id: u32, attach: &str| {
+        format!(
+            "<{kind}><MAC>02:00:0a:00:00:0{id}</MAC><NIC_ID>{id}</NIC_ID><VN_MAD>bridge</VN_MAD>\
+             <TARGET>one-42-{id}</TARGET>{attach}</{kind}>"
+        )
+    };
+    let attach = "<ATTACH>YES</ATTACH>";
+    for more in ["NIC", "NIC_ALIAS", "PCI"].map(|kind| nic(kind, 1, attach)) {
+        for firewall in [Firewall::Nft, Firewall::Ebtables] {
+            let host = host(firewall, &["one-42-0", "one-42-1"]);
+            let nics = nic("NIC", 0, "") + &more;
+            let xml = format!("<VM><ID>42</ID><TEMPLATE>{nics}</TEMPLATE></VM>");
+            let template = BASE64_STANDARD.encode(xml);
+            for driver in [&["--driver", "bridge"][..], &[]] {
+                let args = [&["hook", "one-post"], driver].concat();
+                host.macfence_reading(&template, args).quiet();
+                let first = ("one-42-0".to_owned(), "02:00:0a:00:00:00".to_owned());
+                assert!(guards(&host).contains(&first), "{firewall:?} {more}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_takes_its_interface_down_is_not_taken_for_one_that_has_ended() {
+    let host = host(Firewall::Nft, &[]);
+    // A container's interface, as LXC makes it.
+    host.ip("link add one-42-0 type veth peer name inside\n");
+    host.plug("br0", "one-42-0");
+    let template = "<VM><ID>42</ID><TEMPLATE><NIC><NIC_ID>0</NIC_ID><VN_MAD>bridge</VN_MAD>\
+        <MAC>02:00:0a:00:00:05</MAC></NIC></TEMPLATE><HISTORY_RECORDS><HISTORY>\
+        <VM_MAD>lxc</VM_MAD></HISTORY></HISTORY_RECORDS></VM>";
+    let hook = |entry: &str| {
+        let template = BASE64_STANDARD.encode(template);
+        host.macfence_reading(&template, ["hook", entry])
+    };
+    hook("one-post").quiet();
+    let fenced = is(&[("one-42-0", ATTACKER)]);
+    assert_eq!(guards(&host), fenced);
+    // OpenNebula cleans, but could not end it.
+    host.ip("link set inside down\n");
+    let ran = hook("one-clean");
+    assert!(ran.stderr.contains("still in use"), "{ran:?}");
+    assert_eq!(guards(&host), fenced);
+    // It has ended.
+    host.unplug("one-42-0");
+    hook("one-clean").quiet();
+    assert!(guards(&host).is_empty());
+}
+
+#[test]
 fn a_deploy_id_does_not_make_one_vm_another() {
     let host = host(Firewall::Nft, &["one-7-0"]);
     let template = attaching(42, 0, ATTACKER, "one-42-0");
