@@ -17,7 +17,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use rustix::fs::{FileType, Mode, OFlags, Uid};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::{fs, process};
+use signal_hook::consts::{SIGTSTP, SIGTTOU};
 
 /// How long to wait for others. Two hundred hooks at once take some ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,9 +87,19 @@ pub fn legacy_ebtables() -> Result<Option<Lock>> {
 }
 
 fn take(name: &str) -> Result<Lock> {
+    never_stop();
     let dir = Path::new(DIR);
     let file = open(dir, name, Uid::ROOT)?;
     wait(file, &dir.join(name).display(), PATIENCE)
+}
+
+/// Lets nobody who shares our terminal stop us, as Ctrl-Z does: who is stopped keeps the lock. Behind
+/// sudo that need not be root's terminal.
+fn never_stop() {
+    for signal in [SIGTSTP, SIGTTOU] {
+        // A signal that is caught stops nobody. That it cannot be is no reason to fence no VM.
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
 }
 
 /// Opens a file that nobody but `owner` can open, in a directory that nobody else can write to.

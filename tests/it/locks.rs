@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -165,6 +166,40 @@ fn who_is_killed_holds_no_lock_once_what_it_has_started_has_ended() {
     let begun = Instant::now();
     host.apply(&xml).ok();
     assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn who_has_the_lock_cannot_be_stopped_from_the_terminal() {
+    let (host, xml) = host();
+    let dir = tempfile::tempdir().unwrap();
+    let loads = dir.path().join("loads");
+    let says = format!(
+        "{IS_LOADING} && touch {} && sleep 1; exec {} \"$@\"",
+        loads.display(),
+        need("nft").display()
+    );
+    script(&dir, "nft", &says);
+    let file = dir.path().join("xml");
+    fs::write(&file, &xml).unwrap();
+    for (signal, action) in [("TSTP", "apply"), ("TTOU", "remove")] {
+        let what = if action == "apply" { "--xml" } else { "one-1" };
+        let mut command = macfence_with(&dir);
+        command.args([action, what]);
+        if action == "apply" {
+            command.arg(&file);
+        }
+        // Without a group that a shell controls these signals stop nobody.
+        let mut macfence = host.run(|| command.process_group(0).spawn().unwrap());
+        until("nft loads", || loads.exists());
+        host.ok("kill", &[&format!("-{signal}"), &macfence.id().to_string()]);
+        let begun = Instant::now();
+        while macfence.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        let _ = macfence.kill();
+        assert!(macfence.wait().unwrap().success(), "{signal}");
+        fs::remove_file(&loads).unwrap();
+    }
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! What OpenNebula's oneadmin can do as root with the shipped sudoers file, and what it cannot.
 
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use macfence::cli::LINKS;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::lab::oneadmin::{Oneadmin, SUDOERS, TMP};
 use crate::lab::{
@@ -359,4 +362,35 @@ fn whoever_cannot_become_root_is_told_how() {
     host.run(|| symlink(PROGRAM, &path).unwrap());
     host.hide("sudo");
     refused(&["install sudo"]);
+}
+
+#[test]
+fn an_error_output_that_nobody_reads_keeps_no_other_hook_waiting() {
+    let (host, _dir) = host();
+    let one = Oneadmin::of(&host);
+    // A NIC on no bridge is warned of, while the lock is held.
+    let nic = format!("<NIC><MAC>{A}</MAC><NIC_ID>1</NIC_ID><TARGET>one-42-1</TARGET></NIC>");
+    let xml = format!("<VM><ID>42</ID><TEMPLATE>{nic}</TEMPLATE></VM>");
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let mut full = writer.try_clone().unwrap();
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while full.write(&[b'x'; 4096]).is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", &entry("one-post")])
+        .stdin(Stdio::piped())
+        .stderr(writer);
+    let mut hook = host.run(|| one.command(&mut sudo).spawn().unwrap());
+    let template = BASE64_STANDARD.encode(xml);
+    hook.stdin
+        .take()
+        .unwrap()
+        .write_all(template.as_bytes())
+        .unwrap();
+    let begun = Instant::now();
+    while hook.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = hook.kill();
+    assert!(hook.wait().unwrap().success());
 }

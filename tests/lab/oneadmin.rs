@@ -85,8 +85,12 @@ impl<'a> Oneadmin<'a> {
 
     /// Runs a program.
     pub fn exec(&self, command: &mut Command, stdin: &str) -> Ran {
-        self.host
-            .exec(command.current_dir("/").uid(ID).gid(ID), stdin)
+        self.host.exec(self.command(command), stdin)
+    }
+
+    /// Makes this the user that a program is run as.
+    pub fn command<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.current_dir("/").uid(ID).gid(ID)
     }
 
     /// Calls a network driver's script, as OpenNebula does.
