@@ -188,7 +188,12 @@ impl Answer {
     fn take(&mut self, name: &VmName) -> Option<Result<Vm>> {
         let mut names = self.domains.iter().map(|domain| domain.name.as_str());
         let index = names.position(|described| described == name.as_str())?;
-        Some(self.domains.swap_remove(index).vm)
+        let domain = self.domains.swap_remove(index);
+        if domain.is_running || domain.vm.is_err() {
+            return Some(domain.vm);
+        }
+        // Its ports are what somebody wrote: they may be those of a VM that runs.
+        Some(Err(anyhow!("the VM {:?} does not run", name.as_str())))
     }
 }
 

@@ -33,14 +33,15 @@ fn what_is_no_domain_is_left_or_has_no_vm() {
 #[test]
 fn vms_are_found_in_an_answer_by_their_names() {
     let mut answer = Answer {
-        domains: domains("<domain><name>a</name></domain><domain><name>b</name></domain>").0,
+        domains: domains("<domain><name>a</name></domain><domain id='1'><name>b</name></domain>").0,
         ..Answer::default()
     };
     let name = |text: &str| text.parse::<VmName>().unwrap();
     let vm = answer.take(&name("b")).unwrap().unwrap();
     assert_eq!(vm.name, name("b"));
     assert!(answer.take(&name("b")).is_none() && answer.take(&name("c")).is_none());
-    assert!(answer.take(&name("a")).is_some());
+    let error = answer.take(&name("a")).unwrap().unwrap_err().to_string();
+    assert_eq!(error, "the VM \"a\" does not run");
 }
 
 #[test]

@@ -162,6 +162,27 @@ fn a_guest_that_takes_its_interface_down_is_not_taken_for_one_that_has_ended() {
 }
 
 #[test]
+fn a_vm_that_does_not_run_takes_no_port() {
+    let host = host(Firewall::Nft, &["one-7-0"]);
+    host.apply(&domain("one-7", &[(VICTIM, "one-7-0", "br0")]))
+        .ok();
+    let before = guards(&host);
+    // libvirt keeps the name that a user wrote, whoever has a port of that name now.
+    let own = domain("one-66", &[(ATTACKER, "one-7-0", "br0")]);
+    let virsh = fake_virsh(&[("one-66", &own.replace(" id='1'", ""))]);
+    let hook = post(&host, &virsh, &attaching(66, 0, ATTACKER, "one-7-0"));
+    let apply = host.exec(macfence_with(&virsh).args(["apply", "one-66"]), "");
+    for ran in [hook, apply] {
+        let error = ran.error();
+        assert!(error.contains("VM \"one-66\" does not run"), "{error}");
+        assert_eq!(
+            (guards(&host), host.fenced()),
+            (before.clone(), vec!["one-7".to_owned()])
+        );
+    }
+}
+
+#[test]
 fn a_deploy_id_does_not_make_one_vm_another() {
     let host = host(Firewall::Nft, &["one-7-0"]);
     let template = attaching(42, 0, ATTACKER, "one-42-0");
