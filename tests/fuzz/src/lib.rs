@@ -1,5 +1,5 @@
 //! What is done with foreign text, one function for each kind. None may panic, whatever the text;
-//! what is taken must be such as the rest of the program relies on.
+//! what is taken must be such as the rest of the program relies on, and an error short.
 
 use macfence::backend::{ebtables, nft};
 use macfence::config::File;
@@ -10,7 +10,7 @@ use macfence::vm::{Place, Port, Vm};
 
 /// Domain XML, from a file or from libvirt's hook.
 pub fn domain(text: &str) {
-    if let Ok(vm) = libvirt::domain(text) {
+    if let Some(vm) = taken(libvirt::domain(text)) {
         fence(&vm);
     }
 }
@@ -20,21 +20,21 @@ pub fn virsh(text: &str) {
     let (domains, rest) = virsh::domains(text);
     assert!(text.ends_with(rest));
     for domain in domains {
-        let _ = domain.vm.map(|vm| fence(&vm));
+        let _ = taken(domain.vm).map(|vm| fence(&vm));
     }
 }
 
 /// OpenNebula's VM template, and the same in base64.
 pub fn template(text: &str) {
-    let _ = Template::read(text);
-    let Ok(template) = Template::parse(text) else {
+    let _ = taken(Template::read(text));
+    let Some(template) = taken(Template::parse(text)) else {
         return;
     };
-    let name = template.name(None);
-    let name = name.unwrap_or_else(|_| "another".parse().expect("a name"));
+    let name = taken(template.name(None));
+    let name = name.unwrap_or_else(|| "another".parse().expect("a name"));
     for driver in [None, Some("bridge")] {
         let meant = template.vm(name.clone(), driver, None);
-        let Ok(vm) = meant else { continue };
+        let Some(vm) = taken(meant) else { continue };
         fence(&vm);
         assert!(template.vm(name.clone(), driver, Some(&vm)).is_ok());
     }
@@ -42,10 +42,10 @@ pub fn template(text: &str) {
 
 /// The tables of Xen's tools.
 pub fn xen(text: &str) {
-    for (name, id) in xen::domains(text).into_iter().flatten() {
+    for (name, id) in taken(xen::domains(text)).into_iter().flatten() {
         assert!(id != 0 && !name.as_str().is_empty());
     }
-    let _ = xen::interfaces(text);
+    let _ = taken(xen::interfaces(text));
 }
 
 /// Both kinds of ebtables' listings.
@@ -82,6 +82,12 @@ pub fn config(text: &str) {
     if let Err(e) = File::parse(text) {
         assert!(format!("{e:#}").starts_with("line "));
     }
+}
+
+/// What a parser has taken. Users write this text: an error must not quote all of it.
+fn taken<T>(read: anyhow::Result<T>) -> Option<T> {
+    let short = |e: &anyhow::Error| assert!(format!("{e:#}").len() < 3_000, "{e:#}");
+    read.inspect_err(short).ok()
 }
 
 /// What every VM goes through, whoever told of it.
