@@ -23,6 +23,7 @@ const IFF_TAP: u32 = 2;
 
 /// The attributes of `linux/if_link.h` that hold a device's kind.
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 
 /// The length of the header of a link message, `struct ifinfomsg`.
@@ -95,6 +96,16 @@ fn kind(link: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(text).into_owned())
 }
 
+/// The number that our network namespace has for the one that the other end of a veth is in; `None` if it
+/// is in ours, or this is no veth.
+pub(super) fn peer_namespace(link: &[u8]) -> Option<i32> {
+    if kind(link)? != "veth" {
+        return None;
+    }
+    let number = attribute(link.get(HEADER..)?, IFLA_LINK_NETNSID)?;
+    number.try_into().ok().map(i32::from_ne_bytes)
+}
+
 fn attribute(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
     let mut known = NlasIterator::new(attributes).map_while(std::result::Result::ok);
     known
@@ -134,6 +145,9 @@ mod tests {
         assert_eq!(kind(&link).as_deref(), Some("veth"));
         assert_eq!(kind(&link[..HEADER + 8]), None);
         assert_eq!(kind(&[]), None);
+        assert_eq!(peer_namespace(&link), None);
+        link.extend([8, 0, 37, 0, 3, 0, 0, 0]);
+        assert_eq!(peer_namespace(&link), Some(3));
         // Lengths that lie.
         link[HEADER] = 3;
         assert_eq!(kind(&link), None);

@@ -6,6 +6,7 @@
 mod device;
 mod harden;
 mod netlink;
+mod proxy;
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use harden::{Change, Findings, Hardened, Unsupported, Weakness, forget, harden, weaknesses};
+pub use proxy::proxies;
 
 use self::device::Device;
 use crate::vm::{Place, Port};

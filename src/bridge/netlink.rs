@@ -4,22 +4,25 @@
 //! The kernel ignores attributes that it does not know, so its answer does not tell that a setting is
 //! missing: that the sysfs file of the setting is missing does.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use anyhow::{Error, Result, bail};
 use netlink_packet_core::{
     DecodeError, DefaultNla, ErrorBuffer, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer,
-    NetlinkMessage, Nla,
+    NetlinkMessage, Nla, Parseable,
 };
 use netlink_packet_route::link::{
     BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
     LinkAttribute, LinkInfo, LinkMessage, LinkProtoInfoBridge,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::constants::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::{ENODEV, exists, of, read};
+use super::{EINVAL, ENODEV, exists, of, read};
 use crate::vm::Port;
 
 /// What became of a request.
@@ -69,6 +72,27 @@ pub(super) fn link(index: u32) -> io::Result<Vec<u8>> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     send(RouteNetlinkMessage::GetLink(message))
+}
+
+/// The number that our network namespace has for this one; `None` if it has none, or this is no network
+/// namespace.
+pub(super) fn namespace(file: &File) -> io::Result<Option<i32>> {
+    let mut message = NsidMessage::default();
+    let fd = u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?;
+    message.attributes.push(NsidAttribute::Fd(fd));
+    let said = match send(RouteNetlinkMessage::GetNsId(message)) {
+        Err(e) if e.raw_os_error() == Some(EINVAL) => return Ok(None),
+        said => said?,
+    };
+    let answer = NsidMessage::parse(&said).map_err(invalid)?;
+    Ok(answer
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            // -1: it has none.
+            NsidAttribute::Id(number @ 0..) => Some(*number),
+            _ => None,
+        }))
 }
 
 /// Sends a request and says what became of it.
@@ -151,7 +175,6 @@ fn send(request: RouteNetlinkMessage) -> io::Result<Vec<u8>> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             received => received?,
         };
-        let invalid = |e: DecodeError| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
         let buffer = NetlinkBuffer::new_checked(&answer).map_err(invalid)?;
         if buffer.sequence_number() != SEQUENCE {
             continue;
@@ -167,6 +190,11 @@ fn send(request: RouteNetlinkMessage) -> io::Result<Vec<u8>> {
             Some(code) => Err(io::Error::from_raw_os_error(code.get().saturating_neg())),
         };
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
+fn invalid(e: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, e.to_string())
 }
 
 #[cfg(test)]
