@@ -111,9 +111,9 @@ pub struct Fence {
 pub struct Keep<'a> {
     /// Whether the guard of a port stays that the new fence omits.
     pub ports: Box<dyn Fn(&Port) -> bool + 'a>,
-    /// Whether a NIC that hears all networks goes on to do so. A hypervisor does not know which
-    /// NICs OpenNebula's template leaves without isolation.
-    pub hears_all: bool,
+    /// Whether the NIC behind this new guard goes on to hear all networks, if it does so now. A
+    /// hypervisor does not know which NICs OpenNebula's template leaves without isolation.
+    pub hears_all: Box<dyn Fn(&Guard) -> bool + 'a>,
     /// Whether ports that are another VM's stay that VM's. A fence that claims one then fails with
     /// [`Taken`].
     pub others_ports: bool,
@@ -136,7 +136,7 @@ impl Keep<'_> {
     pub fn nothing() -> Self {
         Self {
             ports: Box::new(|_| false),
-            hears_all: false,
+            hears_all: Box::new(|_| false),
             others_ports: false,
         }
     }
@@ -179,7 +179,7 @@ impl Fence {
         keep: &Keep,
     ) -> Merged {
         let goes_on_to_hear_all = |guard: &Guard| {
-            keep.hears_all
+            (keep.hears_all)(guard)
                 && actual.clone().any(|now| {
                     now.port == guard.port
                         && now.macs.contains(&guard.mac)

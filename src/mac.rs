@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use serde::Deserialize;
 
 use crate::quote::quoted;
 
@@ -81,8 +80,7 @@ impl FromStr for MacAddr {
 ///
 /// The default is the seed's 40: OpenNebula leases `02:00:` and the IPv4 address, so that /40 is
 /// one /24 network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "i64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PrefixLen(u8);
 
 impl PrefixLen {
@@ -131,8 +129,7 @@ impl FromStr for PrefixLen {
 }
 
 /// All MAC addresses that share their first bits: a virtual network, or one trusted station.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MacPrefix {
     base: MacAddr,
     len: PrefixLen,

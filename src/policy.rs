@@ -1,36 +1,33 @@
 //! What the operator chose to enforce, and the guards that follow from it. Pure.
 
-use anyhow::Result;
-use serde::Deserialize;
+mod network;
 
-use crate::fence::{Fence, Guard, Hears};
-use crate::mac::{MacPrefix, PrefixLen};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use crate::fence::{Addresses, Fence, Guard, Hears};
+use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::{Nic, Place, Port, Vm};
 
-/// Whether a NIC is isolated although its owner did not ask for it. Only OpenNebula has such NICs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// As the VM's template says.
-    #[default]
-    Template,
-    /// Every NIC is isolated.
-    Always,
-}
+pub use self::network::{
+    AddressGuard, Extras, Isolation, Network, Overrides, Selector, Settings, is_a_hosts,
+};
 
 /// What the operator chose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Act only on these bridges. Empty: on all.
     pub bridges: Vec<String>,
-    /// How many leading bits of a MAC address name its network.
-    pub prefix_len: PrefixLen,
-    /// Who may be heard besides the VM's own network.
-    pub trusted: Vec<MacPrefix>,
-    /// Which NICs hear only their own network.
-    pub isolation: Isolation,
-    /// Whether VMs may send IGMP and MLD queries.
-    pub multicast_querier: bool,
+    /// What applies to NICs of which no network says otherwise.
+    pub global: Settings,
+    /// The networks with settings of their own. No two select the same NICs.
+    pub networks: Vec<Network>,
+    /// What single NICs may use besides their own, by their MAC address.
+    pub nics: BTreeMap<MacAddr, Extras>,
+    /// The ports of OpenNebula's transparent proxies, by bridge: see [`Policy::on_host`].
+    pub proxies: BTreeMap<String, Port>,
 }
 
 /// Why a NIC has no guard.
@@ -64,7 +61,7 @@ impl Policy {
     pub fn fence(
         &self,
         vm: &Vm,
-        place_of: impl Fn(&Nic) -> Result<Place>,
+        mut place_of: impl FnMut(&Nic) -> Result<Place>,
     ) -> Result<(Fence, Vec<Unfenced>)> {
         let mut fence = Fence::none(vm.name.clone());
         let mut unfenced = Vec::new();
@@ -77,7 +74,7 @@ impl Policy {
                     unfenced.push(Unfenced::OtherBridge(port, bridge));
                 }
                 Place::Other(_, what) => unfenced.push(Unfenced::NotAVms(port, what)),
-                Place::Nic(_) => fence.guards.push(self.guard(nic)),
+                Place::Nic(bridge) => fence.guards.push(self.guard(nic, &bridge)),
             }
         }
         Ok((fence, unfenced))
@@ -88,127 +85,144 @@ impl Policy {
         self.bridges.is_empty() || self.bridges.iter().any(|b| b == bridge)
     }
 
-    /// The guard in front of a NIC's port.
-    pub fn guard(&self, nic: &Nic) -> Guard {
+    /// The policy on a host with these transparent proxies of OpenNebula's. No port is trusted that is
+    /// a VM's: in a VM's template a user can give his port any name.
+    #[must_use]
+    pub fn on_host(
+        &self,
+        mut proxies: BTreeMap<String, Port>,
+        is_a_vms: impl Fn(&Port) -> bool,
+    ) -> Self {
+        proxies.retain(|_, port| !is_a_vms(port));
+        let mut here = self.clone();
+        here.proxies = proxies;
+        let networks = here.networks.iter_mut();
+        let lists = networks.filter_map(|network| network.overrides.trusted_ports.as_mut());
+        for ports in lists.chain([&mut here.global.trusted_ports]) {
+            ports.retain(|port| !is_a_vms(port));
+        }
+        here
+    }
+
+    /// The ports that the operator trusts in some network.
+    pub fn trusted_ports(&self) -> BTreeSet<&Port> {
+        let networks = self.networks.iter();
+        let of_networks = networks.filter_map(|network| network.overrides.trusted_ports.as_ref());
+        let ports = of_networks.chain([&self.global.trusted_ports]).flatten();
+        ports.collect()
+    }
+
+    /// Whether OpenNebula's transparent proxies are heard in some network.
+    pub fn hears_proxies(&self) -> bool {
+        let mut networks = self.networks.iter();
+        self.global.opennebula_proxy
+            || networks.any(|network| network.overrides.opennebula_proxy == Some(true))
+    }
+
+    /// Whether it matters which bridge a port is on.
+    pub fn depends_on_bridges(&self) -> bool {
+        let mut networks = self.networks.iter();
+        !self.bridges.is_empty()
+            || !self.proxies.is_empty()
+            || networks.any(|network| network.selector.bridge.is_some())
+    }
+
+    /// Whether NICs with this MAC address on this bridge are isolated although their owners did not ask
+    /// for it.
+    pub fn isolation(&self, mac: MacAddr, bridge: &str) -> Isolation {
+        let network = self.network(mac, bridge);
+        let isolation = network.and_then(|network| network.overrides.isolation);
+        isolation.unwrap_or(self.global.isolation)
+    }
+
+    /// The guard in front of a NIC's port on this bridge.
+    pub fn guard(&self, nic: &Nic, bridge: &str) -> Guard {
+        let network = self.network(nic.mac, bridge);
+        let settings = match network {
+            Some(network) => network.overrides.over(&self.global),
+            None => self.global.clone(),
+        };
+        let mut extras = self.extras(nic, network, &settings);
+        extras.macs.remove(&nic.mac);
+        let hears = if nic.hears_all() && settings.isolation != Isolation::Always {
+            Hears::All
+        } else {
+            self.own_network(nic, bridge, &settings)
+        };
         Guard {
-            queries: self.multicast_querier,
-            ..Guard::new(
-                nic.port.clone(),
-                nic.mac,
-                if nic.hears_all() && self.isolation != Isolation::Always {
-                    Hears::All
-                } else {
-                    self.own_network(nic)
-                },
-            )
+            extra_macs: extras.macs.into_iter().collect(),
+            queries: settings.multicast_querier,
+            addresses: addresses(nic, &settings, extras.ips),
+            dhcp_guard: settings.dhcp_guard,
+            ra_guard: settings.ra_guard,
+            ..Guard::new(nic.port.clone(), nic.mac, hears)
         }
     }
 
-    fn own_network(&self, nic: &Nic) -> Hears {
-        let mut trusted = self.trusted.clone();
-        trusted.sort_unstable();
-        trusted.dedup();
+    fn network(&self, mac: MacAddr, bridge: &str) -> Option<&Network> {
+        network::most_specific(&self.networks, mac, bridge)
+    }
+
+    /// What the NIC may use besides its own.
+    fn extras(&self, nic: &Nic, network: Option<&Network>, settings: &Settings) -> Extras {
+        let mut extras = self.nics.get(&nic.mac).cloned().unwrap_or_default();
+        if let Some(Network { extras: more, .. }) = network {
+            extras.add(&more.macs, &more.ips);
+        }
+        if let (true, Some(asked)) = (settings.template_extras, &nic.asked) {
+            extras.add(&asked.extra_macs, &asked.extra_addresses);
+        }
+        extras
+    }
+
+    fn own_network(&self, nic: &Nic, bridge: &str, settings: &Settings) -> Hears {
+        let proxy = self.proxies.get(bridge);
+        let proxy = proxy.filter(|_| settings.opennebula_proxy).cloned();
+        let trusted_ports: BTreeSet<_> = settings
+            .trusted_ports
+            .iter()
+            .cloned()
+            .chain(proxy)
+            .collect();
+        let trusted: BTreeSet<_> = settings.trusted.iter().copied().collect();
         Hears::Network {
-            prefix: MacPrefix::of(nic.mac, self.prefix_len),
-            trusted,
-            trusted_ports: Vec::new(),
+            prefix: MacPrefix::of(nic.mac, settings.prefix_len),
+            trusted: trusted.into_iter().collect(),
+            trusted_ports: trusted_ports.into_iter().collect(),
         }
     }
+}
+
+/// The IP addresses that the NIC may use: its own and these; `None`: any.
+fn addresses(nic: &Nic, settings: &Settings, mut ips: BTreeSet<IpAddr>) -> Option<Addresses> {
+    let asked = nic.asked.as_ref();
+    let is_guarded = match settings.addresses {
+        AddressGuard::Template => asked.is_some_and(|asked| asked.guards_addresses),
+        AddressGuard::Always | AddressGuard::Mac => true,
+        AddressGuard::Never => false,
+    };
+    if !is_guarded {
+        return None;
+    }
+    match asked {
+        Some(asked) => ips.extend(&asked.addresses),
+        None if settings.addresses == AddressGuard::Mac => ips.extend(network::made_of(nic.mac)),
+        None => {}
+    }
+    let v4 = ips.iter().filter_map(|ip| match ip {
+        IpAddr::V4(ip) => Some(*ip),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = ips.iter().filter_map(|ip| match ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => Some(*ip),
+    });
+    Some(Addresses {
+        v4: v4.collect(),
+        v6: v6.collect(),
+        link_local: settings.link_local,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vm::Asked;
-
-    fn vm(nics: &[(&str, &str)]) -> Vm {
-        let nic = |(port, mac): &(&str, &str)| {
-            Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
-        };
-        Vm {
-            name: "one-1".parse().unwrap(),
-            nics: nics.iter().map(nic).collect(),
-            skipped: Vec::new(),
-        }
-    }
-
-    fn network(prefix: &str, trusted: &[&str]) -> Hears {
-        Hears::Network {
-            prefix: prefix.parse().unwrap(),
-            trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
-            trusted_ports: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn by_default_a_vm_hears_the_slash_40_that_its_address_is_in() {
-        let vm = vm(&[("one-1-0", "02:00:c0:a8:00:05")]);
-        let (fence, unfenced) = Policy::default()
-            .fence(&vm, |_| Ok(Place::Nic("br0".into())))
-            .unwrap();
-        let guard = Guard::new(
-            "one-1-0".parse().unwrap(),
-            "02:00:c0:a8:00:05".parse().unwrap(),
-            network("02:00:c0:a8:00:00/40", &[]),
-        );
-        assert_eq!(fence.guards, [guard]);
-        assert_eq!(unfenced, []);
-    }
-
-    #[test]
-    fn trusted_senders_are_sorted_and_each_is_there_once() {
-        let policy = Policy {
-            trusted: ["2:0:0:0:0:9", "2:0:0:0:0:1", "2:0:0:0:0:9"]
-                .map(|t| t.parse().unwrap())
-                .to_vec(),
-            ..Policy::default()
-        };
-        let guard = policy.guard(&vm(&[("p", "2:0:0:0:1:1")]).nics[0]);
-        let trusted = ["02:00:00:00:00:01", "02:00:00:00:00:09"];
-        assert_eq!(guard.hears, network("02:00:00:00:01:00/40", &trusted));
-    }
-
-    #[test]
-    fn a_nic_that_may_hear_all_networks_does_unless_isolation_is_always() {
-        let mut nic = vm(&[("p", "2:0:0:0:1:1")]).nics.remove(0);
-        nic.asked = Some(Asked {
-            hears_all: true,
-            ..Asked::default()
-        });
-        let mut policy = Policy::default();
-        assert_eq!(policy.guard(&nic).hears, Hears::All);
-        policy.isolation = Isolation::Always;
-        let own = network("02:00:00:00:01:00/40", &[]);
-        assert_eq!(policy.guard(&nic).hears, own);
-    }
-
-    #[test]
-    fn only_vms_ports_on_the_chosen_bridges_are_fenced() {
-        let vm = vm(&[
-            ("p0", "2:0:0:0:0:1"),
-            ("p1", "2:0:0:0:0:2"),
-            ("p2", "2:0:0:0:0:3"),
-            ("p3", "2:0:0:0:0:4"),
-        ]);
-        let policy = Policy {
-            bridges: vec!["br0".into()],
-            ..Policy::default()
-        };
-        let place_of = |nic: &Nic| {
-            Ok(match nic.port.as_str() {
-                "p0" => Place::Nic("br0".into()),
-                "p1" => Place::Nic("br1".into()),
-                "p2" => Place::NoBridge,
-                _ => Place::Other("br0".into(), "a bond".into()),
-            })
-        };
-        let (fence, unfenced) = policy.fence(&vm, place_of).unwrap();
-        assert_eq!(fence.ports(), [&"p0".parse().unwrap()].into());
-        let left_out = [
-            Unfenced::OtherBridge("p1".parse().unwrap(), "br1".into()),
-            Unfenced::NoBridge("p2".parse().unwrap()),
-            Unfenced::NotAVms("p3".parse().unwrap(), "a bond".into()),
-        ];
-        assert_eq!(unfenced, left_out);
-    }
-}
+mod tests;

@@ -35,7 +35,8 @@ pub struct Survey {
     pub unowned: Vec<Finding>,
     /// What each VM should have. Its finding has the same place in `findings`.
     desired: Vec<Fence>,
-    hears_all: bool,
+    /// Ports that must not hear all networks, whatever their VM's owner has asked for.
+    isolated: BTreeSet<Port>,
 }
 
 impl Survey {
@@ -56,7 +57,7 @@ impl Survey {
             gone: Vec::new(),
             unowned: Vec::new(),
             desired: Vec::new(),
-            hears_all: policy.isolation == Isolation::Template,
+            isolated: BTreeSet::new(),
         };
         for (vm, why) in running.failed {
             survey.fail(vm, format!("{why:#}"));
@@ -64,7 +65,14 @@ impl Survey {
         let claimed_twice = claimed_twice(&running.vms);
         let mut remarks = BTreeMap::new();
         for vm in &running.vms {
-            let (fence, unfenced) = policy.fence(vm, |nic| (host.place_of)(&nic.port))?;
+            let (fence, unfenced) = policy.fence(vm, |nic| {
+                let place = (host.place_of)(&nic.port)?;
+                let bridge = place.bridge().unwrap_or_default();
+                if policy.isolation(nic.mac, bridge) == Isolation::Always {
+                    survey.isolated.insert(nic.port.clone());
+                }
+                Ok(place)
+            })?;
             remarks.insert(vm.name.clone(), remarks_on(vm, &unfenced));
             for why in unfenced.iter().filter_map(Unfenced::refusal) {
                 survey.fail(vm.name.clone(), why);
@@ -121,7 +129,7 @@ impl Survey {
             ports: Box::new(move |port| {
                 !self.ports.contains(port) && place_of(port).map_or(true, |place| place.is_nic())
             }),
-            hears_all: self.hears_all,
+            hears_all: Box::new(|guard| !self.isolated.contains(&guard.port)),
             ..Keep::nothing()
         }
     }

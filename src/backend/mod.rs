@@ -6,7 +6,6 @@ pub mod nft;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use serde::Deserialize;
 
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::vm::Port;
@@ -76,8 +75,7 @@ pub struct Enforced {
 }
 
 /// A firewall by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Choice {
     /// The best one that works on this host
     #[default]
@@ -118,12 +116,10 @@ mod tests {
             nics: nics.to_vec(),
             skipped: Vec::new(),
         };
-        let policy = Policy {
-            trusted: ["02:00:c0:a8:ff:01", "00:16:3e:00:00:00/24"]
-                .map(|trusted| trusted.parse().unwrap())
-                .to_vec(),
-            ..Policy::default()
-        };
+        let mut policy = Policy::default();
+        policy.global.trusted = ["02:00:c0:a8:ff:01", "00:16:3e:00:00:00/24"]
+            .map(|trusted| trusted.parse().unwrap())
+            .to_vec();
         let vms = [
             vm("one-1", &[nic("one-1-0", "02:00:c0:a8:00:05", false)]),
             vm(

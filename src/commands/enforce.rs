@@ -4,21 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 
-use super::shared::{note, warn_of_unknown_bridges};
+use super::shared::{note, policy, ports, warn_of_unknown_bridges};
 use crate::backend::{self, Backend};
 use crate::bridge::{self, Hardened};
 use crate::config::Config;
-use crate::fence::{ActualGuard, Fence, Hears, Keep};
+use crate::fence::{ActualGuard, Fence, Guard, Hears, Keep};
 use crate::lock;
-use crate::policy::{Isolation, Unfenced};
+use crate::policy::{Isolation, Policy, Unfenced};
 use crate::report;
 use crate::vm::{Port, Vm};
 
 /// What stays where a hypervisor told of a running VM: NICs that hear all networks, of which only
 /// OpenNebula's template knows.
-pub fn as_told(config: &Config) -> Keep<'static> {
+pub fn as_told(config: &Config) -> Keep<'_> {
+    let may_hear_all = |guard: &Guard| {
+        // Where nobody can tell, the fence cannot be made either.
+        let bridge = bridge::of(&guard.port).ok().flatten().unwrap_or_default();
+        config.policy.isolation(guard.mac, &bridge) == Isolation::Template
+    };
     Keep {
-        hears_all: config.policy.isolation == Isolation::Template,
+        hears_all: Box::new(may_hear_all),
         ..Keep::nothing()
     }
 }
@@ -31,9 +36,10 @@ pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static s
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
+    let policy = policy(config, &ports(vms));
     let fences = vms
         .iter()
-        .map(|vm| fence(config, vm))
+        .map(|vm| fence(config, &policy, vm))
         .collect::<Result<Vec<_>>>()?;
     let enforced = backend.enforce(&fences, keep)?;
     let ports: BTreeSet<_> = fences.iter().flat_map(Fence::ports).collect();
@@ -81,8 +87,8 @@ pub fn harden<'a>(config: &Config, ports: impl IntoIterator<Item = &'a Port>) ->
     }
 }
 
-fn fence(config: &Config, vm: &Vm) -> Result<Fence> {
-    let (fence, unfenced) = config.policy.fence(vm, |nic| bridge::place(&nic.port))?;
+fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<Fence> {
+    let (fence, unfenced) = policy.fence(vm, |nic| bridge::place(&nic.port))?;
     let name = vm.name.as_str();
     if let Some(refusal) = unfenced.iter().find_map(Unfenced::refusal) {
         bail!("VM {name:?}: {refusal}; nothing was changed");

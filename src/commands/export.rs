@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::shared::{described, note, print};
+use super::shared::{described, note, policy, ports, print};
 use crate::backend;
 use crate::bridge;
 use crate::cli::Vms;
@@ -19,10 +19,9 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let (vms, hypervisors) = described(config, vms)?;
     // Nothing of this gets into the kernel: others may ask.
     drop(hypervisors);
+    let policy = policy(config, &ports(&vms));
     for vm in vms {
-        let (fence, unfenced) = config
-            .policy
-            .fence(&vm, |nic| place_of(&config.policy, nic))?;
+        let (fence, unfenced) = policy.fence(&vm, |nic| place_of(&policy, nic))?;
         fences.push(fence);
         for nic in unfenced {
             let name = vm.name.as_str();
@@ -47,11 +46,11 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
 }
 
 /// The bridge that the VM's definition names, which may be another host's; else the one that the
-/// port is on here. Where all bridges are fenced it does not matter.
+/// port is on here. Where all bridges are fenced in the same way it does not matter.
 fn place_of(policy: &Policy, nic: &Nic) -> Result<Place> {
     match &nic.bridge {
         Some(bridge) => Ok(Place::Nic(bridge.clone())),
-        None if policy.bridges.is_empty() => Ok(Place::Nic(String::new())),
+        None if !policy.depends_on_bridges() => Ok(Place::Nic(String::new())),
         None => bridge::place(&nic.port),
     }
 }

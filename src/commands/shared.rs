@@ -1,6 +1,6 @@
 //! What several subcommands share: the VMs that are meant, and what is said to people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
@@ -14,6 +14,7 @@ use crate::bridge;
 use crate::cli::Vms;
 use crate::config::Config;
 use crate::fence::ActualFence;
+use crate::policy::Policy;
 use crate::report;
 use crate::source::{Hypervisors, Running, libvirt};
 use crate::survey::{self, Survey};
@@ -75,7 +76,47 @@ pub fn survey(
         place_of: &bridge::place,
         can_hold: &|fence| backend.check(fence),
     };
-    Survey::of(&config.policy, running, actual, &host)
+    let mut vms = ports(&running.vms);
+    let fenced = actual.iter().flat_map(|fence| &fence.guards);
+    vms.extend(fenced.map(|guard| &guard.port));
+    let policy = policy(config, &vms);
+    drop(vms);
+    Survey::of(&policy, running, actual, &host)
+}
+
+/// The ports of these VMs.
+pub fn ports(vms: &[Vm]) -> BTreeSet<&Port> {
+    let nics = vms.iter().flat_map(|vm| &vm.nics);
+    nics.map(|nic| &nic.port).collect()
+}
+
+/// The policy on this host as it is now, where these ports are VMs'.
+pub fn policy(config: &Config, vms: &BTreeSet<&Port>) -> Policy {
+    let proxies = if config.policy.hears_proxies() {
+        bridge::proxies()
+    } else {
+        Ok(BTreeMap::new())
+    };
+    let proxies = proxies.unwrap_or_else(|e| {
+        report::warning(&format!(
+            "{e:#}; OpenNebula's transparent proxy is not heard"
+        ));
+        BTreeMap::new()
+    });
+    for port in config.policy.trusted_ports().intersection(vms) {
+        report::warning(&format!(
+            "port \"{port}\" is in trusted-ports, but it is a VM's: it is not trusted"
+        ));
+    }
+    let policy = config.policy.on_host(proxies, |port| vms.contains(port));
+    for (bridge, port) in &policy.proxies {
+        note(config, || {
+            format!(
+                "port \"{port}\" is OpenNebula's transparent proxy: VMs on bridge {bridge:?} may hear it"
+            )
+        });
+    }
+    policy
 }
 
 fn is_stdin(file: &Path) -> bool {
@@ -108,12 +149,10 @@ pub fn read(file: &Path, limit: usize) -> Result<String> {
 
 /// A bridge that is misspelt would leave its VMs open without a word.
 pub fn warn_of_unknown_bridges(config: &Config) {
-    for bridge in config
-        .policy
-        .bridges
-        .iter()
-        .filter(|bridge| !bridge::exists(bridge))
-    {
+    let networks = config.policy.networks.iter();
+    let of_networks = networks.filter_map(|network| network.selector.bridge.as_ref());
+    let bridges: BTreeSet<_> = config.policy.bridges.iter().chain(of_networks).collect();
+    for bridge in bridges.iter().filter(|bridge| !bridge::exists(bridge)) {
         report::warning(&format!("there is no bridge {bridge:?} on this host"));
     }
 }

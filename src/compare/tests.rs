@@ -45,7 +45,7 @@ fn actual(vm: Option<&str>, guards: &[ActualGuard]) -> ActualFence {
 fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
     Keep {
         ports: Box::new(|port| ports.contains(&port.as_str())),
-        hears_all: true,
+        hears_all: Box::new(|_| true),
         ..Keep::nothing()
     }
 }

@@ -30,7 +30,7 @@ fn merged(new: &[Guard], actual: &[ActualGuard], kept: &[&str], hears_all: bool)
     };
     let keep = Keep {
         ports: Box::new(|port| kept.contains(&port.as_str())),
-        hears_all,
+        hears_all: Box::new(move |_| hears_all),
         ..Keep::nothing()
     };
     fence.merge(actual.iter(), &keep)

@@ -2,7 +2,6 @@ use anyhow::{anyhow, bail};
 
 use super::*;
 use crate::fence::{ActualGuard, Hears};
-use crate::mac::PrefixLen;
 use crate::vm::Nic;
 
 /// A running VM whose NICs have these ports and the addresses `02:00:00:00:00:0N`.
@@ -21,7 +20,7 @@ fn vm(name: &str, ports: &[&str]) -> Vm {
 /// The fence that [`vm`] should have, as the kernel holds it.
 fn held(name: Option<&str>, ports: &[&str]) -> ActualFence {
     let guards = vm("x", ports).nics.into_iter().map(|nic| {
-        let guard = Policy::default().guard(&nic);
+        let guard = Policy::default().guard(&nic, "br0");
         ActualGuard {
             macs: vec![guard.mac],
             hears: vec![guard.hears],
@@ -227,11 +226,8 @@ fn a_nic_that_hears_all_networks_goes_on_unless_isolation_is_always() {
     let mut now = held(Some("a"), &["p0"]);
     now.guards[0].hears = vec![Hears::All];
     for (isolation, well) in [(Isolation::Template, true), (Isolation::Always, false)] {
-        let policy = Policy {
-            isolation,
-            prefix_len: PrefixLen::default(),
-            ..Policy::default()
-        };
+        let mut policy = Policy::default();
+        policy.global.isolation = isolation;
         let running = Running {
             vms: vec![vm("a", &["p0"])],
             failed: Vec::new(),

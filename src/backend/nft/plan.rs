@@ -139,7 +139,8 @@ fn rules(actual: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec
     };
     let keep = Keep {
         ports: Box::new(|port| is_not_another_vms(port) && (keep.ports)(port)),
-        ..*keep
+        hears_all: Box::new(&keep.hears_all),
+        others_ports: keep.others_ports,
     };
     let merged = fence.merge(actual.guards_of(chain).iter(), &keep);
     let kept = actual.rules_of(chain).map(|(rule, _)| rule);

@@ -80,7 +80,7 @@ pub fn nft(text: &str) {
 /// The configuration file.
 pub fn config(text: &str) {
     if let Err(e) = File::parse(text) {
-        assert!(format!("{e:#}").starts_with("line "));
+        assert!(format!("{e:#}").starts_with("line "), "{e:#}");
     }
 }
 

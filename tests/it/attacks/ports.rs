@@ -241,7 +241,7 @@ fn fence_anyway(host: &Host, backend: &(dyn Backend + Sync), vm: &str, port: &st
     let nic = Nic::new(port.parse().unwrap(), ATTACKER.parse().unwrap(), None).unwrap();
     let fence = Fence {
         vm: vm.parse().unwrap(),
-        guards: vec![Policy::default().guard(&nic)],
+        guards: vec![Policy::default().guard(&nic, "br0")],
     };
     host.run(|| {
         backend

@@ -1,0 +1,168 @@
+//! What the configuration file says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::{Result, ensure};
+
+use super::section::Section;
+use crate::backend;
+use crate::fence::LinkLocal;
+use crate::mac::{MacAddr, MacPrefix};
+use crate::policy::{AddressGuard, Extras, Isolation, Network, Overrides, Selector, is_a_hosts};
+
+/// The configuration file: what it sets.
+#[derive(Debug, Default)]
+pub struct File {
+    pub(super) backend: Option<backend::Choice>,
+    pub(super) bridges: Option<Vec<String>>,
+    pub(super) connect: Option<String>,
+    pub(super) harden_bridges: Option<bool>,
+    pub(super) global: Overrides,
+    pub(super) networks: Vec<Network>,
+    pub(super) nics: BTreeMap<MacAddr, Extras>,
+}
+
+impl File {
+    /// Reads the text of the file.
+    ///
+    /// # Errors
+    /// If it is no TOML, or says what cannot be; with the line.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut file = Section::file(text)?;
+        let backends = [
+            ("auto", backend::Choice::Auto),
+            ("nft", backend::Choice::Nft),
+            ("ebtables", backend::Choice::Ebtables),
+        ];
+        let parsed = Self {
+            backend: file.word("backend", &backends)?,
+            bridges: file.list("bridges", "a list of names of bridges", bridge)?,
+            connect: file.text("connect", "a libvirt URI", |text| Ok(text.to_owned()))?,
+            harden_bridges: file.flag("harden-bridges")?,
+            global: overrides(&mut file)?,
+            networks: networks(file.sections("network")?)?,
+            nics: nics(file.sections("nic")?)?,
+        };
+        file.end()?;
+        Ok(parsed)
+    }
+}
+
+/// What may stand at the top of the file and in a network's section.
+fn overrides(section: &mut Section) -> Result<Overrides> {
+    let isolations = [
+        ("template", Isolation::Template),
+        ("always", Isolation::Always),
+    ];
+    let guards = [
+        ("template", AddressGuard::Template),
+        ("always", AddressGuard::Always),
+        ("never", AddressGuard::Never),
+        ("mac", AddressGuard::Mac),
+    ];
+    let link_locals = [("eui64", LinkLocal::Eui64), ("any", LinkLocal::Any)];
+    Ok(Overrides {
+        prefix_len: section.number("prefix-len", "a number from 8 to 48")?,
+        trusted: section.list_of("trusted", "a list of MAC addresses or prefixes of them")?,
+        trusted_ports: section.list_of("trusted-ports", "a list of names of ports")?,
+        opennebula_proxy: section.flag("opennebula-proxy")?,
+        isolation: section.word("isolation", &isolations)?,
+        multicast_querier: section.flag("multicast-querier")?,
+        addresses: section.word("addresses", &guards)?,
+        link_local: section.word("link-local", &link_locals)?,
+        dhcp_guard: section.flag("dhcp-guard")?,
+        ra_guard: section.flag("ra-guard")?,
+        template_extras: section.flag("template-extras")?,
+    })
+}
+
+fn networks(sections: Vec<Section>) -> Result<Vec<Network>> {
+    let mut networks = Vec::new();
+    // Where each selector was, and what errors call its section.
+    let mut seen: BTreeMap<Selector, (usize, String)> = BTreeMap::new();
+    for mut section in sections {
+        let selector = Selector {
+            bridge: section.text("bridge", "the name of a bridge", bridge)?,
+            mac: section.text("mac", "a MAC address or a prefix of one", str::parse)?,
+        };
+        let named = [
+            selector
+                .bridge
+                .as_ref()
+                .map(|name| format!("bridge = {name:?}")),
+            selector.mac.map(|prefix| format!("mac = \"{prefix}\"")),
+        ];
+        let named: Vec<_> = named.into_iter().flatten().collect();
+        if named.is_empty() {
+            return Err(section.error("bridge or mac must say which NICs it is for"));
+        }
+        section.name = format!("{} {}", section.name, named.join(", "));
+        let here = (section.line(), section.name.clone());
+        if let Some((line, name)) = seen.insert(selector.clone(), here) {
+            return Err(section.error(format!("{name} in line {line} is for the same NICs")));
+        }
+        let overrides = overrides(&mut section)?;
+        let mut extras = extras(&mut section)?;
+        extras.ips.extend(ips(&mut section, "ips")?);
+        section.end()?;
+        networks.push(Network {
+            selector,
+            overrides,
+            extras,
+        });
+    }
+    Ok(networks)
+}
+
+fn nics(sections: Vec<Section>) -> Result<BTreeMap<MacAddr, Extras>> {
+    let mut nics = BTreeMap::new();
+    let mut seen: BTreeMap<MacAddr, usize> = BTreeMap::new();
+    for mut section in sections {
+        let Some(mac) = section.text("mac", "a MAC address", station)? else {
+            return Err(section.error("mac must say which NIC it is for"));
+        };
+        section.name = format!("{} mac = \"{mac}\"", section.name);
+        if let Some(line) = seen.insert(mac, section.line()) {
+            return Err(section.error(format!("line {line} has a section for the same NIC")));
+        }
+        nics.insert(mac, extras(&mut section)?);
+        section.end()?;
+    }
+    Ok(nics)
+}
+
+fn extras(section: &mut Section) -> Result<Extras> {
+    let macs = section.list("extra-macs", "a list of MAC addresses", station)?;
+    Ok(Extras {
+        macs: macs.unwrap_or_default().into_iter().collect(),
+        ips: ips(section, "extra-ips")?,
+    })
+}
+
+fn ips(section: &mut Section, key: &'static str) -> Result<BTreeSet<IpAddr>> {
+    let ips = section.list(key, "a list of IP addresses", ip)?;
+    Ok(ips.unwrap_or_default().into_iter().collect())
+}
+
+/// The name of a bridge.
+pub(super) fn bridge(name: &str) -> Result<String> {
+    ensure!(!name.is_empty(), "the name of a bridge is empty");
+    Ok(name.to_owned())
+}
+
+/// A MAC address that a station can have: as the prefix that only it is in.
+fn station(text: &str) -> Result<MacAddr> {
+    let mac: MacAddr = text.parse()?;
+    text.parse::<MacPrefix>()?;
+    Ok(mac)
+}
+
+fn ip(text: &str) -> Result<IpAddr> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        anyhow::bail!("{text:?} is not an IP address");
+    };
+    let address = address.to_canonical();
+    ensure!(is_a_hosts(address), "{text:?} is no host's IP address");
+    Ok(address)
+}

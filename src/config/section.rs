@@ -1,0 +1,209 @@
+//! A table of the configuration file, read key by key, so that each mistake is told in plain words: the
+//! line, the section, the key, and what it must be.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::str::FromStr;
+
+use anyhow::{Error, Result, anyhow};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The longest value that an error repeats, in characters.
+const SHOWN: usize = 40;
+
+/// A table of the file: the file itself, or a section of it.
+pub struct Section<'a> {
+    /// What errors call it; empty for the file itself.
+    pub name: String,
+    text: &'a str,
+    table: Spanned<DeTable<'a>>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Section<'a> {
+    /// The file itself.
+    pub fn file(text: &'a str) -> Result<Self> {
+        let table = DeTable::parse(text).map_err(|e| {
+            let start = e.span().map_or(0, |span| span.start);
+            anyhow!("line {}: {}", line(text, start), e.message())
+        })?;
+        Ok(Self {
+            name: String::new(),
+            text,
+            table,
+            known: Vec::new(),
+        })
+    }
+
+    /// The line that it begins in.
+    pub fn line(&self) -> usize {
+        line(self.text, self.table.span().start)
+    }
+
+    /// An error that is about the section as a whole.
+    pub fn error(&self, why: impl Display) -> Error {
+        self.error_at(self.table.span().start, why)
+    }
+
+    fn error_at(&self, start: usize, why: impl Display) -> Error {
+        let line = line(self.text, start);
+        if self.name.is_empty() {
+            anyhow!("line {line}: {why}")
+        } else {
+            anyhow!("line {line}: {}: {why}", self.name)
+        }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'a>>> {
+        self.known.push(key);
+        self.table.get_mut().remove(key)
+    }
+
+    /// Takes the value of a key, which must be this, in words. `read` says why it is not, or nothing.
+    fn read<T>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        read: impl Fn(&DeValue) -> Result<T, Option<Error>>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.take(key) else {
+            return Ok(None);
+        };
+        let wrong = |why: Option<Error>| {
+            let why = match why {
+                Some(why) => format!(": {why:#}"),
+                None => format!(", not {}", shown(self.text, value.span())),
+            };
+            self.error_at(value.span().start, format!("{key} must be {what}{why}"))
+        };
+        read(value.get_ref()).map(Some).map_err(wrong)
+    }
+
+    /// A text.
+    pub fn text<T>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        read: impl Fn(&str) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.read(key, what, |value| match value {
+            DeValue::String(text) => read(text).map_err(Some),
+            _ => Err(None),
+        })
+    }
+
+    /// A list of texts.
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        read: impl Fn(&str) -> Result<T>,
+    ) -> Result<Option<Vec<T>>> {
+        let element = |value: &Spanned<DeValue>| match value.get_ref() {
+            DeValue::String(text) => read(text).map_err(Some),
+            _ => Err(None),
+        };
+        self.read(key, what, |value| match value {
+            DeValue::Array(values) => values.iter().map(element).collect(),
+            _ => Err(None),
+        })
+    }
+
+    /// A list of what can be read from a text.
+    pub fn list_of<T: FromStr<Err = Error>>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+    ) -> Result<Option<Vec<T>>> {
+        self.list(key, what, str::parse)
+    }
+
+    /// A number that `T` can be made of.
+    pub fn number<T: TryFrom<i64>>(&mut self, key: &'static str, what: &str) -> Result<Option<T>> {
+        self.read(key, what, |value| match value {
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .ok()
+                .and_then(|number| number.try_into().ok())
+                .ok_or(None),
+            _ => Err(None),
+        })
+    }
+
+    /// True or false.
+    pub fn flag(&mut self, key: &'static str) -> Result<Option<bool>> {
+        self.read(key, "true or false", |value| match value {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(None),
+        })
+    }
+
+    /// One of these words.
+    pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>> {
+        let quoted: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        self.read(key, &quoted.join(" or "), |value| match value {
+            DeValue::String(text) => {
+                let word = words.iter().find(|(word, _)| word == text);
+                word.map(|(_, meaning)| *meaning).ok_or(None)
+            }
+            _ => Err(None),
+        })
+    }
+
+    /// The sections of this name, which are written as `[[name]]`.
+    pub fn sections(&mut self, name: &'static str) -> Result<Vec<Self>> {
+        let Some(value) = self.take(name) else {
+            return Ok(Vec::new());
+        };
+        // Not a key like the others.
+        self.known.pop();
+        let start = value.span().start;
+        let wrong = || self.error_at(start, format!("sections are written [[{name}]]"));
+        let DeValue::Array(values) = value.into_inner() else {
+            return Err(wrong());
+        };
+        let section = |value: Spanned<DeValue<'a>>| {
+            let span = value.span();
+            match value.into_inner() {
+                DeValue::Table(table) => Ok(Self {
+                    name: format!("[[{name}]]"),
+                    text: self.text,
+                    table: Spanned::new(span, table),
+                    known: Vec::new(),
+                }),
+                _ => Err(wrong()),
+            }
+        };
+        values.into_iter().map(section).collect()
+    }
+
+    /// Makes sure that no key is left.
+    pub fn end(self) -> Result<()> {
+        let Some((key, _)) = self.table.get_ref().iter().next() else {
+            return Ok(());
+        };
+        let known: Vec<_> = self.known.iter().map(|key| format!("`{key}`")).collect();
+        let known = known.join(", ");
+        // A key may hold anything.
+        let name = key.get_ref().escape_debug();
+        let why = format!("there is no key `{name}`; the keys are {known}");
+        Err(self.error_at(key.span().start, why))
+    }
+}
+
+/// The line of the text that this byte is in.
+fn line(text: &str, start: usize) -> usize {
+    text.get(..start).unwrap_or_default().matches('\n').count() + 1
+}
+
+/// A value as it stands in the file, or its first words.
+fn shown(text: &str, span: Range<usize>) -> String {
+    let value = text.get(span).unwrap_or_default();
+    let first = value.lines().next().unwrap_or_default();
+    let shown: String = first.chars().take(SHOWN).collect();
+    if shown.len() == value.len() {
+        shown
+    } else {
+        shown + "..."
+    }
+}
