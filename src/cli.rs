@@ -46,7 +46,7 @@ fn short(mut error: Error) -> Error {
 }
 
 /// Flags that go with any subcommand; they override the configuration file.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Configuration file [default: /etc/macfence.toml, if it exists]
     #[arg(long, value_name = "FILE", global = true)]
@@ -92,7 +92,8 @@ pub enum Command {
     Flush,
     /// Fence every running VM, and delete what refers to ports that are gone, in one transaction
     Sync,
-    /// Keep every running VM fenced: sync now, and whenever a port or a rule has changed
+    /// Keep every running VM fenced: sync now, and whenever a port or a rule has changed; SIGHUP makes
+    /// it read the configuration again
     Watch,
     /// Show what is fenced, and what was dropped
     List {

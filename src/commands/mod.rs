@@ -30,13 +30,14 @@ pub fn run(cli: Cli) -> Result<Exit> {
     if privilege::is_missing(&cli.command) {
         return privilege::run_as_root(&cli);
     }
+    let flags = cli.global.clone();
     let config = Config::new(cli.global)?;
     match cli.command {
         Command::Apply(vms) => apply::run(&config, &vms),
         Command::Remove { vms } => remove::run(&config, vms),
         Command::Flush => flush::run(&config),
         Command::Sync => sync::run(&config),
-        Command::Watch => watch::run(&config),
+        Command::Watch => watch::run(config, &flags),
         Command::List { json } => list::run(&config, json),
         Command::Check { json } => return check::run(&config, json),
         Command::Metrics { output } => metrics::run(&config, output.as_ref()),

@@ -1,8 +1,8 @@
 //! `macfence watch`: keep every running VM fenced, whoever changes what. It does nothing until the
-//! kernel tells of a change, and then what `sync` does.
+//! kernel tells of a change, and then what `sync` does. SIGHUP makes it read the configuration again.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::shared::{print, warn_of_unknown_bridges};
 use super::sync;
+use crate::cli::Global;
 use crate::config::Config;
 use crate::events::{Event, Events};
 use crate::report;
@@ -35,23 +36,20 @@ const LAST_POLL: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// Runs it, until it is told to end.
-pub fn run(config: &Config) -> Result<()> {
-    let (told, tell) = UnixStream::pair().context("cannot wait for signals")?;
-    for signal in [SIGTERM, SIGINT] {
-        let tell = tell.try_clone().context("cannot wait for signals")?;
-        signal_hook::low_level::pipe::register(signal, tell).context("cannot wait for signals")?;
-    }
+/// Runs it, until it is told to end. `flags` are those that `config` was made with.
+pub fn run(mut config: Config, flags: &Global) -> Result<()> {
+    let end = told_by(&[SIGTERM, SIGINT]).context("cannot wait for signals")?;
+    let mut reload = told_by(&[SIGHUP]).context("cannot wait for signals")?;
     // Before the first sync: whatever happens from then on is told.
     let events = Events::listen()?;
-    warn_of_unknown_bridges(config);
+    warn_of_unknown_bridges(&config);
     let mut watch = Watch::default();
-    watch.sync(config)?;
+    watch.sync(&config)?;
     notify(NotifyState::Ready);
     loop {
         let [links, rulesets] = events.sources();
-        let mut sources =
-            [links, rulesets, told.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut sources = [links, rulesets, reload.as_fd(), end.as_fd()]
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let due = watch
             .due()
             .map(|due| due.saturating_duration_since(Instant::now()));
@@ -65,18 +63,31 @@ pub fn run(config: &Config) -> Result<()> {
             }
             _ => {}
         }
-        if sources
-            .last()
-            .is_some_and(|told| !told.revents().is_empty())
-        {
+        let [_, _, is_to_reload, is_to_end] = sources.map(|source| !source.revents().is_empty());
+        if is_to_end {
             notify(NotifyState::Stopping);
             return Ok(());
         }
+        if is_to_reload {
+            // However often it was told.
+            while reload.read(&mut [0; 64]).is_ok_and(|len| len > 0) {}
+            watch.reload(&mut config, flags);
+        }
         watch.hear(events.read()?);
         if watch.due().is_some_and(|due| due <= Instant::now()) {
-            watch.sync(config)?;
+            watch.sync(&config)?;
         }
     }
+}
+
+/// What can be read from once one of these signals has come.
+fn told_by(signals: &[i32]) -> io::Result<UnixStream> {
+    let (told, tell) = UnixStream::pair()?;
+    told.set_nonblocking(true)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, tell.try_clone()?)?;
+    }
+    Ok(told)
 }
 
 /// Tells systemd, if it is there, and started us so that it wants to know.
@@ -145,6 +156,24 @@ impl Watch {
             let first = self.changes.map_or(now, |(first, _)| first);
             self.changes = Some((first, now));
         }
+    }
+
+    /// Reads the configuration again. With one that cannot be used, all stays as it is.
+    fn reload(&mut self, config: &mut Config, flags: &Global) {
+        match Config::new(flags.clone()) {
+            Ok(new) => *config = new,
+            Err(e) => {
+                report::warning(&format!("{e:#}; the settings stay as they are"));
+                return;
+            }
+        }
+        report::note("the configuration has been read again");
+        warn_of_unknown_bridges(config);
+        // Of another firewall other tables count.
+        self.tables = None;
+        self.rest = None;
+        let now = Instant::now();
+        self.changes = Some((now, now));
     }
 
     /// Sets right what is wrong, and says so.

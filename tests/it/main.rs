@@ -26,6 +26,7 @@ mod locks;
 mod metrics;
 mod migrate;
 mod names;
+mod networks;
 mod nft_versions;
 mod old_host;
 mod old_kernel;

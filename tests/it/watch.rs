@@ -25,6 +25,11 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// Starts it, with a stand-in for virsh if there is one, and waits until it is ready.
     fn start(host: &'a Host, virsh: Option<&tempfile::TempDir>) -> Self {
+        Self::start_with(host, virsh, &[])
+    }
+
+    /// Starts it with these flags.
+    fn start_with(host: &'a Host, virsh: Option<&tempfile::TempDir>, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         let file = |name: &str| std::fs::File::create(dir.path().join(name)).unwrap();
@@ -32,6 +37,7 @@ impl<'a> Watch<'a> {
             let mut command = Command::new(MACFENCE);
             command
                 .arg("watch")
+                .args(flags)
                 .env("NOTIFY_SOCKET", dir.path().join("notify"));
             command
                 .stdin(Stdio::null())
@@ -305,4 +311,56 @@ fn through_ten_thousand_events_it_stays_as_small_as_it_was() {
         "{kib} KiB at first, {kib_now} in the end"
     );
     assert_eq!(watch.end(), "");
+}
+
+#[test]
+fn told_to_it_reads_the_configuration_again_and_keeps_the_old_one_if_that_is_wrong() {
+    let (host, virsh) = host();
+    let file = virsh.path().join("macfence.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "").unwrap();
+    let watch = Watch::start_with(&host, Some(&virsh), &["--config", path]);
+    let prefix = || host.list()[0]["nics"][0]["prefix"].clone();
+    assert_eq!(prefix(), "02:00:c0:a8:00:00/40");
+    // A rule of the network's: nothing else changes.
+    let section = "[[network]]\nmac = '02:00:c0:a8:00:00/40'\nprefix-len = 32\n";
+    std::fs::write(&file, section).unwrap();
+    kill(watch.pid(), Signal::SIGHUP).unwrap();
+    until("the new settings apply", || {
+        prefix() == "02:00:c0:a8:00:00/32"
+    });
+    assert_eq!(host.list()[1]["nics"][0]["prefix"], "02:00:c0:a8:01:00/40");
+    let said = watch.said("stdout");
+    assert!(said.contains("mended a: no rule that lets only"), "{said}");
+    let before = host.generation();
+    for (text, words) in [
+        (
+            "prefix-len = 64",
+            "line 1: prefix-len must be a number from 8 to 48, not 64",
+        ),
+        ("= =", "line 1: "),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        kill(watch.pid(), Signal::SIGHUP).unwrap();
+        until("it complains", || {
+            let said = watch.said("stderr");
+            let last = said.lines().last().unwrap_or_default();
+            last.starts_with(&format!("macfence: warning: {path}: {words}"))
+                && last.ends_with("; the settings stay as they are")
+        });
+    }
+    std::fs::remove_file(&file).unwrap();
+    kill(watch.pid(), Signal::SIGHUP).unwrap();
+    until("it complains", || {
+        watch
+            .said("stderr")
+            .contains(&format!("cannot read {path}"))
+    });
+    // The old settings are kept against others.
+    assert_eq!(host.generation(), before);
+    host.ok("nft", &["flush ruleset"]);
+    watch.until_fenced(&["a", "b"]);
+    assert_eq!(prefix(), "02:00:c0:a8:00:00/32");
+    let said = watch.end();
+    assert_eq!(said.lines().count(), 4, "{said}");
 }
