@@ -69,7 +69,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
-        "VM", "PORT", "BRIDGE", "MAC", "PREFIX", "SPOOFED", "FOREIGN",
+        "VM", "PORT", "BRIDGE", "MAC", "PREFIX", "SPOOFED", "FOREIGN", "FORGED",
     ]);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -79,7 +79,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
         let vm = fence.vm.as_ref().map_or("-".to_owned(), VmName::to_string);
         let nics = row(fence)?.nics;
         if nics.is_empty() {
-            table.add_row([&vm, "-", "-", "-", "-", "-", "-"]);
+            table.add_row([&vm, "-", "-", "-", "-", "-", "-", "-"]);
         }
         for nic in nics {
             ports += 1;
@@ -95,6 +95,7 @@ pub fn run(config: &Config, json: bool) -> Result<()> {
                 or_dash(nic.prefix.or(network)),
                 count(nic.dropped.spoofed),
                 count(nic.dropped.foreign),
+                count(nic.dropped.forged),
             ]);
         }
     }

@@ -79,7 +79,8 @@ impl Metrics {
         let dropped = Opts::new(
             "macfence_dropped_packets_total",
             "Packets dropped in front of a VM's port, since its rule was loaded: from the VM under \
-             another's address, or to the VM out of another network.",
+             another's MAC address (spoofed) or IP address (forged), or to the VM out of another network \
+             (foreign).",
         );
         Ok(Self {
             info: gauges(
@@ -91,7 +92,7 @@ impl Metrics {
             ports: gauge("macfence_fenced_ports", "Ports that have a fence.")?,
             dropped: add(
                 &registry,
-                IntCounterVec::new(dropped, &["vm", "port", "direction"]),
+                IntCounterVec::new(dropped, &["vm", "port", "direction", "reason"]),
             )?,
             checked: gauge(
                 "macfence_checked",
@@ -112,11 +113,12 @@ impl Metrics {
             let vm = fence.vm.as_ref().map_or("", |vm| vm.as_str());
             for guard in &fence.guards {
                 ports.insert(&guard.port);
-                for (direction, packets) in [
-                    ("from", guard.dropped.spoofed),
-                    ("to", guard.dropped.foreign),
+                for (direction, reason, packets) in [
+                    ("from", "spoofed", guard.dropped.spoofed),
+                    ("to", "foreign", guard.dropped.foreign),
+                    ("from", "forged", guard.dropped.forged),
                 ] {
-                    let labels = [vm, guard.port.as_str(), direction];
+                    let labels = [vm, guard.port.as_str(), direction, reason];
                     if let Some(packets) = packets {
                         self.dropped
                             .get_metric_with_label_values(&labels)?

@@ -76,9 +76,9 @@ fn list_shows_an_aligned_table() {
     host.unplug("x");
     let table = host.macfence(["list"]).ok();
     let expected = "\
-VM          PORT     BRIDGE  MAC                PREFIX                SPOOFED  FOREIGN
-one-1       one-1-0  br0     02:00:c0:a8:00:05  02:00:c0:a8:00:00/40        0        0
-日本\\u{85}  x        -       02:00:0a:00:00:05  02:00:0a:00:00:00/40        0        0
+VM          PORT     BRIDGE  MAC                PREFIX                SPOOFED  FOREIGN  FORGED
+one-1       one-1-0  br0     02:00:c0:a8:00:05  02:00:c0:a8:00:00/40        0        0       -
+日本\\u{85}  x        -       02:00:0a:00:00:05  02:00:0a:00:00:00/40        0        0       -
 fenced by nft
 ";
     assert_eq!(table, expected);
@@ -98,7 +98,10 @@ fn list_json_has_the_shape_that_others_rely_on() {
             "bridge": "br0",
             "mac": A,
             "prefix": "02:00:c0:a8:00:00/40",
-            "dropped": {"spoofed": 0, "foreign": 0},
+            "extra_macs": [],
+            "trusted_ports": [],
+            "addresses": null,
+            "dropped": {"spoofed": 0, "foreign": 0, "forged": null},
         }],
     }]);
     assert_eq!(host.list(), expected);

@@ -58,10 +58,10 @@ fn drops_fences_and_differences_are_counted() {
             "macfence_differences{state=\"differs\"} 0",
             "macfence_differences{state=\"missing\"} 1",
             "macfence_differences{state=\"stale\"} 1",
-            "macfence_dropped_packets_total{direction=\"from\",port=\"vnet0\",vm=\"a\"} 3",
-            "macfence_dropped_packets_total{direction=\"from\",port=\"vnet1\",vm=\"b\\\"\\\\\\n{}\"} 0",
-            "macfence_dropped_packets_total{direction=\"to\",port=\"vnet0\",vm=\"a\"} 1",
-            "macfence_dropped_packets_total{direction=\"to\",port=\"vnet1\",vm=\"b\\\"\\\\\\n{}\"} 0",
+            "macfence_dropped_packets_total{direction=\"from\",port=\"vnet0\",reason=\"spoofed\",vm=\"a\"} 3",
+            "macfence_dropped_packets_total{direction=\"from\",port=\"vnet1\",reason=\"spoofed\",vm=\"b\\\"\\\\\\n{}\"} 0",
+            "macfence_dropped_packets_total{direction=\"to\",port=\"vnet0\",reason=\"foreign\",vm=\"a\"} 1",
+            "macfence_dropped_packets_total{direction=\"to\",port=\"vnet1\",reason=\"foreign\",vm=\"b\\\"\\\\\\n{}\"} 0",
             "macfence_fenced_ports 2",
             "macfence_fenced_vms 2",
             &format!("macfence_info{{backend=\"nft\",version=\"{version}\"}} 1"),
@@ -120,7 +120,7 @@ fn an_old_host_has_metrics_too() {
     let text = metrics(&host, &fake_virsh(&[("a", &xml)]), &[]).ok();
     for line in [
         "macfence_fenced_vms 1",
-        "macfence_dropped_packets_total{direction=\"to\",port=\"vnet0\",vm=\"a\"} 0",
+        "macfence_dropped_packets_total{direction=\"to\",port=\"vnet0\",reason=\"foreign\",vm=\"a\"} 0",
         "macfence_differences{state=\"missing\"} 0",
     ] {
         assert!(text.contains(line), "{line}: {text}");
