@@ -10,6 +10,8 @@ use crate::vms::{Vm, Vms, load_ebtables, load_nft, load_nft_text};
 
 pub const NOBODY: &str = "no filter";
 pub const NFT: &str = "macfence on nft";
+/// Likewise, with the sender's IP addresses guarded.
+pub const GUARDED: &str = "macfence on nft, addresses guarded";
 pub const EBTABLES: &str = "macfence on ebtables";
 pub const SEED: &str = "the ebtables scripts' rules";
 pub const LAYOUT_0_1: &str = "version 0.1's layout";
@@ -29,6 +31,7 @@ pub fn load(way: &str, host: &Host, vms: &Vms) {
     match way {
         NOBODY => {}
         NFT => load_nft(host, &vms.for_nft(host)),
+        GUARDED => load_nft(host, &vms.for_nft_guarding(host, SENDER)),
         EBTABLES => load_ebtables(host, &vms.for_ebtables(host)),
         SEED => load_ebtables(host, &vms.of_the_seed()),
         LAYOUT_0_1 => {

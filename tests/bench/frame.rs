@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::figures::{Figure, Figures};
 use crate::filters::{
-    EBTABLES, HEARER, LAYOUT_0_1, NFT, NOBODY, SEED, SENDER, TIMES_LAYOUT_0_1, TIMES_NFT,
+    EBTABLES, GUARDED, HEARER, LAYOUT_0_1, NFT, NOBODY, SEED, SENDER, TIMES_LAYOUT_0_1, TIMES_NFT,
     TIMES_NOBODY, load,
 };
 use crate::lab::Host;
@@ -24,7 +24,7 @@ const DURATION: Duration = Duration::from_millis(20);
 /// After this, no frame comes any more.
 const LOST: Duration = Duration::from_secs(2);
 /// Who filters, beside nobody.
-const FILTERS: [&str; 4] = [NFT, LAYOUT_0_1, EBTABLES, SEED];
+const FILTERS: [&str; 5] = [NFT, GUARDED, LAYOUT_0_1, EBTABLES, SEED];
 
 pub const PART: &str = "frame";
 pub const WHAT: &str = "forwarded";
@@ -62,6 +62,7 @@ pub fn measure(figures: &mut Figures) {
         for way in FILTERS {
             figures.compare(figure(way, vms), &figure(NOBODY, vms), TIMES_NOBODY);
         }
+        figures.compare(figure(GUARDED, vms), &figure(NFT, vms), TIMES_NFT);
         figures.compare(figure(SEED, vms), &figure(NFT, vms), TIMES_NFT);
         let layout = figure(LAYOUT_0_1, vms);
         figures.compare(figure(NFT, vms), &layout, TIMES_LAYOUT_0_1);

@@ -127,9 +127,9 @@ impl Vms {
     }
 
     /// What macfence exports of them for a firewall.
-    fn export(&self, host: &Host, backend: &str) -> String {
+    fn export(&self, host: &Host, args: &[&str]) -> String {
         let mut command = Command::new(MACFENCE);
-        command.args(["--backend", backend, "export"]);
+        command.args(args).arg("export");
         for vm in self.all() {
             command.arg("--xml").arg(self.xml(vm));
         }
@@ -138,12 +138,21 @@ impl Vms {
 
     /// Their fences in nft's JSON.
     pub fn for_nft(&self, host: &Host) -> String {
-        self.export(host, "nft")
+        self.export(host, &["--backend", "nft"])
+    }
+
+    /// The same, but one of them may use no other IP address than its own.
+    pub fn for_nft_guarding(&self, host: &Host, vm: Vm) -> String {
+        let section = format!("[[network]]\nmac = '{}/48'\naddresses = 'mac'\n", vm.mac());
+        self.write("guarding.toml", &section);
+        let file = self.dir.path().join("guarding.toml");
+        let file = file.to_str().expect("UTF-8");
+        self.export(host, &["--backend", "nft", "--config", file])
     }
 
     /// Their fences for ebtables-restore.
     pub fn for_ebtables(&self, host: &Host) -> String {
-        let calls = self.export(host, "ebtables");
+        let calls = self.export(host, &["--backend", "ebtables"]);
         let mut rules = String::new();
         let mut table = "";
         for call in calls.lines() {
