@@ -232,6 +232,20 @@ impl Host {
         far.plug(far_bridge, "uplink");
     }
 
+    /// A VM of sorts: another network stack of this kernel at a port, with IPv6, whose NIC is `eth0`.
+    pub fn guest(&self, bridge: &str, port: &str, mac: &str) -> Self {
+        let guest = Self::new();
+        let peer = format!("/proc/{}/fd/{}", std::process::id(), guest.net.as_raw_fd());
+        self.ip(&format!(
+            "link add {port} type veth peer name eth0 address {mac} netns {peer}\n"
+        ));
+        self.plug(bridge, port);
+        let ipv6 = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+        guest.run(|| std::fs::write(ipv6, "0").expect(ipv6));
+        guest.ip("link set lo up\nlink set eth0 up\n");
+        guest
+    }
+
     /// Takes a program away from the host.
     pub fn hide(&self, program: &str) {
         self.instead_of(program, Path::new("/dev/null"));

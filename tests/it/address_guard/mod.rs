@@ -1,6 +1,7 @@
 //! What a VM sends under addresses that are not its own, or as a server or router, is not heard; what
 //! is honest is. Through the library, as far as nothing configures it.
 
+mod linux;
 mod repair;
 mod senders;
 mod table;
