@@ -210,10 +210,10 @@ fn an_old_host_with_debian_bookworms_6_1_kernel() {
 
 #[test]
 fn debian_bullseyes_5_10_kernel_with_its_own_nft() {
-    boot("bullseye", "5.10.", Firewall::Nft(Some("0.9.8")), 7);
+    boot("bullseye", "5.10.", Firewall::Nft(Some("0.9.8")), 9);
 }
 
 #[test]
 fn debian_bookworms_6_1_kernel_with_nft() {
-    boot("bookworm", "6.1.", Firewall::Nft(None), 7);
+    boot("bookworm", "6.1.", Firewall::Nft(None), 9);
 }

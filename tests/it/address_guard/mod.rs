@@ -2,7 +2,7 @@
 //! is honest is. Through the library, as far as nothing configures it.
 
 mod linux;
-mod repair;
+pub mod repair;
 mod senders;
 mod table;
 
@@ -120,12 +120,17 @@ fn without_a_guard_every_frame_of_the_table_is_heard() {
     }
 }
 
+/// Makes sure of the same for nft.
+pub fn check_nft(host: Host) {
+    check_table(host, true, |host, guard| {
+        assert!(enforce(host, &fence(guard)));
+    });
+}
+
 #[test]
 fn only_honest_frames_of_a_guarded_vm_are_heard() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
-        check_table(host_with(version), true, |host, guard| {
-            assert!(enforce(host, &fence(guard)));
-        });
+        check_nft(host_with(version));
     }
 }
 

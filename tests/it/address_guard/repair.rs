@@ -2,6 +2,7 @@
 //! of it is found and put back.
 
 use std::process::Command;
+use std::slice::from_ref;
 
 use macfence::backend::Backend;
 use macfence::backend::nft::Nft;
@@ -76,7 +77,7 @@ fn guards() -> Vec<Guard> {
 /// What the kernel holds of the VM, and how that compares with what it should be.
 fn held(host: &Host, fence: &Fence) -> (ActualGuard, State, String) {
     let fences = host.run(|| Nft.query().unwrap().fences().unwrap());
-    let found = compare(std::slice::from_ref(fence), &fences, &Keep::nothing());
+    let found = compare(from_ref(fence), &fences, &Keep::nothing());
     let [actual] = fences.as_slice() else {
         panic!("{fences:?}");
     };
@@ -107,25 +108,30 @@ fn is_whole(host: &Host, fence: &Fence) {
     assert_eq!(host.generation(), before);
 }
 
+/// Makes sure that every guard is read back whole, and that there is nothing to change then.
+pub fn check_whole(host: Host) {
+    let host = Scene::new(host).host;
+    for guard in guards() {
+        let fence = fence(guard);
+        assert!(enforce(&host, &fence), "{fence:?}");
+        is_whole(&host, &fence);
+        // By what the whole table says, too.
+        let fences = from_ref(&fence);
+        let again = host.run(|| Nft.query().unwrap().enforce(fences, &Keep::nothing()));
+        assert!(!again.unwrap().changed);
+        // Whoever loads what nft lists has the same.
+        let listed = host.ok("nft", &["list", "table", "bridge", "macfence"]);
+        host.ok("nft", &["delete", "table", "bridge", "macfence"]);
+        host.exec(Command::new("nft").args(["-f", "-"]), &listed)
+            .ok();
+        is_whole(&host, &fence);
+    }
+}
+
 #[test]
 fn every_version_of_nft_reads_every_guard_back_whole_and_has_nothing_to_change() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
-        let host = Scene::new(host_with(version)).host;
-        for guard in guards() {
-            let fence = fence(guard);
-            assert!(enforce(&host, &fence), "{fence:?}");
-            is_whole(&host, &fence);
-            // From what the whole table says, too.
-            let fences = std::slice::from_ref(&fence);
-            let again = host.run(|| Nft.query().unwrap().enforce(fences, &Keep::nothing()));
-            assert!(!again.unwrap().changed);
-            // Whoever loads what nft lists has the same.
-            let listed = host.ok("nft", &["list", "table", "bridge", "macfence"]);
-            host.ok("nft", &["delete", "table", "bridge", "macfence"]);
-            host.exec(Command::new("nft").args(["-f", "-"]), &listed)
-                .ok();
-            is_whole(&host, &fence);
-        }
+        check_whole(host_with(version));
     }
 }
 
