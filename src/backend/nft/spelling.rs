@@ -19,8 +19,12 @@ const PROTOCOLS: [(&str, u32); 7] = [
 /// EtherTypes by the names that some versions have.
 const ETHER_TYPES: [(&str, u32); 3] = [("vlan", 0x8100), ("8021q", 0x8100), ("8021ad", 0x88a8)];
 
-/// Brings the matches of a rule to one spelling.
+/// Brings the matches of a rule to one spelling, if it has a comment: all of ours have one that are
+/// spelled differently, and a host may have ten thousand others.
 pub fn unify(rule: &mut Value) {
+    if rule.get("comment").is_none() {
+        return;
+    }
     let statements = rule.get_mut("expr").and_then(Value::as_array_mut);
     for statement in statements.into_iter().flatten() {
         if let Some(matched) = statement.get_mut("match") {
@@ -35,7 +39,7 @@ fn unify_match(matched: &mut Value) {
     };
     if let Some(left) = matched.get_mut("left") {
         // nft 1.1 knows the target of a neighbour advertisement by name.
-        if *left == json!({"payload": {"protocol": "icmpv6", "field": "taddr"}}) {
+        if is_field(left, "icmpv6", "taddr") {
             *left = json!({"payload": {"base": "th", "offset": 64, "len": 128}});
             let target = right.as_str().and_then(|text| text.parse().ok());
             if let Some(target) = target.map(Ipv6Addr::to_bits) {
@@ -173,7 +177,7 @@ mod tests {
                 json!("::102:304"),
             ),
         ] {
-            let rule = |left, right| json!({"expr": [{"match": {"left": left, "right": right}}]});
+            let rule = |left, right| json!({"expr": [{"match": {"left": left, "right": right}}], "comment": "x"});
             let mut listed = rule(left, right);
             unify(&mut listed);
             assert_eq!(listed, rule(new_left, new_right));
