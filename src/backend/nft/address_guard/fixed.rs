@@ -1,4 +1,4 @@
-//! The rules of the address guard that are the same for every NIC: what they match behind
+//! The rules of the address guard that are the same for every NIC: what they match besides
 //! `iifname PORT`.
 //!
 //! Two traps. A match on what a packet does not have, because it is too short, a later fragment, or
@@ -110,12 +110,12 @@ pub fn ip(version: &'static str, matches: impl IntoIterator<Item = Statement<'st
     all
 }
 
-/// Stops an IPv6 packet that says it is IPv4, for a receiver who believes the packet.
+/// Stops a packet of EtherType IPv4 that says it is IPv6: some receiver may believe the packet.
 fn odd_ipv4_version() -> Matches {
     ip("ip", [is_not(field("ip", "version"), number(4))])
 }
 
-/// Stops an IPv4 packet that says it is IPv6.
+/// Likewise, the other way round.
 fn odd_ipv6_version() -> Matches {
     ip("ip6", [is_not(field("ip6", "version"), number(6))])
 }
@@ -242,13 +242,14 @@ fn fragmented_headers() -> Matches {
     ip("ip6", [is(fragmented_header(), headers)])
 }
 
-/// A UDP datagram, or its first fragment.
+/// A UDP datagram over IPv4, or a fragment of one.
 fn udp(matches: impl IntoIterator<Item = Statement<'static>>) -> Matches {
     let mut all = ip("ip", [is(field("ip", "protocol"), number(UDP))]);
     all.extend(matches);
     all
 }
 
+/// What has the ports in it: a whole packet, or a fragment with offset 0.
 fn first_fragment() -> Statement<'static> {
     is(and(field("ip", "frag-off"), number(0x1fff)), number(0))
 }

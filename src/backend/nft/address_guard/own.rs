@@ -1,4 +1,4 @@
-//! The rules of the address guard that name the VM's own addresses: what they match behind `iifname
+//! The rules of the address guard that name the VM's own addresses: what they match besides `iifname
 //! PORT`, and which addresses they name, read back.
 //!
 //! A rule that lists addresses has one `!=` for each, which must all be so. Sets would cost the kernel
