@@ -55,11 +55,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'a>>> {
-        self.known.push(key);
-        self.table.get_mut().remove(key)
-    }
-
     /// Takes the value of a key, which must be this, in words. `read` says why it is not, or nothing.
     fn read<T>(
         &mut self,
@@ -67,7 +62,8 @@ impl<'a> Section<'a> {
         what: &str,
         read: impl Fn(&DeValue) -> Result<T, Option<Error>>,
     ) -> Result<Option<T>> {
-        let Some(value) = self.take(key) else {
+        self.known.push(key);
+        let Some(value) = self.table.get_mut().remove(key) else {
             return Ok(None);
         };
         let wrong = |why: Option<Error>| {
@@ -152,11 +148,9 @@ impl<'a> Section<'a> {
 
     /// The sections of this name, which are written as `[[name]]`.
     pub fn sections(&mut self, name: &'static str) -> Result<Vec<Self>> {
-        let Some(value) = self.take(name) else {
+        let Some(value) = self.table.get_mut().remove(name) else {
             return Ok(Vec::new());
         };
-        // Not a key like the others.
-        self.known.pop();
         let start = value.span().start;
         let wrong = || self.error_at(start, format!("sections are written [[{name}]]"));
         let DeValue::Array(values) = value.into_inner() else {

@@ -233,7 +233,7 @@ fn a_misspelt_configuration() {
     for (text, words) in [
         ("prefix-length = 32", "`prefix-length`"),
         ("bridges = 'br0'", "line 1"),
-        ("prefix-len = 64", "prefix length 64"),
+        ("prefix-len = 64", "from 8 to 48, not 64"),
         ("trusted = ['router']", "\"router\""),
         ("bridges = ['']", "empty"),
         ("= =", "line 1"),

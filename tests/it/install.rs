@@ -222,7 +222,7 @@ fn the_shipped_configuration_shows_every_key_with_its_default() {
     assert_eq!(set, config(with("")));
     assert_eq!(set, config(with(&shipped)));
 
-    // serde names what it would have known.
+    // The error names what would have been known.
     let error = host.macfence(&with("no-such-key = 1")[1..]).error();
     let known = error.split('`').skip(1).step_by(2).map(str::to_owned);
     let name = |line: &&str| line.split_once(" = ").unwrap().0.to_owned();

@@ -338,7 +338,7 @@ fn told_to_it_reads_the_configuration_again_and_keeps_the_old_one_if_that_is_wro
             "prefix-len = 64",
             "line 1: prefix-len must be a number from 8 to 48, not 64",
         ),
-        ("= =", "line 1: "),
+        ("\n[[network]]", "line 2: [[network]]: bridge or mac must"),
     ] {
         std::fs::write(&file, text).unwrap();
         kill(watch.pid(), Signal::SIGHUP).unwrap();
