@@ -207,7 +207,7 @@ prop_compose! {
         addresses in proptest::option::of(any_addresses()),
         (dhcp_guard, ra_guard, queries, hears_all) in any::<(bool, bool, bool, bool)>(),
         trusted in btree_set(any_mac(), 0..3),
-        ports in vec("[a-z][a-z0-9]{0,9}", 0..3),
+        ports in vec("br[a-z0-9]{0,9}", 0..3),
     ) -> Guard {
         let hears = if hears_all {
             Hears::All
