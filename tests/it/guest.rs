@@ -33,6 +33,8 @@ struct Bridge<'a> {
     host: &'a Host,
     ports: [(&'static str, Tap); 3],
     heard: [BTreeMap<MacAddr, u64>; 3],
+    /// How often each of the three has heard a RARP packet.
+    announced: [u64; 3],
 }
 
 impl<'a> Bridge<'a> {
@@ -60,13 +62,16 @@ impl<'a> Bridge<'a> {
             host,
             ports,
             heard: Default::default(),
+            announced: [0; 3],
         }
     }
 
     /// Whom each of the three has heard by now.
     fn heard(&mut self) -> [Vec<MacAddr>; 3] {
-        for ((port, tap), heard) in self.ports.iter().zip(&mut self.heard) {
+        let heard = self.heard.iter_mut().zip(&mut self.announced);
+        for ((port, tap), (heard, announced)) in self.ports.iter().zip(heard) {
             for frame in tap.heard() {
+                *announced += u64::from(frame[12..14] == [0x80, 0x35]);
                 let source = MacAddr::new(frame[6..12].try_into().unwrap());
                 *heard.entry(source).or_default() += 1;
             }
@@ -233,6 +238,34 @@ fn a_guest_that_migrates_is_fenced_where_it_arrives_before_it_runs_there() {
     assert_eq!(here.heard(), only_its_own());
     assert!(!hosts[0].ruleset().contains("one-1"));
     assert!(dropped(&hosts[1], "one-1", "spoofed") > 0);
+}
+
+#[test]
+fn behind_the_address_guard_a_guest_that_migrates_is_announced_where_it_arrives() {
+    let hosts = [Host::new(), Host::new()];
+    let [mut here, mut there] = hosts.each_ref().map(Bridge::of);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("macfence.toml");
+    std::fs::write(&file, "addresses = 'mac'\n").unwrap();
+    let hook = format!(
+        "exec {MACFENCE} --config {} hook libvirt -- \"$@\"",
+        file.display()
+    );
+    let [from, to] = hosts
+        .each_ref()
+        .map(|host| Libvirt::start_with_hook(host, &hook));
+    from.try_create(&xml()).ok();
+    here.listen();
+    assert_eq!(there.announced, [0; 3]);
+    from.try_migrate("one-1", &to).ok();
+    // QEMU tells the switches by RARP, to the uplink and to the guest's network.
+    until("QEMU announces the guest", || {
+        there.heard();
+        there.announced[0] > 0 && there.announced[1] > 0
+    });
+    assert_eq!(there.announced[2], 0);
+    assert_eq!(there.listen(), only_its_own());
+    assert_eq!(dropped(&hosts[1], "one-1", "forged"), 0);
 }
 
 #[test]
