@@ -144,7 +144,11 @@ fn initramfs(kernel: &Path, dir: &Path, firewall: Firewall) -> std::path::PathBu
     std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755)).unwrap();
     symlink("/proc/mounts", root.join("etc/mtab")).unwrap();
     copy("/etc/protocols", root.join("etc/protocols")).unwrap();
-    let archive = dir.join("initramfs");
+    pack(&root, &dir.join("initramfs"))
+}
+
+/// Packs a root file system for QEMU.
+pub fn pack(root: &Path, archive: &Path) -> std::path::PathBuf {
     let pack = format!(
         "cd {} && find . | busybox cpio -o -H newc >{}",
         root.display(),
@@ -152,7 +156,7 @@ fn initramfs(kernel: &Path, dir: &Path, firewall: Firewall) -> std::path::PathBu
     );
     let packed = Command::new("sh").args(["-c", &pack]).output().unwrap();
     assert!(packed.status.success(), "{packed:?}");
-    archive
+    archive.to_owned()
 }
 
 fn boot(suite: &str, version: &str, firewall: Firewall, passed: u32) {

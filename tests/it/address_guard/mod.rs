@@ -2,6 +2,7 @@
 //! is honest is. Through the library, as far as nothing configures it.
 
 mod linux;
+mod machine;
 pub mod repair;
 mod senders;
 mod table;
