@@ -44,6 +44,18 @@ pub const MARKS: Limit = Limit(4_000_000, "characters `<` and `=`");
 /// NICs of one VM. QEMU has room for some hundred.
 pub const NICS: Limit = Limit(1_000, "NICs");
 
+/// Aliases of the NICs of one VM: as many as NICs.
+pub const ALIASES: Limit = Limit(1_000, "aliases");
+
+/// IP addresses of one NIC with its aliases. An interface in a guest has some ten.
+pub const ADDRESSES: Limit = Limit(1_000, "IP addresses");
+
+/// Further MAC addresses in `MACFENCE_MACS` of one NIC.
+pub const EXTRA_MACS: Limit = Limit(64, "MAC addresses");
+
+/// Further IP addresses in `MACFENCE_IPS` of one NIC.
+pub const EXTRA_ADDRESSES: Limit = Limit(64, "IP addresses");
+
 /// Domains that Xen runs: it gives no number beyond 0x7fef (`DOMID_FIRST_RESERVED`).
 pub const DOMAINS: Limit = Limit(0x7ff0, "domains");
 

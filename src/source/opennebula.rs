@@ -4,14 +4,18 @@
 //! has parents of its own: one `<TEMPLATE>` for each `<NIC>`, one `<HISTORY>` for each value
 //! (`get_vnm_drivers` in its `one_vmm_exec.rb`).
 
-use std::collections::BTreeMap;
+mod asked;
+mod nic;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use roxmltree::Node;
 
+use self::nic::{Alias, TemplateNic, in_hotplug, text, within};
 pub use super::limits::TEMPLATE_TEXT as TEXT_LIMIT;
 use super::xml::Format;
 use super::{Kind, is_uuid, limits};
@@ -33,11 +37,11 @@ pub struct Template {
     /// names that follow from the template.
     pub hypervisor: Kind,
     nics: Vec<TemplateNic>,
+    aliases: Vec<Alias>,
     /// Whether a port's name may come from the template.
     names_ports: bool,
-    /// Whether something that is no NIC of its own is being attached or detached: an alias, which
-    /// has its parent's port, or a PCI device, which has none.
-    portless_hotplug: bool,
+    /// Whether a PCI device, which has no port, is being attached or detached.
+    pci_hotplug: bool,
 }
 
 /// Which of a VM's NICs are meant.
@@ -47,19 +51,10 @@ pub enum Meant {
     All,
     /// The one that is being attached or detached.
     One,
-    /// None: what is being attached or detached has no port of its own, or is not the driver's.
+    /// The one of which an alias is being attached or detached: further addresses at its port.
+    Parent,
+    /// None: what is being attached or detached has no port, or is not the driver's.
     None,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct TemplateNic {
-    id: String,
-    driver: String,
-    mac: Option<MacAddr>,
-    bridge: Option<String>,
-    target: Option<String>,
-    asked: Asked,
-    in_hotplug: bool,
 }
 
 impl Template {
@@ -100,14 +95,19 @@ impl Template {
             .parse()
             .with_context(|| format!("the VM template's ID {} is not a number", quoted(id)))?;
         let mut nics = Vec::new();
-        let mut portless_hotplug = false;
+        let mut aliases = Vec::new();
+        let mut pci_hotplug = false;
         for device in within(vm, "TEMPLATE").flat_map(|template| template.children()) {
             match device.tag_name().name() {
                 "NIC" => {
                     limits::NICS.check(FORMAT.name, nics.len() + 1)?;
                     nics.push(TemplateNic::of(device).with_context(|| format!("VM {id}"))?);
                 }
-                "NIC_ALIAS" | "PCI" => portless_hotplug |= in_hotplug(device),
+                "NIC_ALIAS" => {
+                    limits::ALIASES.check(FORMAT.name, aliases.len() + 1)?;
+                    aliases.push(Alias::of(device));
+                }
+                "PCI" => pci_hotplug |= in_hotplug(device),
                 _ => {}
             }
         }
@@ -119,8 +119,9 @@ impl Template {
             deploy_id: text(vm, "DEPLOY_ID").map(str::to_owned),
             hypervisor: driven_by(driver.unwrap_or_default()),
             nics,
+            aliases,
             names_ports: true,
-            portless_hotplug,
+            pci_hotplug,
         })
     }
 
@@ -150,12 +151,21 @@ impl Template {
 
     /// Which NICs this is about. With a driver's name, of its own (`VN_MAD`).
     pub fn meant(&self, driver: Option<&str>) -> Meant {
-        let hotplugged = self.nics.iter().find(|nic| nic.in_hotplug);
-        match hotplugged {
-            Some(nic) if nic.is_of(driver) => Meant::One,
-            Some(_) => Meant::None,
-            None if self.portless_hotplug => Meant::None,
-            None => Meant::All,
+        let aliases = || self.aliases.iter().filter(|alias| alias.in_hotplug);
+        let parent = |nic: &&TemplateNic| aliases().any(|alias| alias.parent == nic.id);
+        let (all, mut nics) = (self.nics.iter(), self.nics.iter());
+        if let Some(nic) = nics.find(|nic| nic.in_hotplug) {
+            if nic.is_of(driver) {
+                Meant::One
+            } else {
+                Meant::None
+            }
+        } else if all.filter(parent).any(|nic| nic.is_of(driver)) {
+            Meant::Parent
+        } else if self.pci_hotplug || aliases().next().is_some() {
+            Meant::None
+        } else {
+            Meant::All
         }
     }
 
@@ -176,9 +186,32 @@ impl Template {
 
     /// The same template, with [all NICs meant](Meant::All).
     pub fn without_hotplug(mut self) -> Self {
-        self.portless_hotplug = false;
+        self.pci_hotplug = false;
         for nic in &mut self.nics {
             nic.in_hotplug = false;
+        }
+        for alias in &mut self.aliases {
+            alias.in_hotplug = false;
+        }
+        self
+    }
+
+    /// The same template, without the addresses of an alias that is being detached.
+    pub fn without_detached(mut self) -> Self {
+        for alias in self.aliases.iter_mut().filter(|alias| alias.in_hotplug) {
+            alias.addresses = Ok(BTreeSet::new());
+        }
+        self
+    }
+
+    /// The same template, without what is asked for. That is enough to remove fences, which must not
+    /// fail because somebody asked for nonsense.
+    pub fn without_asked(mut self) -> Self {
+        for nic in &mut self.nics {
+            nic.asked = Ok(Asked::default());
+        }
+        for alias in &mut self.aliases {
+            alias.addresses = Ok(BTreeSet::new());
         }
         self
     }
@@ -187,7 +220,8 @@ impl Template {
     /// [lacks](Self::lacks_ports) ports.
     ///
     /// # Errors
-    /// If a port has a name, or a NIC an address, that cannot be.
+    /// If a port has a name, or a NIC an address, that cannot be; or if nobody can tell what is asked
+    /// for a NIC.
     pub fn vm(&self, name: VmName, driver: Option<&str>, domain: Option<&Vm>) -> Result<Vm> {
         let mut vm = Vm {
             name,
@@ -215,17 +249,35 @@ impl Template {
                     continue;
                 }
             };
+            let asked = self.asked(nic);
             for port in ports {
-                let named = port
-                    .parse()
-                    .and_then(|port| Nic::new(port, mac, nic.bridge.clone()));
-                vm.nics.push(Nic {
-                    asked: Some(nic.asked.clone()),
-                    ..named.with_context(|| format!("VM {:?}, {who}", vm.name.as_str()))?
+                let named = asked.clone().and_then(|asked| {
+                    let port = port.parse().map_err(|e| format!("{e:#}"))?;
+                    let named = Nic::new(port, mac, nic.bridge.clone());
+                    let named = named.map_err(|e| format!("{e:#}"))?;
+                    Ok(Nic {
+                        asked: Some(asked),
+                        ..named
+                    })
                 });
+                let whose = |e| anyhow!("VM {:?}, {who}: {e}", vm.name.as_str());
+                let named = named.map_err(whose)?;
+                vm.nics.push(named);
             }
         }
         Ok(vm)
+    }
+
+    /// What is asked for a NIC, with the addresses that its aliases add.
+    fn asked(&self, nic: &TemplateNic) -> Result<Asked, String> {
+        let mut asked = nic.asked.clone()?;
+        for alias in self.aliases.iter().filter(|alias| alias.parent == nic.id) {
+            asked.addresses.extend(alias.addresses.clone()?);
+        }
+        limits::ADDRESSES
+            .check("it", asked.addresses.len())
+            .map_err(|e| e.to_string())?;
+        Ok(asked)
     }
 
     fn meant_nics(&self, driver: Option<&str>) -> impl Iterator<Item = &TemplateNic> {
@@ -233,6 +285,10 @@ impl Template {
         self.nics.iter().filter(move |nic| match meant {
             Meant::All => nic.is_of(driver),
             Meant::One => nic.in_hotplug,
+            Meant::Parent => {
+                let mut aliases = self.aliases.iter();
+                nic.is_of(driver) && aliases.any(|alias| alias.in_hotplug && alias.parent == nic.id)
+            }
             Meant::None => false,
         })
     }
@@ -245,34 +301,6 @@ impl Template {
             None => self.hypervisor == Kind::Lxc,
         };
         (self.names_ports && is_own).then_some(own)
-    }
-}
-
-impl TemplateNic {
-    fn of(nic: Node<'_, '_>) -> Result<Self> {
-        let owned = |name| text(nic, name).map(str::to_owned);
-        let id = owned("NIC_ID").unwrap_or_default();
-        let mac = text(nic, "MAC").map(str::parse).transpose();
-        Ok(Self {
-            mac: mac.with_context(|| format!("NIC {}", beginning(&id)))?,
-            id,
-            driver: owned("VN_MAD").unwrap_or_default(),
-            bridge: owned("BRIDGE"),
-            target: owned("TARGET"),
-            asked: Asked {
-                hears_all: !is_yes(nic, "FILTER_MAC_SPOOFING"),
-                ..Asked::default()
-            },
-            in_hotplug: in_hotplug(nic),
-        })
-    }
-
-    fn is_of(&self, driver: Option<&str>) -> bool {
-        match driver {
-            Some(driver) => self.driver == driver,
-            // Open vSwitch's ports are on no Linux bridge, and nobody expects them to be.
-            None => !self.driver.starts_with("ovswitch"),
-        }
     }
 }
 
@@ -291,26 +319,6 @@ fn driven_by(driver: &str) -> Kind {
     } else {
         Kind::Libvirt
     }
-}
-
-/// The text of a child, if it has any; values are usually in CDATA.
-fn text<'a>(node: Node<'a, '_>, name: &'static str) -> Option<&'a str> {
-    let mut texts = within(node, name).filter_map(|child| child.text());
-    texts.next().map(str::trim).filter(|text| !text.is_empty())
-}
-
-/// Whether a filter is asked for, as the removed driver looked for it.
-fn is_yes(nic: Node<'_, '_>, name: &'static str) -> bool {
-    text(nic, name).is_some_and(|value| value.to_ascii_lowercase().contains("yes"))
-}
-
-fn within<'a, 'x>(node: Node<'a, 'x>, name: &'static str) -> impl Iterator<Item = Node<'a, 'x>> {
-    node.children()
-        .filter(move |child| child.has_tag_name(name))
-}
-
-fn in_hotplug(device: Node<'_, '_>) -> bool {
-    text(device, "ATTACH") == Some("YES")
 }
 
 #[cfg(test)]

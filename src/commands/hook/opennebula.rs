@@ -34,7 +34,16 @@ pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> R
     if template.meant(driver) == Meant::One {
         wait_for_ports(&template.vm(name.clone(), driver, None)?)?;
     }
-    let template = template.without_hotplug();
+    fence_meant(config, template.without_hotplug(), name, driver)
+}
+
+/// Fences the NICs that are meant.
+fn fence_meant(
+    config: &Config,
+    template: Template,
+    name: VmName,
+    driver: Option<&str>,
+) -> Result<()> {
     if template.lacks_ports(driver) {
         return fence_as_hypervisor_says(config, &template, name, driver);
     }
@@ -98,8 +107,12 @@ fn fence_as_hypervisor_says(
 pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
     let template = template()?;
     let name = template.name(None)?;
+    if template.meant(driver) == Meant::Parent {
+        return fence_meant(config, template.without_detached(), name, driver);
+    }
+    let template = template.without_asked();
     match template.meant(driver) {
-        Meant::None => {
+        Meant::None | Meant::Parent => {
             note(config, || {
                 format!(
                     "VM {:?}: what is detached has no port to fence",
