@@ -13,6 +13,7 @@
 //! - [`source`] asks a hypervisor, or reads what it wrote, and knows no rules.
 //! - [`vm`] and [`mac`] are the checked values in between; [`bridge`] tells which port is on which
 //!   bridge, and changes settings of both.
+//! - [`memory`] is what only OpenNebula's template told, kept until the VM ends.
 //! - [`policy`] is what the operator chose, and what follows from it for a NIC.
 //! - [`fence`] is what to enforce: a guard in front of each port of a VM.
 //! - [`compare`] compares what should be with what is, [`survey`] for all running VMs.
@@ -41,6 +42,7 @@ pub mod exit;
 pub mod fence;
 pub mod lock;
 pub mod mac;
+pub mod memory;
 pub mod policy;
 pub mod privilege;
 pub mod process;

@@ -31,7 +31,7 @@ use signal_hook::consts::{SIGTSTP, SIGTTOU};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the locks are. systemd-tmpfiles makes it at boot; where it has not, we do.
-const DIR: &str = "/run/macfence";
+pub(crate) const DIR: &str = "/run/macfence";
 
 /// What is locked for reading, comparing and writing the kernel's rules.
 const EXCLUSIVE: &str = "lock";
@@ -127,7 +127,7 @@ fn open(dir: &Path, name: &str, owner: Uid) -> Result<File> {
 }
 
 /// Opens a directory that nobody but `owner` can write to, and makes it where it is missing.
-fn directory(path: &Path, owner: Uid) -> Result<OwnedFd> {
+pub(crate) fn directory(path: &Path, owner: Uid) -> Result<OwnedFd> {
     // With O_PATH a link is opened itself, and we see that it is one.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || fs::open(path, flags, Mode::empty());

@@ -25,6 +25,19 @@ impl VmName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name with every byte outside `[A-Za-z0-9.-]` written as `_` and two lower-case hex digits:
+    /// two names never meet, and none is a path.
+    pub fn escaped(&self) -> String {
+        let mut escaped = String::new();
+        for byte in self.0.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => escaped.push(byte.into()),
+                _ => escaped += &format!("_{byte:02x}"),
+            }
+        }
+        escaped
+    }
 }
 
 impl FromStr for VmName {

@@ -80,6 +80,12 @@ pub fn is_in_use(port: &Port) -> bool {
     is_on_one(port) && !is_deserted()
 }
 
+/// Whether there is a device of this name, on a bridge or not; or nobody can tell.
+pub fn is_there(port: &Port) -> bool {
+    let devices = Path::new(DEVICES);
+    devices.join(port.as_str()).exists() || !devices.is_dir()
+}
+
 /// Whether a bridge of this name is on this host.
 pub fn exists(bridge: &str) -> bool {
     !bridge.contains('/') && Path::new(DEVICES).join(bridge).join("bridge").is_dir()

@@ -11,6 +11,7 @@ use crate::bridge::{self, Weakness};
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::memory::Memory;
 use crate::report;
 use crate::source::Hypervisors;
 use crate::vm::{Port, VmName};
@@ -25,10 +26,12 @@ struct Row<'a> {
 /// Runs it.
 pub fn run(config: &Config, json: bool) -> Result<Exit> {
     // First the VMs, then the kernel: one that ends or starts meanwhile has been dealt with.
-    let vms = Hypervisors::ask(&config.connect)?.running()?;
+    let running = Hypervisors::ask(&config.connect)?.running()?;
     let backend = backend::choose(config.backend);
     let actual = backend.query()?.fences()?;
-    let survey = survey(config, &*backend, vms, &actual)?;
+    let memory = Memory::read(&actual)?;
+    let (survey, trouble) = survey(config, &*backend, &memory, running, &actual)?;
+    trouble.iter().for_each(|trouble| report::warning(trouble));
     let bridges = bridges(config, &survey.ports)?;
     for limit in backend.limits() {
         note(config, || (*limit).to_owned());

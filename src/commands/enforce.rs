@@ -1,8 +1,9 @@
 //! Fences VMs and removes their fences, for `apply`, `remove` and the hooks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::shared::{note, policy, ports, warn_of_unknown_bridges};
 use crate::backend::{self, Backend};
@@ -10,9 +11,22 @@ use crate::bridge::{self, Hardened};
 use crate::config::Config;
 use crate::fence::{ActualGuard, Fence, Guard, Hears, Keep};
 use crate::lock;
+use crate::mac::MacAddr;
+use crate::memory::Memory;
 use crate::policy::{Isolation, Policy, Unfenced};
 use crate::report;
 use crate::vm::{Port, Vm};
+
+/// Who tells of a VM that is to be fenced: who knows what is asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A hypervisor, of a VM that runs. What was asked for it is remembered.
+    OfRunning,
+    /// A hypervisor, of a VM that is about to run. What was asked in an earlier life is forgotten.
+    OfStarting,
+    /// OpenNebula's template, which says what is asked for. That is noted.
+    ByTemplate,
+}
 
 /// What stays where a hypervisor told of a running VM: NICs that hear all networks, of which only
 /// OpenNebula's template knows.
@@ -32,16 +46,33 @@ pub fn as_told(config: &Config) -> Keep<'_> {
 ///
 /// # Errors
 /// If the firewall cannot; the kernel's rules are then what they were.
-pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static str, bool)> {
+pub fn fence_vms(
+    config: &Config,
+    mut vms: Vec<Vm>,
+    keep: &Keep,
+    told: Told,
+) -> Result<(&'static str, bool)> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
-    let policy = policy(config, &ports(vms));
+    let memory = Memory::open(|| backend.query()?.fences())?;
+    match told {
+        Told::OfRunning => memory
+            .recall(&mut vms)
+            .iter()
+            .for_each(|e| report::warning(e)),
+        Told::OfStarting => vms.iter().try_for_each(|vm| memory.forget(&vm.name))?,
+        Told::ByTemplate => {}
+    }
+    let policy = policy(config, &ports(&vms));
     let fences = vms
         .iter()
         .map(|vm| fence(config, &policy, vm))
         .collect::<Result<Vec<_>>>()?;
     let enforced = backend.enforce(&fences, keep)?;
+    if told == Told::ByTemplate {
+        note_asked(&memory, &vms)?;
+    }
     let ports: BTreeSet<_> = fences.iter().flat_map(Fence::ports).collect();
     forget(&enforced.new_ports);
     match harden(config, ports) {
@@ -63,6 +94,20 @@ pub fn fence_vms(config: &Config, vms: &[Vm], keep: &Keep) -> Result<(&'static s
         format!("{state} ({})", backend.name())
     });
     Ok((backend.name(), enforced.changed))
+}
+
+/// Notes what is asked for these VMs' NICs. Without a note, the next `sync` would take away an address
+/// guard that was asked for: so that it cannot be made is an error.
+fn note_asked(memory: &Memory, vms: &[Vm]) -> Result<()> {
+    for vm in vms {
+        let noted = memory.note(vm);
+        let noted =
+            noted.context("the fence is in the kernel, but what is asked for is not noted")?;
+        if let Some(trouble) = noted {
+            report::warning(&format!("{trouble:#}; it is replaced"));
+        }
+    }
+    Ok(())
 }
 
 /// Makes bridges forget what they learned from ports whose senders were not checked before. A bridge
@@ -111,24 +156,30 @@ fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<Fence> {
     Ok(fence)
 }
 
-/// Removes the fences of these VMs, but for what is to be kept.
-pub fn unfence(config: &Config, vms: &[Vm], keep: &Keep) -> Result<()> {
+/// Removes the fence of a VM, but for what is to be kept, and forgets what was asked for the NICs
+/// that are `gone`, each told by its port and address.
+pub fn unfence(
+    config: &Config,
+    vm: &Vm,
+    keep: &Keep,
+    gone: impl Fn(&Port, MacAddr) -> bool,
+) -> Result<()> {
     let backend = backend::choose(config.backend);
-    let fences: Vec<_> = vms.iter().map(|vm| Fence::none(vm.name.clone())).collect();
-    enforce(&*backend, &fences, keep)?;
+    let _lock = lock::exclusive()?;
+    backend.enforce(&[Fence::none(vm.name.clone())], keep)?;
     if !backend.names_vms() {
-        by_port(&*backend, vms)?;
+        by_port(&*backend, slice::from_ref(vm))?;
+    }
+    if let Some(memory) = Memory::existing()?
+        && let Err(e) = memory.forget_nics(&vm.name, gone)
+    {
+        report::warning(&format!("{e:#}"));
     }
     Ok(())
 }
 
-pub fn enforce(backend: &dyn Backend, fences: &[Fence], keep: &Keep) -> Result<bool> {
-    let _lock = lock::exclusive()?;
-    Ok(backend.enforce(fences, keep)?.changed)
-}
-
 /// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the
-/// VM's own address are removed.
+/// VM's own address are removed. To be called under the lock.
 pub fn by_port(backend: &dyn Backend, vms: &[Vm]) -> Result<bool> {
     let nics: BTreeMap<_, _> = vms
         .iter()
@@ -144,7 +195,6 @@ pub fn by_port(backend: &dyn Backend, vms: &[Vm]) -> Result<bool> {
             guard.macs.iter().all(|mac| *mac == nic.mac) && guard.hears.iter().all(may_hear)
         })
     };
-    let _lock = lock::exclusive()?;
     let actual = backend.query()?.fences()?;
     let guards = actual.iter().flat_map(|fence| &fence.guards);
     let ports: Vec<_> = guards

@@ -10,6 +10,8 @@ use crate::backend::{self, Backend};
 use crate::bridge;
 use crate::config::Config;
 use crate::lock;
+use crate::memory::Memory;
+use crate::report;
 use crate::vm::Port;
 
 /// How long a port may take to leave its bridge after its VM has ended: what the seed waited.
@@ -58,6 +60,10 @@ fn wait_until_settled(ports: &[Port]) -> Result<()> {
 fn flush(config: &Config, backend: &dyn Backend) -> Result<()> {
     let gone = gone(&backend.ports()?)?;
     backend.release(&gone)?;
+    if let Some(memory) = Memory::existing()? {
+        let trouble = memory.forget_ended(None, bridge::is_there)?;
+        trouble.iter().for_each(|trouble| report::warning(trouble));
+    }
     for port in gone {
         note(config, || {
             format!("port \"{port}\" is on no bridge any more; its rules are gone")

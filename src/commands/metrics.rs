@@ -16,6 +16,7 @@ use crate::backend;
 use crate::compare::State;
 use crate::config::Config;
 use crate::fence::ActualFence;
+use crate::memory::Memory;
 use crate::report;
 use crate::source::Hypervisors;
 
@@ -37,8 +38,13 @@ fn text(config: &Config) -> Result<String> {
     let metrics = Metrics::new()?;
     metrics.count(&actual)?;
     // What can be said without the hypervisor is said without it.
-    match vms.and_then(|vms| survey(config, &*backend, vms, &actual)) {
-        Ok(survey) => {
+    let checked = vms.and_then(|vms| {
+        let memory = Memory::read(&actual)?;
+        survey(config, &*backend, &memory, vms, &actual)
+    });
+    match checked {
+        Ok((survey, trouble)) => {
+            trouble.iter().for_each(|trouble| report::warning(trouble));
             metrics.checked.set(1);
             for state in [State::Missing, State::Differs, State::Stale] {
                 let found = survey.findings.iter().chain(&survey.failed);

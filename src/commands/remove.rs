@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::enforce::{by_port, enforce};
+use super::enforce::by_port;
 use super::shared::note;
 use crate::backend;
 use crate::config::Config;
 use crate::fence::{Fence, Keep};
+use crate::lock;
+use crate::memory::Memory;
 use crate::source::Hypervisors;
 use crate::vm::VmName;
 
@@ -16,7 +18,14 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     names.dedup();
     let backend = backend::choose(config.backend);
     let fences: Vec<_> = names.iter().cloned().map(Fence::none).collect();
-    let mut changed = enforce(&*backend, &fences, &Keep::nothing())?;
+    let mut changed = {
+        let _lock = lock::exclusive()?;
+        let changed = backend.enforce(&fences, &Keep::nothing())?.changed;
+        if let Some(memory) = Memory::existing()? {
+            names.iter().try_for_each(|name| memory.forget(name))?;
+        }
+        changed
+    };
     if !backend.names_vms() {
         let hypervisors = Hypervisors::ask(&config.connect)?;
         let vms = hypervisors.named(&names).context(
@@ -31,6 +40,7 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
                 vm.skipped.join("; ")
             );
         }
+        let _lock = lock::exclusive()?;
         changed |= by_port(&*backend, &vms)?;
     }
     note(config, || {

@@ -14,6 +14,7 @@ use crate::bridge;
 use crate::cli::Vms;
 use crate::config::Config;
 use crate::fence::ActualFence;
+use crate::memory::Memory;
 use crate::policy::Policy;
 use crate::report;
 use crate::source::{Hypervisors, Running, libvirt};
@@ -65,13 +66,16 @@ pub fn owners(hypervisors: &Hypervisors) -> Result<BTreeMap<Port, (VmName, Nic)>
     Ok(vms.into_iter().flat_map(owned).collect())
 }
 
-/// Compares what these running VMs should have on this host with what the kernel holds.
+/// Compares what these running VMs should have on this host with what the kernel holds. Also returns
+/// what of the memory cannot be believed, a sentence for each VM.
 pub fn survey(
     config: &Config,
     backend: &dyn Backend,
-    running: Running,
+    memory: &Memory,
+    mut running: Running,
     actual: &[ActualFence],
-) -> Result<Survey> {
+) -> Result<(Survey, Vec<String>)> {
+    let trouble = memory.recall(&mut running.vms);
     let host = survey::Host {
         place_of: &bridge::place,
         can_hold: &|fence| backend.check(fence),
@@ -81,7 +85,8 @@ pub fn survey(
     vms.extend(fenced.map(|guard| &guard.port));
     let policy = policy(config, &vms);
     drop(vms);
-    Survey::of(&policy, running, actual, &host)
+    let survey = Survey::of(&policy, running, actual, &host)?;
+    Ok((survey, trouble))
 }
 
 /// The ports of these VMs.

@@ -11,9 +11,10 @@ use crate::bridge;
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::lock;
+use crate::memory::Memory;
 use crate::report;
-use crate::source::Hypervisors;
-use crate::vm::Port;
+use crate::source::{Hypervisors, Running};
+use crate::vm::{Port, VmName};
 
 /// Runs it.
 pub fn run(config: &Config) -> Result<()> {
@@ -31,7 +32,8 @@ pub fn run(config: &Config) -> Result<()> {
 pub struct Done {
     /// A line for each VM or bridge of which something changed.
     pub changed: Vec<String>,
-    /// What bridges leave open, and why.
+    /// What bridges leave open, and which VMs are isolated because nobody knows what is asked for
+    /// them; and why.
     pub open: Vec<String>,
     /// The VMs that cannot be fenced, and why.
     pub failed: Vec<String>,
@@ -47,11 +49,13 @@ pub struct Done {
 /// If nothing could be set right.
 pub fn sync(config: &Config) -> Result<Done> {
     let hypervisors = Hypervisors::ask(&config.connect)?;
-    let vms = hypervisors.running()?;
+    let running = hypervisors.running()?;
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
     let actual = backend.query()?;
-    let survey = survey(config, &*backend, vms, &actual.fences()?)?;
+    let memory = Memory::open(|| actual.fences())?;
+    let alive = names(&running);
+    let (survey, mut open) = survey(config, &*backend, &memory, running, &actual.fences()?)?;
     let wrong = survey.to_enforce();
     if !wrong.is_empty() {
         let enforced = actual.enforce(&wrong, &survey.keep(&bridge::place))?;
@@ -59,7 +63,7 @@ pub fn sync(config: &Config) -> Result<Done> {
     }
     backend.release(&survey.gone)?;
     let mut changed: Vec<_> = survey.findings.iter().filter_map(done).collect();
-    let mut open = Vec::new();
+    open.extend(memory.forget_ended(Some(&alive), bridge::is_there)?);
     match harden(config, &survey.ports) {
         Ok(hardened) => {
             changed.extend(hardened.changes.iter().map(|change| format!("{change}\n")));
@@ -74,6 +78,12 @@ pub fn sync(config: &Config) -> Result<Done> {
         ports: survey.ports,
         tables: backend.tables(),
     })
+}
+
+fn names(running: &Running) -> BTreeSet<VmName> {
+    let failed = running.failed.iter().map(|(name, _)| name);
+    let vms = running.vms.iter().map(|vm| &vm.name);
+    vms.chain(failed).cloned().collect()
 }
 
 fn done(found: &Finding) -> Option<String> {

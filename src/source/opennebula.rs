@@ -280,6 +280,11 @@ impl Template {
         Ok(asked)
     }
 
+    /// The addresses of the NICs that are meant.
+    pub fn macs(&self, driver: Option<&str>) -> BTreeSet<MacAddr> {
+        self.meant_nics(driver).filter_map(|nic| nic.mac).collect()
+    }
+
     fn meant_nics(&self, driver: Option<&str>) -> impl Iterator<Item = &TemplateNic> {
         let meant = self.meant(driver);
         self.nics.iter().filter(move |nic| match meant {

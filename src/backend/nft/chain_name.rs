@@ -23,13 +23,7 @@ impl ChainName {
     /// # Errors
     /// If it is longer than the kernel takes.
     pub fn of(vm: &VmName) -> Result<Self> {
-        let mut name = PREFIX.to_owned();
-        for byte in vm.as_str().bytes() {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => name.push(byte.into()),
-                _ => name += &format!("_{byte:02x}"),
-            }
-        }
+        let name = PREFIX.to_owned() + &vm.escaped();
         ensure!(
             name.len() <= MAX_LEN,
             "the name of VM {:?} is too long: its chain's name would have {} bytes, \

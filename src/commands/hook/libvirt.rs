@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::commands::enforce::{as_told, fence_vms, unfence};
+use crate::commands::enforce::{Told, as_told, fence_vms, unfence};
 use crate::commands::shared::{read, warn_of_skipped};
 use crate::config::Config;
 use crate::fence::Keep;
@@ -21,25 +21,29 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
     match operation {
         // The ports exist and are on their bridges, and no guest instruction has been run: also
         // where a domain is restored or comes in by migration.
-        "start" => fence(config, name, &xml, &Keep::nothing()),
+        "start" => fence(config, name, &xml, &Keep::nothing(), Told::OfStarting),
         // libvirtd has been restarted, and ends a domain whose hook fails. It has been running all
         // the while, with the fence that it had.
         "reconnect" => {
-            if let Err(e) = fence(config, name, &xml, &as_told(config)) {
+            if let Err(e) = fence(config, name, &xml, &as_told(config), Told::OfRunning) {
                 report::warning(&format!("{e:#}; the fences stay as they are"));
             }
             Ok(())
         }
         // QEMU has ended, and nobody is left who could send.
-        "stopped" | "release" => unfence(config, &[described(name, &xml)?], &Keep::nothing()),
+        "stopped" | "release" => {
+            unfence(config, &described(name, &xml)?, &Keep::nothing(), |_, _| {
+                true
+            })
+        }
         _ => Ok(()),
     }
 }
 
-fn fence(config: &Config, name: &VmName, xml: &str, keep: &Keep) -> Result<()> {
+fn fence(config: &Config, name: &VmName, xml: &str, keep: &Keep, told: Told) -> Result<()> {
     let vm = described(name, xml)?;
     warn_of_skipped(&vm);
-    fence_vms(config, &[vm], keep).map(|_| ())
+    fence_vms(config, vec![vm], keep, told).map(|_| ())
 }
 
 fn described(name: &VmName, xml: &str) -> Result<Vm> {

@@ -8,7 +8,7 @@ use std::slice;
 
 use anyhow::Result;
 
-use super::enforce::{as_told, fence_vms};
+use super::enforce::{Told, as_told, fence_vms};
 use super::shared::warn_of_skipped;
 use super::{apply, flush};
 use crate::cli::{Entry, Vms};
@@ -44,5 +44,5 @@ fn on_xen(config: &Config, name: &VmName) -> Result<()> {
     let hypervisors = Hypervisors::ask_only(Kind::Xen, &config.connect)?;
     let vms = hypervisors.named(slice::from_ref(name))?;
     vms.iter().for_each(warn_of_skipped);
-    fence_vms(config, &vms, &as_told(config)).map(|_| ())
+    fence_vms(config, vms, &as_told(config), Told::OfRunning).map(|_| ())
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::bridge;
-use crate::commands::enforce::{fence_vms, unfence};
+use crate::commands::enforce::{Told, fence_vms, unfence};
 use crate::commands::shared::{note, read, warn_of_skipped};
 use crate::config::Config;
 use crate::fence::{Keep, Taken};
@@ -78,7 +78,7 @@ fn keep() -> Keep<'static> {
 fn fence(config: &Config, vm: Vm, keep: &Keep) -> Result<()> {
     vm::check_distinct(slice::from_ref(&vm))?;
     warn_of_skipped(&vm);
-    fence_vms(config, &[vm], keep).map(|_| ())
+    fence_vms(config, vec![vm], keep, Told::ByTemplate).map(|_| ())
 }
 
 /// Fences the VM at the ports that it has according to the hypervisor, by the addresses in the
@@ -128,16 +128,19 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
                 ports: Box::new(bridge::is_in_use),
                 ..Keep::nothing()
             };
-            unfence(config, &[vm], &keep)
+            unfence(config, &vm, &keep, |port, _| !bridge::is_in_use(port))
         }
         Meant::One => {
+            let macs = template.macs(driver);
             let vm = ended(template.vm(name, driver, None)?);
             let goes: BTreeSet<_> = vm.nics.iter().map(|nic| nic.port.clone()).collect();
             let keep = Keep {
                 ports: Box::new(|port| !goes.contains(port) && bridge::is_on_one(port)),
                 ..Keep::nothing()
             };
-            unfence(config, &[vm], &keep)
+            unfence(config, &vm, &keep, |port, mac| {
+                macs.contains(&mac) && !bridge::is_in_use(port)
+            })
         }
     }
 }
