@@ -133,6 +133,8 @@ fn differences<'a>(
         missing.extend(lacks.map(|mac| lets_in(*mac, &guard.port)));
         surplus.extend(too_many.iter().map(|mac| lets_in(**mac, &guard.port)));
         let (lacks, too_many) = difference(&guard.hears, hears);
+        // No rule lets all networks out: that none forbids it does.
+        let lacks = lacks.filter(|hears| **hears != Hears::All);
         missing.extend(lacks.map(|hears| lets_out(hears, &guard.port)));
         surplus.extend(too_many.iter().map(|hears| lets_out(hears, &guard.port)));
     }

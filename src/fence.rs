@@ -111,9 +111,9 @@ pub struct Fence {
 pub struct Keep<'a> {
     /// Whether the guard of a port stays that the new fence omits.
     pub ports: Box<dyn Fn(&Port) -> bool + 'a>,
-    /// Whether the NIC behind this new guard goes on to hear all networks, if it does so now. A
-    /// hypervisor does not know which NICs OpenNebula's template leaves without isolation.
-    pub hears_all: Box<dyn Fn(&Guard) -> bool + 'a>,
+    /// Whether the NIC at a port may go on to use the IP addresses that it may use now, and no
+    /// others: nobody knows what is asked for it.
+    pub addresses: Box<dyn Fn(&Port) -> bool + 'a>,
     /// Whether ports that are another VM's stay that VM's. A fence that claims one then fails with
     /// [`Taken`].
     pub others_ports: bool,
@@ -136,7 +136,7 @@ impl Keep<'_> {
     pub fn nothing() -> Self {
         Self {
             ports: Box::new(|_| false),
-            hears_all: Box::new(|_| false),
+            addresses: Box::new(|_| false),
             others_ports: false,
         }
     }
@@ -178,18 +178,17 @@ impl Fence {
         actual: impl Iterator<Item = &'a ActualGuard> + Clone,
         keep: &Keep,
     ) -> Merged {
-        let goes_on_to_hear_all = |guard: &Guard| {
-            (keep.hears_all)(guard)
-                && actual.clone().any(|now| {
-                    now.port == guard.port
-                        && now.macs.contains(&guard.mac)
-                        && now.hears == [Hears::All]
-                })
-        };
         let mut guards = self.guards.clone();
-        for guard in &mut guards {
-            if goes_on_to_hear_all(guard) {
-                guard.hears = Hears::All;
+        for guard in guards.iter_mut().filter(|new| (keep.addresses)(&new.port)) {
+            let mut same = actual
+                .clone()
+                .filter(|now| now.port == guard.port && now.macs.contains(&guard.mac));
+            let addresses = same.find_map(|now| {
+                let senders = now.macs.iter().take(1).chain(&now.extra_macs).copied();
+                now.addresses.as_ref()?.meant(senders)
+            });
+            if let Some(addresses) = addresses {
+                guard.addresses = Some(addresses);
             }
         }
         let ports = self.ports();

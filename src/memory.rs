@@ -5,8 +5,8 @@
 //! There is one file for each VM, in `/run/macfence/vms`: a VM does not outlive a reboot, so neither
 //! must they. Files are changed only under [`crate::lock::exclusive`], and only as a whole, so
 //! that they can be read without it. Links are not followed. A file that others could have written, or
-//! that does not tell what it should, is not believed: its VM is isolated, and may use no
-//! addresses beyond its own.
+//! that does not tell what it should, is not believed: its VM is isolated, has one MAC address for
+//! each NIC, and may use no IP addresses beyond those that the kernel's rules let it use, if any do.
 
 mod record;
 
@@ -42,6 +42,15 @@ pub struct Memory {
     place: Place,
     /// What takes the place of the files where there is no directory yet.
     adopted: BTreeMap<VmName, Record>,
+}
+
+/// What nobody knows, because the memory cannot be believed.
+#[derive(Debug, Default)]
+pub struct Unknown {
+    /// The ports of which it is not known what is asked for.
+    pub ports: BTreeSet<Port>,
+    /// Why, a sentence for each VM.
+    pub why: Vec<String>,
 }
 
 /// A directory that nobody but its owner can change.
@@ -132,21 +141,24 @@ impl Memory {
         }
     }
 
-    /// Fills in what is asked for the NICs of these VMs. Returns what cannot be believed, a sentence
-    /// for each VM.
-    pub fn recall(&self, vms: &mut [Vm]) -> Vec<String> {
-        let mut trouble = Vec::new();
+    /// Fills in what is asked for the NICs of these VMs. Returns what cannot be believed.
+    pub fn recall(&self, vms: &mut [Vm]) -> Unknown {
+        let mut unknown = Unknown::default();
         for vm in vms {
             match self.record(&vm.name) {
                 Ok(Some(record)) => record.fill(vm),
                 Ok(None) => {}
-                Err(e) => trouble.push(format!(
-                    "VM {:?}: what is asked for it is not known: {e:#}; it is isolated",
-                    vm.name.as_str()
-                )),
+                Err(e) => {
+                    unknown.why.push(format!(
+                        "VM {:?}: what is asked for it is not known: {e:#}; it is isolated",
+                        vm.name.as_str()
+                    ));
+                    let ports = vm.nics.iter().map(|nic| nic.port.clone());
+                    unknown.ports.extend(ports);
+                }
             }
         }
-        trouble
+        unknown
     }
 
     fn record(&self, vm: &VmName) -> Result<Option<Record>> {

@@ -7,12 +7,14 @@ use anyhow::Result;
 
 use crate::compare::{Finding, State, compare};
 use crate::fence::{ActualFence, Fence, Keep};
-use crate::policy::{Isolation, Policy, Unfenced};
+use crate::policy::{Policy, Unfenced};
 use crate::source::Running;
 use crate::vm::{Place, Port, Vm, VmName};
 
 /// What a survey asks of the host.
 pub struct Host<'a> {
+    /// Ports of which nobody knows what is asked for: the addresses that are guarded there now stay so.
+    pub unknown: &'a BTreeSet<Port>,
     /// Where a port is. An error means that nobody can tell.
     pub place_of: &'a dyn Fn(&Port) -> Result<Place>,
     /// Whether the firewall can hold a fence at all: not every name can be told to it.
@@ -35,8 +37,8 @@ pub struct Survey {
     pub unowned: Vec<Finding>,
     /// What each VM should have. Its finding has the same place in `findings`.
     desired: Vec<Fence>,
-    /// Ports that must not hear all networks, whatever their VM's owner has asked for.
-    isolated: BTreeSet<Port>,
+    /// Ports of which nobody knows what is asked for.
+    unknown: BTreeSet<Port>,
 }
 
 impl Survey {
@@ -57,7 +59,7 @@ impl Survey {
             gone: Vec::new(),
             unowned: Vec::new(),
             desired: Vec::new(),
-            isolated: BTreeSet::new(),
+            unknown: host.unknown.clone(),
         };
         for (vm, why) in running.failed {
             survey.fail(vm, format!("{why:#}"));
@@ -65,14 +67,7 @@ impl Survey {
         let claimed_twice = claimed_twice(&running.vms);
         let mut remarks = BTreeMap::new();
         for vm in &running.vms {
-            let (fence, unfenced) = policy.fence(vm, |nic| {
-                let place = (host.place_of)(&nic.port)?;
-                let bridge = place.bridge().unwrap_or_default();
-                if policy.isolation(nic.mac, bridge) == Isolation::Always {
-                    survey.isolated.insert(nic.port.clone());
-                }
-                Ok(place)
-            })?;
+            let (fence, unfenced) = policy.fence(vm, |nic| (host.place_of)(&nic.port))?;
             remarks.insert(vm.name.clone(), remarks_on(vm, &unfenced));
             for why in unfenced.iter().filter_map(Unfenced::refusal) {
                 survey.fail(vm.name.clone(), why);
@@ -129,7 +124,7 @@ impl Survey {
             ports: Box::new(move |port| {
                 !self.ports.contains(port) && place_of(port).map_or(true, |place| place.is_nic())
             }),
-            hears_all: Box::new(|guard| !self.isolated.contains(&guard.port)),
+            addresses: Box::new(|port| self.unknown.contains(port)),
             ..Keep::nothing()
         }
     }

@@ -9,11 +9,11 @@ use super::shared::{note, policy, ports, warn_of_unknown_bridges};
 use crate::backend::{self, Backend};
 use crate::bridge::{self, Hardened};
 use crate::config::Config;
-use crate::fence::{ActualGuard, Fence, Guard, Hears, Keep};
+use crate::fence::{ActualGuard, Fence, Hears, Keep};
 use crate::lock;
 use crate::mac::MacAddr;
-use crate::memory::Memory;
-use crate::policy::{Isolation, Policy, Unfenced};
+use crate::memory::{Memory, Unknown};
+use crate::policy::{Policy, Unfenced};
 use crate::report;
 use crate::vm::{Port, Vm};
 
@@ -26,20 +26,6 @@ pub enum Told {
     OfStarting,
     /// OpenNebula's template, which says what is asked for. That is noted.
     ByTemplate,
-}
-
-/// What stays where a hypervisor told of a running VM: NICs that hear all networks, of which only
-/// OpenNebula's template knows.
-pub fn as_told(config: &Config) -> Keep<'_> {
-    let may_hear_all = |guard: &Guard| {
-        // Where nobody can tell, the fence cannot be made either.
-        let bridge = bridge::of(&guard.port).ok().flatten().unwrap_or_default();
-        config.policy.isolation(guard.mac, &bridge) == Isolation::Template
-    };
-    Keep {
-        hears_all: Box::new(may_hear_all),
-        ..Keep::nothing()
-    }
 }
 
 /// Fences these VMs; returns with what firewall, and whether anything changed.
@@ -56,20 +42,24 @@ pub fn fence_vms(
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
     let memory = Memory::open(|| backend.query()?.fences())?;
+    let mut unknown = Unknown::default();
     match told {
-        Told::OfRunning => memory
-            .recall(&mut vms)
-            .iter()
-            .for_each(|e| report::warning(e)),
+        Told::OfRunning => unknown = memory.recall(&mut vms),
         Told::OfStarting => vms.iter().try_for_each(|vm| memory.forget(&vm.name))?,
         Told::ByTemplate => {}
     }
+    unknown.why.iter().for_each(|why| report::warning(why));
+    let keep = Keep {
+        ports: Box::new(&keep.ports),
+        addresses: Box::new(|port| unknown.ports.contains(port)),
+        others_ports: keep.others_ports,
+    };
     let policy = policy(config, &ports(&vms));
     let fences = vms
         .iter()
         .map(|vm| fence(config, &policy, vm))
         .collect::<Result<Vec<_>>>()?;
-    let enforced = backend.enforce(&fences, keep)?;
+    let enforced = backend.enforce(&fences, &keep)?;
     if told == Told::ByTemplate {
         note_asked(&memory, &vms)?;
     }

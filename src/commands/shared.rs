@@ -75,10 +75,11 @@ pub fn survey(
     mut running: Running,
     actual: &[ActualFence],
 ) -> Result<(Survey, Vec<String>)> {
-    let trouble = memory.recall(&mut running.vms);
+    let unknown = memory.recall(&mut running.vms);
     let host = survey::Host {
         place_of: &bridge::place,
         can_hold: &|fence| backend.check(fence),
+        unknown: &unknown.ports,
     };
     let mut vms = ports(&running.vms);
     let fenced = actual.iter().flat_map(|fence| &fence.guards);
@@ -86,7 +87,7 @@ pub fn survey(
     let policy = policy(config, &vms);
     drop(vms);
     let survey = Survey::of(&policy, running, actual, &host)?;
-    Ok((survey, trouble))
+    Ok((survey, unknown.why))
 }
 
 /// The ports of these VMs.

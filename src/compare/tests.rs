@@ -45,7 +45,6 @@ fn actual(vm: Option<&str>, guards: &[ActualGuard]) -> ActualFence {
 fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
     Keep {
         ports: Box::new(|port| ports.contains(&port.as_str())),
-        hears_all: Box::new(|_| true),
         ..Keep::nothing()
     }
 }
@@ -92,8 +91,12 @@ fn every_difference_of_a_guard_is_named() {
             State::Differs,
             "a rule too many that lets only 02:00:c0:a8:00:00/32 out to \"p0\"",
         ),
-        // It went on to hear all networks.
-        (guard("p0", &[MAC], &[Hears::All]), State::Ok, ""),
+        (
+            guard("p0", &[MAC], &[Hears::All]),
+            State::Differs,
+            "no rule that lets only 02:00:c0:a8:00:00/40 out to \"p0\"; \
+             a rule too many that lets all networks out to \"p0\"",
+        ),
     ] {
         let held = [actual(Some("a"), std::slice::from_ref(&now))];
         let found = found(&desired, &held, &keeping(&[]));
@@ -231,4 +234,20 @@ fn what_a_guard_filters_besides_senders_is_compared() {
     });
     let differs = "the address guard of port \"p\" lets other IP addresses pass";
     assert_eq!(found(&full, &other), (State::Differs, differs.to_owned()));
+}
+
+#[test]
+fn a_port_that_may_hear_all_networks_needs_no_rule_for_it() {
+    let mut desired = desired(&["p0"]);
+    desired.guards[0].hears = Hears::All;
+    for (hears, state) in [
+        (&[Hears::All][..], State::Ok),
+        // ebtables has no place for a note.
+        (&[], State::Ok),
+        (&[own()], State::Differs),
+    ] {
+        let held = [actual(Some("a"), &[guard("p0", &[MAC], hears)])];
+        let found = found(&desired, &held, &Keep::nothing());
+        assert_eq!(found.0, state, "{hears:?}: {}", found.1);
+    }
 }

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use super::*;
 
 const A: &str = "02:00:c0:a8:00:05";
@@ -23,14 +25,13 @@ fn actual(port: &str, macs: &[&str], hears: &[Hears]) -> ActualGuard {
     }
 }
 
-fn merged(new: &[Guard], actual: &[ActualGuard], kept: &[&str], hears_all: bool) -> Merged {
+fn merged(new: &[Guard], actual: &[ActualGuard], kept: &[&str]) -> Merged {
     let fence = Fence {
         vm: "a".parse().unwrap(),
         guards: new.to_vec(),
     };
     let keep = Keep {
         ports: Box::new(|port| kept.contains(&port.as_str())),
-        hears_all: Box::new(move |_| hears_all),
         ..Keep::nothing()
     };
     fence.merge(actual.iter(), &keep)
@@ -44,39 +45,61 @@ fn a_port_stays_only_if_the_new_fence_omits_it_and_it_is_to_be_kept() {
         actual("p1", &[A], &[]),
         actual("p2", &[A], &[network()]),
     ];
-    let merged = merged(&new, &now, &["p0", "p1"], false);
+    let merged = merged(&new, &now, &["p0", "p1"]);
     assert_eq!(merged.guards, new);
     assert_eq!(merged.kept, ["p1".parse().unwrap()].into());
 }
 
 #[test]
-fn a_nic_goes_on_to_hear_all_networks_only_if_it_certainly_did() {
-    let new = [guard("p0", A, network())];
-    let all = [guard("p0", A, Hears::All)];
-    for (now, hears_all, expected) in [
-        // It did.
-        (actual("p0", &[A], &[Hears::All]), true, &all),
-        // What it did does not count: a template says otherwise now.
-        (actual("p0", &[A], &[Hears::All]), false, &new),
-        // It was another NIC, on a port of the same name.
-        (actual("p0", &[B], &[Hears::All]), true, &new),
-        (actual("p1", &[A], &[Hears::All]), true, &new),
-        // Its rule was lost.
-        (actual("p0", &[A], &[]), true, &new),
-        // Two rules contradict each other: the stricter one counts.
-        (actual("p0", &[A], &[Hears::All, network()]), true, &new),
+fn where_nobody_knows_what_is_asked_the_addresses_that_are_guarded_stay_so() {
+    let addresses = |last| Addresses {
+        v4: vec![Ipv4Addr::new(10, 0, 0, last)],
+        v6: Vec::new(),
+        link_local: LinkLocal::Eui64,
+    };
+    let with = |last: Option<u8>| Guard {
+        addresses: last.map(addresses),
+        ..guard("p0", A, network())
+    };
+    let now = |mac: &'static str, last: u8| ActualGuard {
+        addresses: Some(ActualAddresses {
+            v4: vec![addresses(last).v4],
+            v6: vec![ActualIpv6::of(
+                &addresses(last),
+                [mac.parse().unwrap()].into_iter(),
+            )],
+        }),
+        ..actual("p0", &[mac], &[network()])
+    };
+    for (new, now, unknown, expected) in [
+        (None, now(A, 5), true, Some(5)),
+        (Some(6), now(A, 5), true, Some(5)),
+        // It is known.
+        (None, now(A, 5), false, None),
+        // It was another NIC.
+        (None, now(B, 5), true, None),
+        // There is no such guard.
+        (Some(6), actual("p0", &[A], &[network()]), true, Some(6)),
     ] {
-        let merged = merged(&new, std::slice::from_ref(&now), &[], hears_all);
-        assert_eq!(&merged.guards, expected, "{now:?}");
+        let fence = Fence {
+            vm: "a".parse().unwrap(),
+            guards: vec![with(new)],
+        };
+        let keep = Keep {
+            addresses: Box::new(|_| unknown),
+            ..Keep::nothing()
+        };
+        let merged = fence.merge([&now].into_iter(), &keep);
+        assert_eq!(merged.guards, [with(expected)], "{now:?}");
     }
 }
 
 #[test]
 fn nothing_is_wanted_where_nothing_is_new_or_kept() {
     let now = [actual("p0", &[A], &[network()])];
-    assert!(merged(&[], &now, &[], true).is_empty());
-    assert!(!merged(&[], &now, &["p0"], true).is_empty());
-    assert!(!merged(&[guard("p0", A, network())], &[], &[], true).is_empty());
+    assert!(merged(&[], &now, &[]).is_empty());
+    assert!(!merged(&[], &now, &["p0"]).is_empty());
+    assert!(!merged(&[guard("p0", A, network())], &[], &[]).is_empty());
 }
 
 #[test]

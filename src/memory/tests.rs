@@ -37,7 +37,7 @@ fn memory() -> (TempDir, Memory) {
 /// What is remembered of a VM's NIC, and what is said.
 fn recalled(memory: &Memory, name: &str) -> (Option<Asked>, Vec<String>) {
     let mut vms = [vm(name, None)];
-    let said = memory.recall(&mut vms);
+    let said = memory.recall(&mut vms).why;
     let [vm] = vms;
     (vm.nics[0].asked.clone(), said)
 }

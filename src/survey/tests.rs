@@ -2,7 +2,8 @@ use anyhow::{anyhow, bail};
 
 use super::*;
 use crate::fence::{ActualGuard, Hears};
-use crate::vm::Nic;
+use crate::policy::Isolation;
+use crate::vm::{Asked, Nic};
 
 /// A running VM whose NICs have these ports and the addresses `02:00:00:00:00:0N`.
 fn vm(name: &str, ports: &[&str]) -> Vm {
@@ -54,6 +55,7 @@ fn can_hold(fence: &Fence) -> Result<()> {
 const HOST: Host = Host {
     place_of: &place_of,
     can_hold: &can_hold,
+    unknown: &BTreeSet::new(),
 };
 
 fn survey(vms: Vec<Vm>, actual: &[ActualFence]) -> Survey {
@@ -222,17 +224,28 @@ fn what_is_skipped_is_told_but_is_no_difference() {
 }
 
 #[test]
-fn a_nic_that_hears_all_networks_goes_on_unless_isolation_is_always() {
+fn a_nic_hears_all_networks_if_that_is_asked_for_and_isolation_is_not_always() {
     let mut now = held(Some("a"), &["p0"]);
     now.guards[0].hears = vec![Hears::All];
-    for (isolation, well) in [(Isolation::Template, true), (Isolation::Always, false)] {
+    for (hears_all, isolation, well) in [
+        (Some(true), Isolation::Template, true),
+        (Some(true), Isolation::Always, false),
+        (Some(false), Isolation::Template, false),
+        // Nobody said so. What the kernel holds is no reason.
+        (None, Isolation::Template, false),
+    ] {
         let mut policy = Policy::default();
         policy.global.isolation = isolation;
+        let mut vm = vm("a", &["p0"]);
+        vm.nics[0].asked = hears_all.map(|hears_all| Asked {
+            hears_all,
+            ..Asked::default()
+        });
         let running = Running {
-            vms: vec![vm("a", &["p0"])],
+            vms: vec![vm],
             failed: Vec::new(),
         };
         let survey = Survey::of(&policy, running, std::slice::from_ref(&now), &HOST).unwrap();
-        assert_eq!(survey.is_well(), well, "{isolation:?}");
+        assert_eq!(survey.is_well(), well, "{hears_all:?} {isolation:?}");
     }
 }

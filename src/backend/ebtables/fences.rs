@@ -98,7 +98,7 @@ fn trusted(action: &Action) -> Vec<MacPrefix> {
 /// What is missing beside the address and who is heard, and what is too much, each in words.
 fn defects(guard: &ActualGuard, mut rules: Vec<&Rule>, igmp: Igmp) -> Vec<String> {
     let Some(meant) = guard.meant() else {
-        return Vec::new();
+        return lacks(guard, &rules, igmp);
     };
     let mut defects = Vec::new();
     for rule in Rule::of(&meant, igmp) {
@@ -116,6 +116,21 @@ fn defects(guard: &ActualGuard, mut rules: Vec<&Rule>, igmp: Igmp) -> Vec<String
         defects.push(format!("{extras} rules too many for port \"{port}\""));
     }
     defects
+}
+
+/// What is missing where nothing is said about who is heard: the rule is lost, or it was never there
+/// because the NIC hears all networks. Whoever knows which, tells; other rules are needed in any case.
+fn lacks(guard: &ActualGuard, rules: &[&Rule], igmp: Igmp) -> Vec<String> {
+    let mut any = guard.clone();
+    if any.hears.is_empty() {
+        any.hears.push(Hears::All);
+    }
+    let meant = any.meant();
+    let needed = meant.iter().flat_map(|meant| Rule::of(meant, igmp));
+    let missing = needed.filter(|rule| !rules.contains(&rule));
+    let mut lacks: Vec<_> = missing.map(|rule| rule.lack()).collect();
+    lacks.dedup();
+    lacks
 }
 
 #[cfg(test)]

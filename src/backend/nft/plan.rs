@@ -139,7 +139,7 @@ fn rules(actual: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec
     };
     let keep = Keep {
         ports: Box::new(|port| is_not_another_vms(port) && (keep.ports)(port)),
-        hears_all: Box::new(&keep.hears_all),
+        addresses: Box::new(&keep.addresses),
         others_ports: keep.others_ports,
     };
     let merged = fence.merge(actual.guards_of(chain).iter(), &keep);

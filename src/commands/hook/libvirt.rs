@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::commands::enforce::{Told, as_told, fence_vms, unfence};
+use crate::commands::enforce::{Told, fence_vms, unfence};
 use crate::commands::shared::{read, warn_of_skipped};
 use crate::config::Config;
 use crate::fence::Keep;
@@ -21,11 +21,11 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
     match operation {
         // The ports exist and are on their bridges, and no guest instruction has been run: also
         // where a domain is restored or comes in by migration.
-        "start" => fence(config, name, &xml, &Keep::nothing(), Told::OfStarting),
+        "start" => fence(config, name, &xml, Told::OfStarting),
         // libvirtd has been restarted, and ends a domain whose hook fails. It has been running all
         // the while, with the fence that it had.
         "reconnect" => {
-            if let Err(e) = fence(config, name, &xml, &as_told(config), Told::OfRunning) {
+            if let Err(e) = fence(config, name, &xml, Told::OfRunning) {
                 report::warning(&format!("{e:#}; the fences stay as they are"));
             }
             Ok(())
@@ -40,10 +40,10 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
     }
 }
 
-fn fence(config: &Config, name: &VmName, xml: &str, keep: &Keep, told: Told) -> Result<()> {
+fn fence(config: &Config, name: &VmName, xml: &str, told: Told) -> Result<()> {
     let vm = described(name, xml)?;
     warn_of_skipped(&vm);
-    fence_vms(config, vec![vm], keep, told).map(|_| ())
+    fence_vms(config, vec![vm], &Keep::nothing(), told).map(|_| ())
 }
 
 fn described(name: &VmName, xml: &str) -> Result<Vm> {

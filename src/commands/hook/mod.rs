@@ -8,11 +8,12 @@ use std::slice;
 
 use anyhow::Result;
 
-use super::enforce::{Told, as_told, fence_vms};
+use super::enforce::{Told, fence_vms};
 use super::shared::warn_of_skipped;
 use super::{apply, flush};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
+use crate::fence::Keep;
 use crate::source::{Hypervisors, Kind};
 use crate::vm::VmName;
 
@@ -44,5 +45,5 @@ fn on_xen(config: &Config, name: &VmName) -> Result<()> {
     let hypervisors = Hypervisors::ask_only(Kind::Xen, &config.connect)?;
     let vms = hypervisors.named(slice::from_ref(name))?;
     vms.iter().for_each(warn_of_skipped);
-    fence_vms(config, vms, &as_told(config), Told::OfRunning).map(|_| ())
+    fence_vms(config, vms, &Keep::nothing(), Told::OfRunning).map(|_| ())
 }
