@@ -8,18 +8,17 @@
 //! that does not tell what it should, is not believed: its VM is isolated, has one MAC address for
 //! each NIC, and may use no IP addresses beyond those that the kernel's rules let it use, if any do.
 
+mod place;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Uid};
-use rustix::io::Errno;
+use anyhow::{Context, Error, Result};
+use rustix::fs::Uid;
 
+use self::place::{Place, UNFINISHED};
 pub use self::record::Record;
 use crate::fence::ActualFence;
 use crate::lock;
@@ -28,14 +27,6 @@ use crate::vm::{Port, Vm, VmName};
 
 /// Where the files are, in [`lock::DIR`].
 const NAME: &str = "vms";
-
-/// Where the directory, or a file in it, is made before it gets its name. It is no VM's: that of
-/// each VM has a suffix.
-const UNFINISHED: &str = "new";
-
-/// The most that is read of a file, in bytes. One with as many NICs and addresses as a template may
-/// have takes some 5 MB.
-const TEXT_LIMIT: usize = 8 << 20;
 
 /// The memory of a host.
 pub struct Memory {
@@ -51,13 +42,6 @@ pub struct Unknown {
     pub ports: BTreeSet<Port>,
     /// Why, a sentence for each VM.
     pub why: Vec<String>,
-}
-
-/// A directory that nobody but its owner can change.
-struct Place {
-    dir: Option<OwnedFd>,
-    path: PathBuf,
-    owner: Uid,
 }
 
 impl Memory {
@@ -250,105 +234,6 @@ impl Memory {
             }
         }
         Ok(trouble)
-    }
-}
-
-impl Place {
-    fn dir(&self) -> Result<&OwnedFd> {
-        let dir = self.dir.as_ref();
-        dir.with_context(|| format!("there is no {}", self.path.display()))
-    }
-
-    /// The names of all files that can be a VM's.
-    fn names(&self) -> Result<Vec<String>> {
-        let why = || format!("cannot read {}", self.path.display());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let listed = fs::openat(self.dir()?, ".", flags, Mode::empty()).with_context(why)?;
-        let mut names = Vec::new();
-        for entry in Dir::new(listed).with_context(why)? {
-            let entry = entry.with_context(why)?;
-            let name = entry.file_name().to_str().unwrap_or_default();
-            if record::is_file_name(name) {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
-    }
-
-    fn read(&self, name: &str) -> Result<Option<Record>> {
-        let of = || self.path.join(name).display().to_string();
-        // O_NONBLOCK: opening a pipe would wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match fs::openat(self.dir()?, name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP) => bail!("{} is a symbolic link", of()),
-            opened => opened.with_context(of)?,
-        };
-        self.believe(file)
-            .and_then(|text| Record::parse(&text, name))
-            .map(Some)
-            .with_context(of)
-    }
-
-    /// The text of a file that nobody but the owner can have written.
-    fn believe(&self, file: OwnedFd) -> Result<String> {
-        let stat = fs::fstat(&file)?;
-        let mode = Mode::from_raw_mode(stat.st_mode);
-        ensure!(
-            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
-            "it is not a file"
-        );
-        ensure!(
-            stat.st_uid == self.owner.as_raw(),
-            "it belongs to another user"
-        );
-        ensure!(
-            !mode.intersects(Mode::WGRP | Mode::WOTH),
-            "other users can write to it"
-        );
-        let mut text = String::new();
-        File::from(file)
-            .take(TEXT_LIMIT as u64 + 1)
-            .read_to_string(&mut text)?;
-        ensure!(
-            text.len() <= TEXT_LIMIT,
-            "it is longer than {} MiB",
-            TEXT_LIMIT >> 20
-        );
-        Ok(text)
-    }
-
-    /// Puts a record in the place of its file: who reads it, and who comes after we were killed, has
-    /// the old one or the new one.
-    fn write(&self, record: &Record) -> Result<()> {
-        let name = record::file_name(&record.vm)?;
-        let text = record.text()?;
-        ensure!(
-            text.len() <= TEXT_LIMIT,
-            "what is asked for VM {:?} takes more than {} MiB",
-            record.vm.as_str(),
-            TEXT_LIMIT >> 20
-        );
-        let dir = self.dir()?;
-        let why = || format!("cannot write {}", self.path.join(&name).display());
-        // Nobody else writes while we have the lock: what is there is of one who was killed.
-        self.delete(UNFINISHED)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = fs::openat(dir, UNFINISHED, flags, Mode::RUSR | Mode::WUSR).with_context(why)?;
-        let mut file = File::from(file);
-        let written = file.write_all(text.as_bytes()).map_err(Error::from);
-        let placed = written.and_then(|()| Ok(fs::renameat(dir, UNFINISHED, dir, &name)?));
-        placed.with_context(why)
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        match fs::unlinkat(self.dir()?, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(anyhow!(
-                "cannot delete {}: {e}",
-                self.path.join(name).display()
-            )),
-        }
     }
 }
 

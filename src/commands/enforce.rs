@@ -41,7 +41,14 @@ pub fn fence_vms(
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
-    let memory = Memory::open(|| backend.query()?.fences())?;
+    let memory = Memory::open(|| {
+        if backend.names_vms() {
+            backend.query()?.fences()
+        } else {
+            // There version 0.1 could note nothing.
+            Ok(Vec::new())
+        }
+    })?;
     let mut unknown = Unknown::default();
     match told {
         Told::OfRunning => unknown = memory.recall(&mut vms),

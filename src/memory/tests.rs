@@ -1,6 +1,7 @@
 use std::fs::{Permissions, create_dir, read, remove_file, set_permissions, write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use anyhow::anyhow;
 use rustix::process::geteuid;
 use tempfile::TempDir;
 

@@ -17,6 +17,7 @@ fn no_text_of_the_corpus_makes_a_parser_panic() {
         ("xen", targets::xen),
         ("ebtables", targets::ebtables),
         ("nft", targets::nft),
+        ("memory", targets::memory),
         ("config", targets::config),
     ] {
         for seed in std::fs::read_dir(fuzz.join("corpus").join(name)).unwrap() {

@@ -23,6 +23,7 @@ mod install;
 mod legacy;
 mod libvirt_hook;
 mod locks;
+mod memory;
 mod metrics;
 mod migrate;
 mod names;

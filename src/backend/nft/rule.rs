@@ -16,8 +16,9 @@ pub enum Rule {
         port: Port,
         /// The only source addresses that it may carry, the NIC's own first.
         senders: Vec<MacAddr>,
-        /// Whether the port hears all networks. Remembered here, because otherwise a port without
-        /// the rule `Foreign` has lost it.
+        /// Whether the port hears all networks. Noted here, because otherwise a port without the
+        /// rule `Foreign` has lost it. Who wants to know what the port should hear asks
+        /// [`crate::memory`].
         hears_all: bool,
     },
     /// Drops a frame from the port that is meant for the bridge itself: a control frame, or an IGMP

@@ -3,6 +3,7 @@
 
 use macfence::backend::{ebtables, nft};
 use macfence::config::File;
+use macfence::memory::Record;
 use macfence::policy::Policy;
 use macfence::source::opennebula::Template;
 use macfence::source::{libvirt, virsh, xen};
@@ -75,6 +76,19 @@ pub fn nft(text: &str) {
     for guard in fences.iter().flat_map(|fence| &fence.guards) {
         literal(&guard.port);
     }
+}
+
+/// A file of the memory, which only root can have written.
+pub fn memory(text: &str) {
+    let Ok(record) = Record::parse(text, "one-42.json") else {
+        return;
+    };
+    let again = record.text().expect("a record can be written");
+    assert_eq!(
+        Record::parse(&again, "one-42.json").ok(),
+        Some(record.clone())
+    );
+    record.ports().for_each(literal);
 }
 
 /// The configuration file.
