@@ -260,8 +260,17 @@ impl ActualGuard {
 
     /// Whether all that it says is said by `other` as well.
     pub fn is_covered_by(&self, other: &Self) -> bool {
+        let addresses = match (&self.addresses, &other.addresses) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(said), Some(others)) => said.is_covered_by(others),
+        };
         self.macs.iter().all(|mac| other.macs.contains(mac))
+            && (self.macs.is_empty() || self.extra_macs == other.extra_macs)
             && self.hears.iter().all(|hears| other.hears.contains(hears))
+            && addresses
+            && self.dhcp_guard <= other.dhcp_guard
+            && self.ra_guard <= other.ra_guard
     }
 
     /// The guard that the rules were made for, if they tell: they name one address and say in one

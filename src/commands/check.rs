@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::shared::{note, print, survey};
+use super::shared::{note_limits, print, survey};
 use crate::backend;
 use crate::bridge::{self, Weakness};
 use crate::compare::{Finding, State};
@@ -33,9 +33,7 @@ pub fn run(config: &Config, json: bool) -> Result<Exit> {
     let (survey, trouble) = survey(config, &*backend, &memory, running, &actual)?;
     trouble.iter().for_each(|trouble| report::warning(trouble));
     let bridges = bridges(config, &survey.ports)?;
-    for limit in backend.limits() {
-        note(config, || (*limit).to_owned());
-    }
+    note_limits(config, &*backend);
     let found = survey.findings.iter().chain(&survey.failed).chain(&bridges);
     if json {
         let rows: Vec<_> = found.map(row).collect();

@@ -5,7 +5,7 @@ use std::slice;
 
 use anyhow::{Context, Result, bail};
 
-use super::shared::{note, policy, ports, warn_of_unknown_bridges};
+use super::shared::{note, note_limits, policy, ports, warn_of_unknown_bridges};
 use crate::backend::{self, Backend};
 use crate::bridge::{self, Hardened};
 use crate::config::Config;
@@ -90,6 +90,9 @@ pub fn fence_vms(
         };
         format!("{state} ({})", backend.name())
     });
+    if enforced.changed {
+        note_limits(config, &*backend);
+    }
     Ok((backend.name(), enforced.changed))
 }
 

@@ -189,6 +189,13 @@ pub fn note(config: &Config, text: impl FnOnce() -> String) {
     }
 }
 
+/// Says what this firewall leaves open, if asked to say more.
+pub fn note_limits(config: &Config, backend: &dyn Backend) {
+    for limit in backend.limits() {
+        note(config, || (*limit).to_owned());
+    }
+}
+
 /// Prints to standard output.
 pub fn print(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();

@@ -89,6 +89,12 @@ impl ActualIpv6 {
 }
 
 impl ActualAddresses {
+    /// Whether all that these rules say is said by others as well.
+    pub fn is_covered_by(&self, other: &Self) -> bool {
+        self.v4.iter().all(|said| other.v4.contains(said))
+            && self.v6.iter().all(|said| other.v6.contains(said))
+    }
+
     /// The addresses that the rules were made for, if they tell: the rules about IPv4 all say the
     /// same, so do those about IPv6, and there are some of both.
     pub fn meant(&self, macs: impl Iterator<Item = MacAddr>) -> Option<Addresses> {

@@ -129,3 +129,41 @@ fn half_a_guard_is_covered_by_a_whole_one_that_says_the_same() {
     assert!(!actual("p0", &[], &[Hears::All]).is_covered_by(&whole));
     assert!(!whole.is_covered_by(&actual("p0", &[A], &[])));
 }
+
+#[test]
+fn a_guard_is_not_covered_by_one_that_guards_less() {
+    let plain = actual("p0", &[A], &[network()]);
+    let said = ActualAddresses {
+        v4: vec![vec!["10.0.0.5".parse().unwrap()]],
+        v6: Vec::new(),
+    };
+    let mut twice = said.clone();
+    twice.v4.extend(said.v4.clone());
+    let with = |said: &ActualAddresses| ActualGuard {
+        addresses: Some(said.clone()),
+        ..plain.clone()
+    };
+    assert!(plain.is_covered_by(&with(&said)));
+    // nft says in several rules what ebtables says in one chain.
+    assert!(with(&said).is_covered_by(&with(&twice)));
+    let other = ActualAddresses::default();
+    for more in [
+        with(&said),
+        ActualGuard {
+            dhcp_guard: true,
+            ..plain.clone()
+        },
+        ActualGuard {
+            ra_guard: true,
+            ..plain.clone()
+        },
+        ActualGuard {
+            extra_macs: vec![B.parse().unwrap()],
+            ..plain.clone()
+        },
+    ] {
+        assert!(!more.is_covered_by(&plain), "{more:?}");
+        assert!(more.is_covered_by(&more));
+    }
+    assert!(!with(&said).is_covered_by(&with(&other)));
+}

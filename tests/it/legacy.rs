@@ -46,7 +46,8 @@ impl Firewall {
         let (program, modules) = match self {
             Self::Ebtables => (
                 "ebtables",
-                "x_tables ebtables ebtable_filter ebtable_nat ebt_ip ebt_ip6 ebt_pkttype",
+                "x_tables ebtables ebtable_filter ebtable_nat ebt_arp ebt_ip ebt_ip6 ebt_pkttype \
+                 ebt_vlan",
             ),
             Self::Nft(_) => (
                 "nft",
@@ -204,12 +205,12 @@ fn boot(suite: &str, version: &str, firewall: Firewall, passed: u32) {
 
 #[test]
 fn an_old_host_with_debian_bullseyes_5_10_kernel() {
-    boot("bullseye", "5.10.", Firewall::Ebtables, 15);
+    boot("bullseye", "5.10.", Firewall::Ebtables, 20);
 }
 
 #[test]
 fn an_old_host_with_debian_bookworms_6_1_kernel() {
-    boot("bookworm", "6.1.", Firewall::Ebtables, 15);
+    boot("bookworm", "6.1.", Firewall::Ebtables, 20);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::attacks::{
 use crate::lab::{Host, domain, macfence_with, script};
 use crate::semantics::{SEED, TRUSTING, check_frames};
 
+pub mod address_guard;
 mod bridge;
 
 fn host() -> Host {
@@ -68,7 +69,10 @@ fn the_life_of_vms_on_an_old_host() {
     // One VM with its chains; five, one process for each table; again, nothing.
     let ran = host.macfence(&apply[..4]);
     assert!(
-        ran.stderr.contains("now in the kernel (ebtables)"),
+        ran.stderr.contains("now in the kernel (ebtables)")
+            && ran
+                .stderr
+                .contains("the target of an IPv6 neighbour advertisement"),
         "{}",
         ran.stderr
     );

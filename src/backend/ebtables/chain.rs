@@ -1,11 +1,14 @@
-//! What the chains hold that ports share: which frames meddle, and which foreign ones may be heard.
+//! What chains hold: which frames meddle, and which of those that a rule has found false or foreign may
+//! pass all the same. And what ports have for themselves, in [`super::address_guard`].
 //!
 //! A chain's name is a digest of what it holds. So a chain that frames pass is never edited: other
 //! rules are another chain, and the VMs that need the same share one.
 
+use super::address_guard::AddressGuard;
 use super::listed::Listed;
-use super::shape::{CONTROL, DROP, GROUPS, prefix};
-use crate::mac::MacPrefix;
+use super::shape::{CONTROL, DROP, GROUPS, Receivers, Shape, prefix};
+use crate::mac::{MacAddr, MacPrefix};
+use crate::vm::Port;
 
 /// Chains of ours begin so.
 const PREFIX: &str = "macfence-";
@@ -41,7 +44,22 @@ pub enum Content {
         queries: Option<Igmp>,
         /// Frames of these senders, sorted.
         trusted: Vec<MacPrefix>,
+        /// Frames that come in through these ports, sorted.
+        trusted_ports: Vec<Port>,
     },
+    /// Of the frames from a port that are not from the NIC's own address, lets pass those from further
+    /// addresses of the VM and drops the rest.
+    Senders {
+        /// The port. It makes the chain this port's alone, and so what the chain has counted.
+        port: Port,
+        /// The further addresses.
+        extra: Vec<MacAddr>,
+    },
+    /// Of the frames of trusted senders that are not for the NIC's own address, lets pass those for
+    /// these further addresses of the VM and drops the rest.
+    Receivers(Vec<MacAddr>),
+    /// Of the frames from a port, drops those under IP addresses that are not the VM's.
+    Addresses(AddressGuard),
 }
 
 impl Content {
@@ -49,16 +67,49 @@ impl Content {
     pub fn rules(&self) -> Vec<String> {
         match self {
             Self::Meddling(igmp) => meddling(*igmp),
-            Self::Foreign { queries, trusted } => {
+            Self::Foreign {
+                queries,
+                trusted,
+                trusted_ports,
+            } => {
                 let mut rules = queries.map(let_queries_pass).unwrap_or_default();
                 rules.extend(trusted.iter().map(|sender| {
                     let (base, mask) = (sender.base(), sender.mask());
                     format!("-s {base}/{mask} -j RETURN")
                 }));
+                let ports = trusted_ports.iter();
+                rules.extend(ports.map(|port| format!("-i {port} -j RETURN")));
                 rules.push(format!("-j {DROP}"));
                 rules
             }
+            Self::Senders { port, extra } => {
+                let pass = extra.iter().map(|mac| format!("-s {mac} -j RETURN"));
+                pass.chain([format!("-i {port} -j {DROP}")]).collect()
+            }
+            Self::Receivers(extra) => {
+                let pass = extra.iter().map(|mac| format!("-d {mac} -j RETURN"));
+                pass.chain([format!("-j {DROP}")]).collect()
+            }
+            Self::Addresses(guard) => guard.rules(),
         }
+    }
+
+    /// Whether a rule of this shape may lead to a chain that holds this.
+    pub fn is_for(&self, shape: &Shape) -> bool {
+        match self {
+            Self::Meddling(_) => matches!(shape, Shape::Meddling(_, Receivers::Groups)),
+            Self::Foreign { .. } => matches!(shape, Shape::Foreign(..)),
+            Self::Senders { port, .. } => matches!(shape, Shape::Spoofed(own, _) if own == port),
+            Self::Receivers(_) => matches!(shape, Shape::Overheard(..)),
+            Self::Addresses(guard) => {
+                matches!(shape, Shape::Addresses(own) if *own == guard.port)
+            }
+        }
+    }
+
+    /// Whether the chain is one port's alone, so that what it has dropped is known of that port.
+    pub fn is_of_one_port(&self) -> bool {
+        matches!(self, Self::Senders { .. } | Self::Addresses(_))
     }
 
     /// The name of a chain that holds this.
@@ -71,27 +122,51 @@ impl Content {
     pub fn read(lines: &[&str]) -> Option<Self> {
         let rules = lines.iter().map(|line| Some(Listed::read(line)?.written()));
         let rules: Vec<_> = rules.collect::<Option<_>>()?;
-        let written = |content: &Self| {
+        let is_written_so = |content: &Self| {
             let own = content.rules();
             let own = own.iter().map(|rule| Some(Listed::read(rule)?.written()));
             own.eq(rules.iter().cloned().map(Some))
         };
-        let senders = rules.iter().filter_map(|rule| sender(rule));
-        let trusted: Vec<_> = senders.collect();
-        let foreign = |queries| Self::Foreign {
-            queries,
-            trusted: trusted.clone(),
-        };
-        let mut candidates = vec![
-            Self::Meddling(Igmp::ByType),
-            Self::Meddling(Igmp::ByReceiver),
-            foreign(Some(Igmp::ByType)),
-            foreign(Some(Igmp::ByReceiver)),
-        ];
-        // Where nobody was trusted, version 0.1 needed no chain.
-        candidates.extend((!trusted.is_empty()).then(|| foreign(None)));
-        candidates.into_iter().find(written)
+        candidates(&rules).into_iter().find(is_written_so)
     }
+}
+
+/// All that a chain with these rules may hold, if it holds anything of ours.
+fn candidates(rules: &[String]) -> Vec<Content> {
+    let trusted: Vec<_> = returns(rules, "-s ").filter_map(prefix).collect();
+    let trusted_ports = returns(rules, "-i ").filter_map(|port| port.parse().ok());
+    let trusted_ports: Vec<_> = trusted_ports.collect();
+    let foreign = |queries| Content::Foreign {
+        queries,
+        trusted: trusted.clone(),
+        trusted_ports: trusted_ports.clone(),
+    };
+    let mut candidates = vec![
+        Content::Meddling(Igmp::ByType),
+        Content::Meddling(Igmp::ByReceiver),
+        foreign(Some(Igmp::ByType)),
+        foreign(Some(Igmp::ByReceiver)),
+    ];
+    // Where nobody was trusted, version 0.1 needed no chain.
+    candidates.extend((!trusted.is_empty()).then(|| foreign(None)));
+    let macs = |option| returns(rules, option).filter_map(|mac| mac.parse().ok());
+    let receivers: Vec<_> = macs("-d ").collect();
+    candidates.extend((!receivers.is_empty()).then_some(Content::Receivers(receivers)));
+    let last = rules.last().and_then(|rule| rule.strip_prefix("-i "));
+    if let Some((port, DROP)) = last.and_then(|rule| rule.split_once(" -j "))
+        && let Ok(port) = port.parse()
+    {
+        let extra: Vec<_> = macs("-s ").collect();
+        candidates.extend((!extra.is_empty()).then_some(Content::Senders { port, extra }));
+    }
+    candidates.extend(AddressGuard::candidate(rules).map(Content::Addresses));
+    candidates
+}
+
+/// The values of this option in rules that let return what has nothing but it.
+fn returns<'a>(rules: &'a [String], option: &'a str) -> impl Iterator<Item = &'a str> {
+    let value = move |rule: &'a String| rule.strip_prefix(option)?.strip_suffix(" -j RETURN");
+    rules.iter().filter_map(value)
 }
 
 fn meddling(igmp: Igmp) -> Vec<String> {
@@ -127,12 +202,6 @@ fn query_to_all_systems(target: &str) -> String {
     format!("-p 0x0800 -d {ALL_SYSTEMS} --ip-proto 2 -j {target}")
 }
 
-/// The sender that a rule lets return.
-fn sender(rule: &str) -> Option<MacPrefix> {
-    let text = rule.strip_prefix("-s ")?.strip_suffix(" -j RETURN")?;
-    prefix(text)
-}
-
 /// Whether a chain's name is one that we give. One `x` more follows where a chain of the name that
 /// is due was edited by somebody.
 pub fn is_ours(name: &str) -> bool {
@@ -157,9 +226,17 @@ mod tests {
     fn contents() -> Vec<Content> {
         let router = "00:16:3e:00:00:01".parse().unwrap();
         let range = "52:54:00:00:00:00/24".parse().unwrap();
+        let port = |name: &str| name.parse::<Port>().unwrap();
+        let further = ["00:00:5e:00:01:07", "02:00:c0:a8:00:99"];
+        let further: Vec<MacAddr> = further.map(|mac| mac.parse().unwrap()).into();
+        let senders = |name| Content::Senders {
+            port: port(name),
+            extra: further.clone(),
+        };
         let foreign = |queries, trusted: &[MacPrefix]| Content::Foreign {
             queries,
             trusted: trusted.to_vec(),
+            trusted_ports: Vec::new(),
         };
         vec![
             Content::Meddling(Igmp::ByType),
@@ -168,6 +245,19 @@ mod tests {
             foreign(Some(Igmp::ByReceiver), &[]),
             foreign(Some(Igmp::ByType), &[router, range]),
             foreign(None, &[router, range]),
+            Content::Foreign {
+                queries: Some(Igmp::ByType),
+                trusted: vec![router],
+                trusted_ports: vec![port("br0b"), port("br0c")],
+            },
+            Content::Foreign {
+                queries: Some(Igmp::ByReceiver),
+                trusted: Vec::new(),
+                trusted_ports: vec![port("br0b")],
+            },
+            senders("one-1-0"),
+            senders("one-2-0"),
+            Content::Receivers(further.clone()),
         ]
     }
 

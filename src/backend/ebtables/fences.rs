@@ -1,6 +1,6 @@
 //! What the rules in front of each port say together: the fence of each port. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 
@@ -40,6 +40,13 @@ pub fn leave_others_ports(actual: &[ActualFence], fences: &[Fence]) -> Result<()
 
 fn of_rules(rules: &[ActualRule], igmp: Igmp) -> Vec<ActualFence> {
     let mut by_port: BTreeMap<&Port, Vec<(&Rule, Option<Counters>)>> = BTreeMap::new();
+    let is_broken =
+        |actual: &&ActualRule| actual.rule.is_none() && matches!(actual.shape, Shape::Addresses(_));
+    let broken: BTreeSet<_> = rules
+        .iter()
+        .filter(is_broken)
+        .map(ActualRule::port)
+        .collect();
     for actual in rules {
         if let Some(rule) = &actual.rule {
             let of_port = by_port.entry(actual.port()).or_default();
@@ -49,13 +56,18 @@ fn of_rules(rules: &[ActualRule], igmp: Igmp) -> Vec<ActualFence> {
     let fence = |(port, rules): (&Port, Vec<_>)| ActualFence {
         vm: None,
         chain: "FORWARD".to_owned(),
-        guards: vec![guard(port, &rules, igmp)],
+        guards: vec![guard(port, &rules, broken.contains(port), igmp)],
         defects: Vec::new(),
     };
     by_port.into_iter().map(fence).collect()
 }
 
-fn guard(port: &Port, rules: &[(&Rule, Option<Counters>)], igmp: Igmp) -> ActualGuard {
+fn guard(
+    port: &Port,
+    rules: &[(&Rule, Option<Counters>)],
+    is_broken: bool,
+    igmp: Igmp,
+) -> ActualGuard {
     let mut guard = ActualGuard::none(port.clone());
     for (rule, counters) in rules {
         let count = |dropped: &mut Option<u64>| {
@@ -66,13 +78,17 @@ fn guard(port: &Port, rules: &[(&Rule, Option<Counters>)], igmp: Igmp) -> Actual
         match &rule.shape {
             Shape::Spoofed(_, mac) => {
                 guard.macs.push(*mac);
+                if let Action::Chain(Content::Senders { extra, .. }) = &rule.action {
+                    guard.extra_macs.clone_from(extra);
+                }
                 count(&mut guard.dropped.spoofed);
             }
             Shape::Foreign(_, own) => {
+                let (trusted, trusted_ports) = trusted(&rule.action);
                 guard.hears.push(Hears::Network {
                     prefix: *own,
-                    trusted: trusted(&rule.action),
-                    trusted_ports: Vec::new(),
+                    trusted,
+                    trusted_ports,
                 });
                 count(&mut guard.dropped.foreign);
             }
@@ -81,17 +97,31 @@ fn guard(port: &Port, rules: &[(&Rule, Option<Counters>)], igmp: Igmp) -> Actual
                 guard.queries |= lets_queries_in;
             }
             Shape::Overheard(..) => {}
+            Shape::Addresses(_) => {
+                if let Action::Chain(Content::Addresses(checks)) = &rule.action {
+                    checks.tell(&mut guard);
+                }
+                count(&mut guard.dropped.forged);
+            }
         }
     }
     let rules = rules.iter().map(|(rule, _)| *rule).collect();
     guard.defects = defects(&guard, rules, igmp);
+    if is_broken {
+        let defect = format!("the chain that checks the IP addresses of \"{port}\" was changed");
+        guard.defects.push(defect);
+    }
     guard
 }
 
-fn trusted(action: &Action) -> Vec<MacPrefix> {
+fn trusted(action: &Action) -> (Vec<MacPrefix>, Vec<Port>) {
     match action {
-        Action::Chain(Content::Foreign { trusted, .. }) => trusted.clone(),
-        _ => Vec::new(),
+        Action::Chain(Content::Foreign {
+            trusted,
+            trusted_ports,
+            ..
+        }) => (trusted.clone(), trusted_ports.clone()),
+        _ => Default::default(),
     }
 }
 
@@ -109,7 +139,7 @@ fn defects(guard: &ActualGuard, mut rules: Vec<&Rule>, igmp: Igmp) -> Vec<String
     }
     defects.dedup();
     // A second rule about the address or the network shows in the guard itself.
-    let is_extra = |rule: &&&Rule| matches!(rule.shape, Shape::Meddling(..) | Shape::Overheard(..));
+    let is_extra = |rule: &&&Rule| !matches!(rule.shape, Shape::Spoofed(..) | Shape::Foreign(..));
     let extras = rules.iter().filter(is_extra).count();
     if extras > 0 {
         let port = &guard.port;

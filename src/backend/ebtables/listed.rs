@@ -3,22 +3,10 @@
 //! the names of protocols where `/etc` has them.
 
 use super::shape::{CONTROL, DROP, Fingerprint, GROUPS, Receivers, Shape, check_port, prefix};
+use super::spelling::{MULTICAST, spelled};
 use crate::mac::{MacAddr, PrefixLen};
 use crate::vm::Port;
 
-/// Words that ebtables prints for what we write.
-const NAMES: [(&str, &str); 9] = [
-    ("IPv4", "0x0800"),
-    ("0x800", "0x0800"),
-    ("IPv6", "0x86dd"),
-    ("igmp", "2"),
-    ("ipv6-icmp", "58"),
-    ("membership-query", "17"),
-    ("130/0:255", "130"),
-    ("mld-listener-query", "130"),
-    (MULTICAST, "01:00:00:00:00:00/01:00:00:00:00:00"),
-];
-const MULTICAST: &str = "Multicast";
 /// The bridge group address, 01:80:c2:00:00:00 with all its bits.
 const BRIDGES: &str = "BGA";
 
@@ -89,28 +77,19 @@ impl<'a> Listed<'a> {
         })
     }
 
-    /// The rule in one spelling, whichever ebtables has listed it. Not for rules with ports, which
-    /// may have the names of protocols.
+    /// The rule in one spelling, whichever ebtables has listed it.
     pub fn written(&self) -> String {
-        let spell = |word: &&str| match prefix(word) {
-            Some(prefix) if prefix.len() == PrefixLen::FULL => prefix.base().to_string(),
-            Some(prefix) => format!("{}/{}", prefix.base(), prefix.mask()),
-            None => {
-                let same = |(listed, _): &&(&str, &str)| word.eq_ignore_ascii_case(listed);
-                let name = NAMES.iter().find(same);
-                name.map_or((*word).to_owned(), |(_, written)| (*written).to_owned())
-            }
-        };
-        let mut words: Vec<_> = self.matches.iter().map(spell).collect();
+        let mut words = spelled(&self.matches);
         words.extend(["-j".to_owned(), self.target.to_owned()]);
         words.join(" ")
     }
 
-    /// What ebtables may know the rule by: each address in it, without its mask, beside each other
-    /// word. Looking for a rule to delete, both kinds pass over masks, and some versions over
+    /// What ebtables may know the rule by: each address in it, without its mask, or none, beside each
+    /// other word. Looking for a rule to delete, both kinds pass over masks, and some versions over
     /// whole options as `--log` (legacy 2.0.11 and nft 1.8.9, tried out).
     pub fn fingerprints(&self) -> Vec<Fingerprint> {
         let addresses = self.matches.iter().filter_map(|word| address(word));
+        let addresses = addresses.map(Some).chain([None]);
         let beside = |mac| {
             let words = self.matches.iter().filter(|word| address(word).is_none());
             words.map(move |word| (self.target.to_owned(), mac, (*word).to_owned()))
@@ -123,6 +102,7 @@ impl<'a> Listed<'a> {
         match self.matches.as_slice() {
             ["-s", "!", mac, "-i", name] => Some(Shape::Spoofed(port(name)?, station(mac)?)),
             ["-d", to, "-i", name] => Some(Shape::Meddling(port(name)?, receivers(to)?)),
+            ["-i", name] => Some(Shape::Addresses(port(name)?)),
             ["-s", "!", own, "-o", name] => Some(Shape::Foreign(port(name)?, prefix(own)?)),
             [
                 "-s",

@@ -9,7 +9,10 @@
 //!
 //! The chains `macfence-…` are shared by all ports: the first drops control frames and multicast
 //! queries, the second lets pass multicast queries and trusted senders and drops the rest. Where
-//! senders are trusted, a fifth rule drops what they send to other stations.
+//! senders or ports are trusted, a fifth rule drops what they send to other stations. Where a VM's IP
+//! addresses are guarded, `-i one-42-0` leads to a chain of the port's own: see [`address_guard`].
+//! Where a VM has further MAC addresses, the first and the fifth rule lead to chains that let them
+//! pass.
 //!
 //! The seed and version 0.1 wrote two rules, the first and the last of these, both to `FORWARD` and
 //! with `DROP`. Such a pair is completed in place, and what it has counted lives on. The seed's own
@@ -21,6 +24,7 @@
 //! There are no transactions. Calls are ordered so that a VM is never less fenced in between than
 //! before or after, and a run that failed half way is completed by the next.
 
+mod address_guard;
 mod chain;
 pub mod fences;
 mod listed;
@@ -28,19 +32,21 @@ mod plan;
 mod rule;
 pub mod ruleset;
 mod shape;
+mod spelling;
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
+use self::address_guard::AddressGuard;
 use self::chain::Igmp;
 use self::plan::Call;
 use self::rule::Rule;
 use self::ruleset::Ruleset;
 use self::shape::TABLES;
 use super::{Backend, Enforced, Snapshot};
-use crate::fence::{ActualFence, Fence, Keep};
+use crate::fence::{ActualFence, Fence, Hears, Keep};
 use crate::lock;
 use crate::process::{self, Output};
 use crate::vm::Port;
@@ -52,17 +58,24 @@ pub struct Ebtables;
 /// More calls than this are worth asking whether one process can do them all.
 const FEW: usize = 4;
 
-const LIMITS: [&str; 4] = [
+const LIMITS: [&str; 7] = [
     "ebtables does not look behind an 802.1Q tag: a VM's multicast queries with a tag are not \
      dropped, even with VLAN ID 0, and a bridge that snoops believes them; such queries of others \
      do not reach VMs of other networks.",
     "ebtables before 2.0.11 does not know the types of IGMP packets: there every IGMP packet to \
      224.0.0.1 counts as a query and no other does, so that a VM can send queries about single \
      groups.",
-    "The count of foreign frames includes those of trusted senders and multicast queries, which \
-     are not dropped.",
+    "The count of foreign frames includes those of trusted senders, those that come in through \
+     trusted ports, and multicast queries, which are not dropped.",
     "A rule of somebody else's that accepts a frame in nat PREROUTING, filter INPUT or filter \
      FORWARD before it comes to ours lets it pass.",
+    "ebtables does not know the target of an IPv6 neighbour advertisement: a VM whose addresses \
+     are guarded can claim another's IPv6 address under its own source address. That of another's \
+     duplicate address detection it can claim only if both end in the same 24 bits.",
+    "ebtables takes the first fragment of a DHCP request without a source for a whole one, and does \
+     not look at the version in an IP packet.",
+    "Where a VM may be no DHCP server or no router but may use any IP address, ebtables drops all \
+     its frames with VLAN ID 0 or a provider's tag, and does not look into those of a VLAN.",
 ];
 
 impl Backend for Ebtables {
@@ -116,7 +129,7 @@ impl Backend for Ebtables {
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {
-        check_ports(std::slice::from_ref(fence))
+        check(std::slice::from_ref(fence))
     }
 
     fn export(&self, fences: &[Fence]) -> Result<String> {
@@ -161,15 +174,22 @@ fn release(ports: &[Port]) -> Result<Vec<Call>> {
 }
 
 fn desired(fences: &[Fence], igmp: Igmp) -> Result<Vec<Rule>> {
-    check_ports(fences)?;
+    check(fences)?;
     let guards = fences.iter().flat_map(|fence| &fence.guards);
     Ok(guards.flat_map(|guard| Rule::of(guard, igmp)).collect())
 }
 
-fn check_ports(fences: &[Fence]) -> Result<()> {
-    let guards = fences.iter().flat_map(|fence| &fence.guards);
-    let mut ports = guards.map(|guard| &guard.port);
-    ports.try_for_each(shape::check_port)
+fn check(fences: &[Fence]) -> Result<()> {
+    for guard in fences.iter().flat_map(|fence| &fence.guards) {
+        shape::check_port(&guard.port)?;
+        if let Hears::Network { trusted_ports, .. } = &guard.hears {
+            trusted_ports.iter().try_for_each(shape::check_port)?;
+        }
+        if let Some(checks) = AddressGuard::of(guard) {
+            checks.check()?;
+        }
+    }
+    Ok(())
 }
 
 fn lines(calls: &[Call]) -> String {

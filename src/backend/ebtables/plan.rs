@@ -118,7 +118,13 @@ pub fn new_ports(actual: &Ruleset, desired: &[Rule]) -> Vec<Port> {
 /// The words that give a new rule what the rules have counted that it stands for. Only what is
 /// shown as dropped need live on: the rules that go are those of version 0.1 and of the seed.
 fn counted<'a>(rule: &Rule, gone: impl Iterator<Item = &'a ActualRule>) -> Vec<String> {
-    if !matches!(rule.shape, Shape::Spoofed(..) | Shape::Foreign(..)) {
+    let counts = match rule.shape {
+        // Not the rule that leads to a chain of the port's own: the chain counts.
+        Shape::Spoofed(..) => rule.action == Action::Drop,
+        Shape::Foreign(..) => true,
+        _ => false,
+    };
+    if !counts {
         return Vec::new();
     }
     let counters = gone

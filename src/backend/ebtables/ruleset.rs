@@ -25,6 +25,8 @@ pub struct Ruleset {
     /// Chains of ours and what they hold. `None`: somebody has changed the chain, or a run was
     /// interrupted while it made it.
     pub chains: BTreeMap<ChainId, Option<Content>>,
+    /// What they have dropped, where ebtables tells.
+    dropped: BTreeMap<ChainId, Counters>,
     /// The targets of other people's rules, by table: they may lead to our chains, though nobody's
     /// should.
     targets: BTreeSet<ChainId>,
@@ -43,7 +45,8 @@ pub struct ActualRule {
     pub shape: Shape,
     /// `DROP`, or a chain of ours.
     pub target: String,
-    /// What matched, where ebtables tells.
+    /// What matched, where ebtables tells. Where the rule leads to a chain of this port alone: what
+    /// that has dropped.
     pub counters: Option<Counters>,
     /// What no other rule there shares: ebtables can find it by its words if there is any.
     pub unshared: Vec<Fingerprint>,
@@ -80,7 +83,12 @@ impl Ruleset {
         let mut chains = chains(listing);
         for (name, rules) in chains.iter().filter(|(name, _)| is_ours(name)) {
             let id = (table, (*name).to_owned());
-            self.chains.insert(id, Content::read(rules));
+            self.chains.insert(id.clone(), Content::read(rules));
+            let rules = rules.iter().filter_map(|rule| Listed::read(rule));
+            let dropped = rules.filter(Listed::drops).filter_map(|rule| rule.counters);
+            if let Some(dropped) = dropped.reduce(Counters::plus) {
+                self.dropped.insert(id, dropped);
+            }
         }
         for place in PLACES.iter().filter(|place| place.table == table) {
             let rules = chains.remove(place.chain);
@@ -116,20 +124,26 @@ impl Ruleset {
 
     fn ours(&self, place: Place, listed: &Listed) -> Option<ActualRule> {
         let shape = listed.shape()?;
-        let chain = self.chains.get(&(place.table, listed.target.to_owned()));
-        let action = match (&shape, chain) {
-            _ if !shape.places().contains(&place) => return None,
-            (Shape::Meddling(_, Receivers::Groups), None) => return None,
-            (_, None) if listed.drops() => Some(Action::Drop),
-            (Shape::Meddling(_, Receivers::Groups), Some(chain)) => match chain {
-                Some(content @ Content::Meddling(_)) => Some(Action::Chain(content.clone())),
-                _ => None,
-            },
-            (Shape::Foreign(..), Some(chain)) => match chain {
-                Some(content @ Content::Foreign { .. }) => Some(Action::Chain(content.clone())),
-                _ => None,
-            },
-            _ => return None,
+        if !shape.places().contains(&place) {
+            return None;
+        }
+        let needs_chain = match shape {
+            Shape::Meddling(_, Receivers::Groups) | Shape::Addresses(_) => true,
+            Shape::Meddling(_, Receivers::Bridges) if !listed.drops() => return None,
+            _ => false,
+        };
+        let id = (place.table, listed.target.to_owned());
+        let mut counters = listed.counters;
+        let action = match self.chains.get(&id) {
+            None if listed.drops() && !needs_chain => Some(Action::Drop),
+            None => return None,
+            Some(content) => {
+                let content = content.as_ref().filter(|content| content.is_for(&shape));
+                if content.is_some_and(Content::is_of_one_port) {
+                    counters = self.dropped.get(&id).copied();
+                }
+                content.cloned().map(Action::Chain)
+            }
         };
         Some(ActualRule {
             rule: action.map(|action| Rule {
@@ -141,7 +155,7 @@ impl Ruleset {
             number: 0,
             shape,
             target: listed.target.to_owned(),
-            counters: listed.counters,
+            counters,
             unshared: Vec::new(),
         })
     }

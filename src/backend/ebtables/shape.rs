@@ -54,8 +54,9 @@ pub const GROUPS: (MacAddr, MacAddr) = (
     MacAddr::new([1, 0, 0, 0, 0, 0]),
 );
 
-/// A target, an address and a word: what two rules may share that ebtables cannot tell apart.
-pub type Fingerprint = (String, MacAddr, String);
+/// A target, an address where there is one, and a word: what two rules may share that ebtables cannot
+/// tell apart.
+pub type Fingerprint = (String, Option<MacAddr>, String);
 
 /// What a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub enum Shape {
     /// from another network that are for another station. The kernel calls no multicast or
     /// broadcast frame `otherhost`.
     Overheard(Port, MacPrefix, MacAddr),
+    /// `-i PORT`: all frames from the port, for the chain that guards its IP addresses.
+    Addresses(Port),
 }
 
 /// Whom a frame that meddles is for.
@@ -87,7 +90,7 @@ impl Shape {
         match self {
             Self::Spoofed(..) => &[PREROUTING, FORWARD],
             Self::Meddling(_, Receivers::Bridges) => &[PREROUTING, INPUT],
-            Self::Meddling(_, Receivers::Groups) => &[PREROUTING],
+            Self::Meddling(_, Receivers::Groups) | Self::Addresses(_) => &[PREROUTING],
             Self::Foreign(..) | Self::Overheard(..) => &[FORWARD],
         }
     }
@@ -98,7 +101,8 @@ impl Shape {
             Self::Spoofed(port, _)
             | Self::Meddling(port, _)
             | Self::Foreign(port, _)
-            | Self::Overheard(port, ..) => port,
+            | Self::Overheard(port, ..)
+            | Self::Addresses(port) => port,
         }
     }
 
@@ -112,10 +116,11 @@ impl Shape {
     /// for this one.
     pub fn fingerprints(&self, target: &str) -> Vec<Fingerprint> {
         let addresses = match self {
-            Self::Spoofed(_, mac) => vec![*mac],
-            Self::Meddling(_, receivers) => vec![receivers.address().0],
-            Self::Foreign(_, own) => vec![own.base()],
-            Self::Overheard(_, own, mac) => vec![own.base(), *mac],
+            Self::Spoofed(_, mac) => vec![Some(*mac)],
+            Self::Meddling(_, receivers) => vec![Some(receivers.address().0)],
+            Self::Foreign(_, own) => vec![Some(own.base())],
+            Self::Overheard(_, own, mac) => vec![Some(own.base()), Some(*mac)],
+            Self::Addresses(_) => vec![None],
         };
         let port = self.port().to_string();
         let print = |mac| (target.to_owned(), mac, port.clone());
@@ -135,6 +140,7 @@ impl Shape {
                 let (base, mask) = (own.base(), own.mask());
                 format!("-s ! {base}/{mask} -d ! {mac} -o {port} --pkttype-type otherhost")
             }
+            Self::Addresses(port) => format!("-i {port}"),
         };
         text.split(' ').map(str::to_owned).collect()
     }

@@ -15,7 +15,7 @@ use super::{PORT, Scene, VERSIONS, enforce, fence, guarded, host_with};
 use crate::lab::{Host, fetched};
 
 /// Guards of every kind.
-fn guards() -> Vec<Guard> {
+pub fn guards() -> Vec<Guard> {
     let plain = Guard::new(
         PORT.parse().unwrap(),
         OWN_MAC,

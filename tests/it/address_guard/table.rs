@@ -49,8 +49,8 @@ pub struct Row {
     pub by_address: Option<&'static str>,
     /// Why it is dropped where DHCP servers and routers are not allowed.
     pub by_role: Option<&'static str>,
-    /// Whether a firewall that finds no header behind extension headers or tags may let it pass.
-    pub is_hidden: bool,
+    /// Why ebtables comes to another verdict behind one of the guards, if it does.
+    pub ebtables: Option<&'static str>,
 }
 
 impl Row {
@@ -63,9 +63,9 @@ impl Row {
         }
     }
 
-    fn hidden(self) -> Self {
+    fn but_ebtables(self, why: &'static str) -> Self {
         Self {
-            is_hidden: true,
+            ebtables: Some(why),
             ..self
         }
     }
@@ -84,7 +84,7 @@ fn row(name: &'static str, frame: Vec<u8>, by_address: Option<&'static str>) -> 
         frame,
         by_address,
         by_role: None,
-        is_hidden: false,
+        ebtables: None,
     }
 }
 
@@ -139,6 +139,17 @@ fn cut(frame: &[u8], len: usize) -> Vec<u8> {
 fn to_all(src: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     v6(&ipv6(src, ALL_NODES, next, payload))
 }
+
+// Where ebtables is blind, or drops more than it should.
+const TARGET: &str = "it does not know the target of a message";
+const VLAN_5: &str = "it does not look behind a tag";
+const NO_VLAN: &str =
+    "it does not look behind a tag, and a guest may: it drops all that mean no VLAN";
+const MORE: &str = "it takes a first fragment for a whole packet";
+const OPTIONS_BEFORE: &str = "it finds the ports behind options";
+const HEADERS_BEFORE: &str = "it finds the message behind other headers";
+const VERSION: &str = "it does not know the version in a packet";
+const CUT: &str = "it cannot tell that from headers that go on in another fragment";
 
 const FALSE_SOURCE: &str = "the source is another VM's";
 const FALSE_TARGET: &str = "it answers for another VM's address";
@@ -250,6 +261,7 @@ fn ipv4_rows() -> Vec<Row> {
             "IPv4 with options",
             v4(&ipv4_with(OWN, GATEWAY, UDP, 0, &nop, &udp(9, 9))),
         )
+        .but_ebtables(OPTIONS_BEFORE)
         .but_no_role("its ports are not where a rule looks"),
         heard(
             "IPv4 TCP with options",
@@ -279,7 +291,7 @@ fn ipv4_rows() -> Vec<Row> {
             from(Ipv4Addr::LOCALHOST, 0),
         ),
         dropped("IPv4 cut off", "it is no packet", cut(&from(OWN, 0), 15)),
-        dropped("IPv4 that says it is IPv6", UNREADABLE, v4(&version_6)),
+        dropped("IPv4 that says it is IPv6", UNREADABLE, v4(&version_6)).but_ebtables(VERSION),
         heard("DHCP discover", discover.clone()),
         heard("DHCP renewal", v4(&ipv4(OWN, GATEWAY, UDP, &udp(68, 67)))),
         dropped(
@@ -297,7 +309,8 @@ fn ipv4_rows() -> Vec<Row> {
             "no source, first fragment",
             NO_DHCP,
             to_all(UDP, more, &[], &udp(68, 67)),
-        ),
+        )
+        .but_ebtables(MORE),
         dropped(
             "no source, later fragment",
             NO_DHCP,
@@ -308,18 +321,21 @@ fn ipv4_rows() -> Vec<Row> {
             "no client has them",
             to_all(UDP, 0, &nop, &udp(68, 67)),
         )
+        .but_ebtables(OPTIONS_BEFORE)
         .but_no_role("its ports are not where a rule looks"),
         dropped(
             "no source, ports of DHCP in the IP options",
             "no client has them",
             to_all(UDP, 0, &[0, 68, 0, 67], &udp(9, 9)),
         )
+        .but_ebtables(OPTIONS_BEFORE)
         .but_no_role("its ports are not where a rule looks"),
         dropped(
             "DHCP behind a tag with VLAN ID 0",
             TAG,
             tagged(VLAN, 0, &discover),
-        ),
+        )
+        .but_ebtables(NO_VLAN),
     ]
 }
 
@@ -358,9 +374,21 @@ fn ipv6_rows() -> Vec<Row> {
             FALSE_SOURCE,
             split(OTHER_V6, 24),
         ),
-        dropped("IPv6 cut off", "it is no packet", cut(&from(OWN_V6), 19)),
-        dropped("IPv6 that says it is IPv4", UNREADABLE, v6(&version_4)),
+        dropped("IPv6 cut off", "it is no packet", cut(&from(OWN_V6), 19)).but_ebtables(CUT),
+        dropped("IPv6 that says it is IPv4", UNREADABLE, v6(&version_4)).but_ebtables(VERSION),
     ]
+}
+
+/// A question whether an address is free, to those who may have it.
+fn probe(target: Ipv6Addr) -> Vec<u8> {
+    probe_to(target, target)
+}
+
+/// The same, to those who may have another address.
+fn probe_to(receiver: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let [.., a, b] = receiver.segments();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | a & 0xff, b);
+    v6(&ipv6(NOBODY_V6, group, ICMPV6, &icmpv6(135, target)))
 }
 
 fn unspecified_ipv6_rows() -> Vec<Row> {
@@ -374,13 +402,10 @@ fn unspecified_ipv6_rows() -> Vec<Row> {
     let router_solicitation = [133, 0, 0, 0, 0, 0, 0, 0];
     let long = [&[ICMPV6, 1][..], &[1, 12], &[0; 12], &mld2].concat();
     let padding_like_mld = [&[UDP, 1, 1, 12, 0, 0, 0, 0, 143][..], &[0; 7], &udp(9, 9)].concat();
-    let probe = icmpv6(135, OWN_V6);
+    let own_probe = icmpv6(135, OWN_V6);
     vec![
-        heard("IPv6 probe of an own address", nobody(ICMPV6, &probe)),
-        heard(
-            "IPv6 probe of the link-local address",
-            nobody(ICMPV6, &icmpv6(135, OWN_LL)),
-        ),
+        heard("IPv6 probe of an own address", probe(OWN_V6)),
+        heard("IPv6 probe of the link-local address", probe(OWN_LL)),
         heard(
             "MLDv2 report without a source",
             nobody(HOP_BY_HOP, &options(ICMPV6, &mld2)),
@@ -404,12 +429,18 @@ fn unspecified_ipv6_rows() -> Vec<Row> {
         dropped(
             "IPv6 probe of another's address",
             FALSE_TARGET,
-            nobody(ICMPV6, &icmpv6(135, OTHER_V6)),
+            probe(OTHER_V6),
         ),
+        dropped(
+            "IPv6 probe of another's address, to an own group",
+            FALSE_TARGET,
+            probe_to(OWN_V6, OTHER_V6),
+        )
+        .but_ebtables(TARGET),
         dropped(
             "IPv6 probe of the router's address",
             FALSE_TARGET,
-            nobody(ICMPV6, &icmpv6(135, ROUTER_LL)),
+            probe(ROUTER_LL),
         ),
         dropped(
             "IPv6 echo without a source",
@@ -434,13 +465,14 @@ fn unspecified_ipv6_rows() -> Vec<Row> {
         dropped(
             "IPv6 probe behind options",
             NO_PROBE,
-            nobody(HOP_BY_HOP, &options(ICMPV6, &probe)),
+            nobody(HOP_BY_HOP, &options(ICMPV6, &own_probe)),
         ),
         dropped(
             "MLD report behind long options",
             NO_PROBE,
             nobody(HOP_BY_HOP, &long),
-        ),
+        )
+        .but_ebtables(HEADERS_BEFORE),
         dropped(
             "UDP behind options that look like MLD",
             NO_PROBE,
@@ -449,12 +481,12 @@ fn unspecified_ipv6_rows() -> Vec<Row> {
         dropped(
             "IPv6 probe in a fragment",
             NO_PROBE,
-            nobody(FRAGMENT, &fragment(ICMPV6, 1, &probe)),
+            nobody(FRAGMENT, &fragment(ICMPV6, 1, &own_probe)),
         ),
         dropped(
             "IPv6 probe behind destination options",
             NO_PROBE,
-            nobody(OPTIONS, &options(ICMPV6, &probe)),
+            nobody(OPTIONS, &options(ICMPV6, &own_probe)),
         ),
     ]
 }
@@ -484,56 +516,57 @@ fn neighbour_rows() -> Vec<Row> {
             "advertisement behind destination options",
             own(OPTIONS, &options(ICMPV6, &good)),
         ),
-        dropped("advertisement, false target", FALSE_TARGET, advert.clone()),
+        dropped("advertisement, false target", FALSE_TARGET, advert.clone()).but_ebtables(TARGET),
         dropped(
             "advertisement of the router",
             FALSE_TARGET,
             own(ICMPV6, &icmpv6(136, ROUTER_LL)),
-        ),
+        )
+        .but_ebtables(TARGET),
         dropped(
             "false advertisement behind options",
             FALSE_TARGET,
             own(HOP_BY_HOP, &options(ICMPV6, &bad)),
         )
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "false advertisement behind dest. options",
             FALSE_TARGET,
             own(OPTIONS, &options(ICMPV6, &bad)),
         )
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "false advertisement behind a routing header",
             FALSE_TARGET,
             own(ROUTING, &routing),
         )
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "false advertisement, whole fragment",
             FALSE_TARGET,
             own(FRAGMENT, &fragment(ICMPV6, 0, &bad)),
         )
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "false advertisement, first fragment",
             HIDDEN_TARGET,
             own(FRAGMENT, &fragment(ICMPV6, 1, start)),
         )
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "fragment of options before an advertisement",
             HIDDEN_HEADER,
             own(FRAGMENT, &fragment(OPTIONS, 1, &options(ICMPV6, &[]))),
         )
         .but_no_role(HIDDEN_HEADER)
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "fragment of hop-by-hop options before an advertisement",
             HIDDEN_HEADER,
             own(FRAGMENT, &fragment(HOP_BY_HOP, 1, &options(ICMPV6, &[]))),
         )
         .but_no_role(HIDDEN_HEADER)
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "options, then a fragment of a routing header",
             HIDDEN_HEADER,
@@ -546,19 +579,20 @@ fn neighbour_rows() -> Vec<Row> {
             ),
         )
         .but_no_role(HIDDEN_HEADER)
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "fragment of a fragment",
             HIDDEN_HEADER,
             own(FRAGMENT, &fragment(FRAGMENT, 1, &fragment(ICMPV6, 0, &[]))),
         )
         .but_no_role(HIDDEN_HEADER)
-        .hidden(),
+        .but_ebtables(TARGET),
         dropped(
             "false advertisement behind a tag with VLAN ID 0",
             TAG,
             tagged(VLAN, 0, &advert),
-        ),
+        )
+        .but_ebtables(NO_VLAN),
     ]
 }
 
@@ -589,14 +623,12 @@ fn role_rows() -> Vec<Row> {
             "DHCPv6 advertise behind options",
             own(OPTIONS, &options(UDP, &udp(547, 546))),
         )
-        .but_no_role(DHCP)
-        .hidden(),
+        .but_no_role(DHCP),
         heard(
             "DHCPv6 advertise, first fragment",
             own(FRAGMENT, &fragment(UDP, 1, &udp(547, 546))),
         )
-        .but_no_role(DHCP)
-        .hidden(),
+        .but_no_role(DHCP),
         heard("router advertisement", ra.clone()).but_no_role(ROUTER),
         dropped(
             "router advertisement, false source",
@@ -609,48 +641,41 @@ fn role_rows() -> Vec<Row> {
             "router advertisement behind options",
             own(HOP_BY_HOP, &options(ICMPV6, &advert)),
         )
-        .but_no_role(ROUTER)
-        .hidden(),
+        .but_no_role(ROUTER),
         heard(
             "router advertisement, first fragment",
             own(FRAGMENT, &fragment(ICMPV6, 1, &advert)),
         )
-        .but_no_role(ROUTER)
-        .hidden(),
+        .but_no_role(ROUTER),
         dropped(
             "router advertisement behind a fragmented chain",
             HIDDEN_HEADER,
             own(FRAGMENT, &chain),
         )
         .but_no_role(HIDDEN_HEADER)
-        .hidden(),
-        dropped("router advertisement, VLAN ID 0", TAG, tagged(VLAN, 0, &ra))
-            .but_no_role(ROUTER)
-            .hidden(),
+        .but_ebtables(TARGET),
+        dropped("router advertisement, VLAN ID 0", TAG, tagged(VLAN, 0, &ra)).but_no_role(ROUTER),
         dropped("router advertisement, VLAN 5", TAG, tagged(VLAN, 5, &ra))
             .but_no_role(ROUTER)
-            .hidden(),
+            .but_ebtables(VLAN_5),
         dropped(
             "router advertisement, two tags",
             TAG,
             tagged(VLAN, 0, &tagged(VLAN, 0, &ra)),
         )
-        .but_no_role(TWO_TAGS)
-        .hidden(),
+        .but_no_role(TWO_TAGS),
         dropped(
             "router advertisement, 802.1ad tag inside",
             TAG,
             tagged(VLAN, 0, &tagged(PROVIDER_VLAN, 0, &ra)),
         )
-        .but_no_role(TWO_TAGS)
-        .hidden(),
+        .but_no_role(TWO_TAGS),
         dropped(
             "DHCP offer, VLAN ID 0",
             TAG,
             tagged(VLAN, 0, &v4_from(67, 68)),
         )
-        .but_no_role(DHCP)
-        .hidden(),
+        .but_no_role(DHCP),
     ]
 }
 
@@ -669,16 +694,17 @@ fn other_rows() -> Vec<Row> {
         &[&[0x42, 0x42, 3][..], &[0; 43]].concat(),
     );
     vec![
-        dropped("ARP, VLAN ID 0", TAG, tagged(VLAN, 0, &own_arp)),
-        dropped("false ARP, VLAN ID 0", TAG, tagged(VLAN, 0, &false_arp)),
-        dropped("IPv4, VLAN ID 0", TAG, tagged(VLAN, 0, &own_ip)),
-        dropped("false IPv4, VLAN ID 0", TAG, tagged(VLAN, 0, &false_ip)),
+        dropped("ARP, VLAN ID 0", TAG, tagged(VLAN, 0, &own_arp)).but_ebtables(NO_VLAN),
+        dropped("false ARP, VLAN ID 0", TAG, tagged(VLAN, 0, &false_arp)).but_ebtables(NO_VLAN),
+        dropped("IPv4, VLAN ID 0", TAG, tagged(VLAN, 0, &own_ip)).but_ebtables(NO_VLAN),
+        dropped("false IPv4, VLAN ID 0", TAG, tagged(VLAN, 0, &false_ip)).but_ebtables(NO_VLAN),
         dropped("IPv4, VLAN 5", TAG, tagged(VLAN, 5, &own_ip)),
         dropped(
             "false ARP, 802.1ad tag",
             TAG,
             tagged(PROVIDER_VLAN, 0, &false_arp),
-        ),
+        )
+        .but_ebtables(NO_VLAN),
         dropped(
             "false ARP, two tags",
             TAG,

@@ -53,6 +53,7 @@ fn pair(guard: &Guard) -> Vec<Rule> {
             Action::Chain(Content::Foreign {
                 queries: None,
                 trusted: trusted.clone(),
+                trusted_ports: Vec::new(),
             })
         }
         _ => Action::Drop,

@@ -1,3 +1,4 @@
+mod guarded;
 mod tables;
 
 use self::tables::Tables;
@@ -47,6 +48,7 @@ fn foreign() -> String {
     let content = Content::Foreign {
         queries: Some(Igmp::ByType),
         trusted: Vec::new(),
+        trusted_ports: Vec::new(),
     };
     TO.replace("DROP", &content.name())
 }
