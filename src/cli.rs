@@ -122,6 +122,13 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Look whether this host is set up so that fences work and come by themselves, a line with its fix
+    /// for each finding: 0 all is well, 1 it is not, 2 it could not be found out
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Entry points for other programs; ebtables-* and one-* also through links of these names
     Hook {
         /// Who calls

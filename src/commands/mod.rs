@@ -3,6 +3,7 @@
 
 mod apply;
 mod check;
+mod doctor;
 mod enforce;
 mod export;
 mod flush;
@@ -30,6 +31,10 @@ pub fn run(cli: Cli) -> Result<Exit> {
     if privilege::is_missing(&cli.command) {
         return privilege::run_as_root(&cli);
     }
+    if let Command::Doctor { json } = cli.command {
+        // A configuration that cannot be read is one of its findings.
+        return doctor::run(cli.global, json);
+    }
     let flags = cli.global.clone();
     let config = Config::new(cli.global)?;
     match cli.command {
@@ -44,6 +49,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
+        Command::Doctor { json } => return doctor::run(flags, json),
     }
     .map(|()| Exit::Done)
 }
@@ -51,7 +57,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
 /// How a command ends that could not be done.
 pub fn exit_on_failure(command: &Command) -> Exit {
     match command {
-        Command::Check { .. } => Exit::Unknown,
+        Command::Check { .. } | Command::Doctor { .. } => Exit::Unknown,
         _ => Exit::Failed,
     }
 }

@@ -133,7 +133,7 @@ impl Selector {
 
     /// The greater, the more specific: a bridge and a prefix together, then a longer prefix, then a
     /// bridge alone. Two that select the same NIC and have the same rank are equal.
-    fn rank(&self) -> (bool, u8) {
+    pub fn rank(&self) -> (bool, u8) {
         let bits = self.mac.map_or(0, |prefix| prefix.len().bits());
         (self.bridge.is_some() && self.mac.is_some(), bits)
     }

@@ -1,0 +1,111 @@
+//! `macfence doctor`: whether this host is set up so that fences work and come by themselves. It changes
+//! nothing.
+//!
+//! Each topic has a file here. In it one part looks at the host, and another, which is pure, says what
+//! that means. A topic that cannot be looked at is reported, and the others go on.
+
+mod finding;
+mod firewall;
+mod hook;
+mod networks;
+mod opennebula;
+mod service;
+mod vms;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use self::finding::{Finding, Level};
+use super::shared::print;
+use crate::backend;
+use crate::cli::Global;
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::source::Hypervisors;
+
+/// Runs it.
+///
+/// # Errors
+/// If nothing can be printed.
+pub fn run(flags: Global, json: bool) -> Result<Exit> {
+    let findings = findings(flags)?;
+    let text = if json {
+        serde_json::to_string(&findings).context("JSON")? + "\n"
+    } else {
+        finding::table(&findings, finding::wants_colour())
+    };
+    print(&text)?;
+    Ok(exit(&findings))
+}
+
+/// What is wrong counts more than what nobody can tell.
+fn exit(findings: &[Finding]) -> Exit {
+    let has = |level| findings.iter().any(|found| found.level == level);
+    if has(Level::Fail) || has(Level::Warn) {
+        Exit::Different
+    } else if has(Level::Unknown) {
+        Exit::Unknown
+    } else {
+        Exit::Done
+    }
+}
+
+fn findings(flags: Global) -> Result<Vec<Finding>> {
+    let mut all = Vec::new();
+    let config = configured(flags, &mut all)?;
+    all.extend(firewall::look(config.backend));
+    // Before the lock is taken, which makes the directory.
+    let directory = service::look_at_locks();
+    let running = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
+    all.push(vms::hypervisor(&running));
+    let (found, has_hook) = hook::look();
+    all.extend(found);
+    let (found, has_driver) = opennebula::look();
+    all.extend(found);
+    all.extend(service::look(has_hook || has_driver));
+    all.extend(directory);
+    all.extend(networks::look_at_sections(&config.policy));
+    if let Ok(running) = &running {
+        all.extend(networks::look_at_routers(&config.policy, &running.vms));
+    }
+    let backend = backend::choose(config.backend);
+    all.extend(vms::look(&config, &*backend, running.ok()));
+    Ok(all)
+}
+
+/// The configuration; without the file where that is wrong.
+fn configured(flags: Global, all: &mut Vec<Finding>) -> Result<Config> {
+    let file = flags.config.clone();
+    match Config::new(flags.clone()) {
+        Ok(config) => {
+            all.push(networks::file(file.as_deref()));
+            Ok(config)
+        }
+        Err(e) => {
+            let found = Finding::fail("configuration", format!("{e:#}"));
+            all.push(found.fix("set that right; until then no command works"));
+            Config::new(Global {
+                config: Some(PathBuf::from("/dev/null")),
+                ..flags
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_status_tells_findings_from_what_could_not_be_looked_at() {
+        let (ok, absent) = (Finding::ok("a", "x"), Finding::absent("a", "x"));
+        let (warn, fail) = (Finding::warn("a", "x"), Finding::fail("a", "x"));
+        let unknown = Finding::unknown("a", &anyhow::anyhow!("x"));
+        assert_eq!(exit(&[ok.clone(), absent]), Exit::Done);
+        assert_eq!(exit(&[ok.clone(), unknown.clone()]), Exit::Unknown);
+        for wrong in [warn, fail] {
+            assert_eq!(exit(&[ok.clone(), unknown.clone(), wrong]), Exit::Different);
+        }
+    }
+}

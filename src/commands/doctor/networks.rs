@@ -1,0 +1,378 @@
+//! Whether the configuration makes sense on this host: its bridges, its networks, and the routers that
+//! the host knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::finding::Finding;
+use crate::bridge;
+use crate::config::DEFAULT_FILE;
+use crate::fence::Hears;
+use crate::mac::{MacAddr, MacPrefix};
+use crate::policy::{Policy, Selector};
+use crate::process;
+use crate::vm::Vm;
+
+const CONFIGURATION: &str = "configuration";
+const BRIDGES: &str = "bridges";
+const NETWORKS: &str = "networks";
+const ROUTERS: &str = "trusted";
+
+/// That the configuration could be read.
+pub fn file(named: Option<&Path>) -> Finding {
+    match named {
+        Some(file) => Finding::ok(CONFIGURATION, file.display().to_string()),
+        None if Path::new(DEFAULT_FILE).exists() => Finding::ok(CONFIGURATION, DEFAULT_FILE),
+        None => Finding::absent(CONFIGURATION, format!("no {DEFAULT_FILE}: all by default")),
+    }
+}
+
+/// Looks at the bridges and at the sections `[[network]]`.
+pub fn look_at_sections(policy: &Policy) -> Vec<Finding> {
+    let mut found = match bridges() {
+        Ok(there) => judge_bridges(policy, &there),
+        Err(e) => vec![Finding::unknown(BRIDGES, &e)],
+    };
+    found.extend(judge_sections(policy));
+    found
+}
+
+/// The bridges of this host.
+fn bridges() -> Result<BTreeSet<String>> {
+    let devices = "/sys/class/net";
+    let entries = fs::read_dir(devices).with_context(|| format!("cannot read {devices}"))?;
+    let names = entries.map_while(Result::ok).map(|entry| entry.file_name());
+    let names = names.filter_map(|name| name.into_string().ok());
+    Ok(names.filter(|name| bridge::exists(name)).collect())
+}
+
+fn judge_bridges(policy: &Policy, there: &BTreeSet<String>) -> Vec<Finding> {
+    let sections = policy.networks.iter();
+    let of_sections = sections.filter_map(|section| section.selector.bridge.as_ref());
+    let named: BTreeSet<_> = policy.bridges.iter().chain(of_sections).collect();
+    let list = |names: &mut dyn Iterator<Item = &String>| -> String {
+        let names: Vec<_> = names.map(|name| format!("{name:?}")).collect();
+        names.join(", ")
+    };
+    let mut found = Vec::new();
+    for name in named.iter().filter(|name| !there.contains(**name)) {
+        let here = if there.is_empty() {
+            "this host has no bridge".to_owned()
+        } else {
+            format!("this host has {}", list(&mut there.iter()))
+        };
+        found.push(
+            Finding::fail(BRIDGES, format!("there is no bridge {name:?}; {here}"))
+                .fix(format!("correct the name in {DEFAULT_FILE}")),
+        );
+    }
+    if !found.is_empty() {
+        return found;
+    }
+    vec![if there.is_empty() {
+        Finding::absent(BRIDGES, "this host has none")
+    } else {
+        let mut fenced = there.iter().filter(|name| policy.acts_on(name));
+        Finding::ok(BRIDGES, format!("acts on {}", list(&mut fenced)))
+    }]
+}
+
+/// A section as the configuration has it: `mac = "02:00:0a:01:00:00/32"`.
+fn describe(selector: &Selector) -> String {
+    let bridge = selector
+        .bridge
+        .iter()
+        .map(|name| format!("bridge = {name:?}"));
+    let mac = selector.mac.iter().map(|mac| format!("mac = \"{mac}\""));
+    bridge.chain(mac).collect::<Vec<_>>().join(", ")
+}
+
+fn judge_sections(policy: &Policy) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for section in &policy.networks {
+        let selector = &section.selector;
+        let left_alone = selector
+            .bridge
+            .as_ref()
+            .filter(|bridge| !policy.acts_on(bridge));
+        if let Some(bridge) = left_alone {
+            let text = format!("the section with {} changes nothing", describe(selector));
+            found.push(
+                Finding::warn(NETWORKS, text)
+                    .fix(format!("add {bridge:?} to bridges in {DEFAULT_FILE}")),
+            );
+        }
+    }
+    for (index, one) in policy.networks.iter().enumerate() {
+        for other in policy.networks.iter().skip(index + 1) {
+            found.extend(crossing(&one.selector, &other.selector));
+        }
+    }
+    found.extend(one_sided(policy));
+    if found.is_empty() && !policy.networks.is_empty() {
+        let count = policy.networks.len();
+        found.push(Finding::ok(
+            NETWORKS,
+            format!("sections [[network]]: {count}, none overlaps"),
+        ));
+    }
+    found
+}
+
+/// Two sections of which neither is the more special one, and that select the same NICs: what one of
+/// them says is not in force there.
+fn crossing(one: &Selector, other: &Selector) -> Option<Finding> {
+    let share_bridges = may_share_bridge(one, other);
+    let share_macs = match (one.mac, other.mac) {
+        (Some(one), Some(other)) => one.contains(other.base()) || other.contains(one.base()),
+        _ => true,
+    };
+    if !share_bridges || !share_macs || is_within(one, other) || is_within(other, one) {
+        return None;
+    }
+    let (winner, loser) = if one.rank() >= other.rank() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    let text = format!(
+        "sections overlap: for NICs that fit both {} and {}, the first one counts",
+        describe(winner),
+        describe(loser)
+    );
+    Some(Finding::warn(NETWORKS, text).fix("write a section with both the bridge and the prefix"))
+}
+
+fn may_share_bridge(one: &Selector, other: &Selector) -> bool {
+    one.bridge.is_none() || other.bridge.is_none() || one.bridge == other.bridge
+}
+
+/// Whether all that `inner` selects is selected by `outer`.
+fn is_within(inner: &Selector, outer: &Selector) -> bool {
+    (outer.bridge.is_none() || outer.bridge == inner.bridge)
+        && outer.mac.is_none_or(|outer| {
+            let inner = inner
+                .mac
+                .filter(|inner| inner.len().bits() >= outer.len().bits());
+            inner.is_some_and(|inner| outer.contains(inner.base()))
+        })
+}
+
+/// Sections whose VMs hear those of another, which do not hear them: their networks overlap, and are of
+/// different sizes.
+fn one_sided(policy: &Policy) -> Vec<Finding> {
+    let global = policy.global.prefix_len;
+    let bits = |len: crate::mac::PrefixLen| len.bits();
+    let sections: Vec<_> = policy
+        .networks
+        .iter()
+        .filter_map(|network| {
+            let mac = network.selector.mac?;
+            let len = network.overrides.prefix_len.unwrap_or(global);
+            Some((&network.selector, mac, bits(len)))
+        })
+        .collect();
+    let mut found = Vec::new();
+    let mut report = |hearing: String, heard: String| {
+        let text =
+            format!("networks overlap: VMs with {hearing} hear {heard}, who do not hear them");
+        found.push(Finding::warn(NETWORKS, text).fix(
+            "give both the same prefix-len, or one that is not shorter than the section's mac",
+        ));
+    };
+    for (index, &(one, mac, len)) in sections.iter().enumerate() {
+        let outside = || "VMs outside of it".to_owned();
+        if len < bits(mac.len()) && bits(global) >= bits(mac.len()) {
+            report(describe(one), outside());
+        }
+        for &(other, other_mac, other_len) in sections.iter().skip(index + 1) {
+            if !may_share_bridge(one, other) {
+                continue;
+            }
+            let forth = hears(mac, len, other_mac);
+            let back = hears(other_mac, other_len, mac);
+            if forth && !back {
+                report(describe(one), format!("those with {}", describe(other)));
+            } else if back && !forth {
+                report(describe(other), format!("those with {}", describe(one)));
+            }
+        }
+    }
+    found
+}
+
+/// Whether a NIC in the prefix `from` whose network has `len` bits hears one that is in `to`, and not both
+/// are in the longer of the two.
+fn hears(from: MacPrefix, len: u8, to: MacPrefix) -> bool {
+    let (shorter, longer) = if from.len().bits() <= to.len().bits() {
+        (from, to)
+    } else {
+        (to, from)
+    };
+    if shorter.contains(longer.base()) {
+        return len < longer.len().bits();
+    }
+    let xor = |a: MacAddr, b: MacAddr| {
+        let pairs = a.bytes().into_iter().zip(b.bytes());
+        pairs.map(|(a, b)| a ^ b).collect::<Vec<_>>()
+    };
+    let mut common = 0;
+    for byte in xor(from.base(), to.base()) {
+        common += byte.leading_zeros();
+        if byte != 0 {
+            break;
+        }
+    }
+    u32::from(len) <= common
+}
+
+/// A router that the host knows on a bridge.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Router {
+    bridge: String,
+    mac: MacAddr,
+    /// Its IP addresses.
+    ips: BTreeSet<String>,
+}
+
+/// Looks at the routers that the host knows on the bridges of these VMs.
+pub fn look_at_routers(policy: &Policy, vms: &[Vm]) -> Vec<Finding> {
+    let mut listeners = Vec::new();
+    for nic in vms.iter().flat_map(|vm| &vm.nics) {
+        match bridge::place(&nic.port) {
+            Ok(place) => {
+                let bridge = place.bridge().filter(|name| policy.acts_on(name));
+                let Some(bridge) = bridge.filter(|_| place.is_nic()) else {
+                    continue;
+                };
+                let hears = policy.guard(nic, bridge).hears;
+                listeners.push((bridge.to_owned(), hears));
+            }
+            Err(e) => return vec![Finding::unknown(ROUTERS, &e)],
+        }
+    }
+    let bridges: BTreeSet<_> = listeners.iter().map(|(bridge, _)| bridge).collect();
+    let mut routers = Vec::new();
+    for bridge in bridges {
+        match routers_on(bridge) {
+            Ok(found) => routers.extend(found),
+            Err(e) => return vec![Finding::unknown(ROUTERS, &e)],
+        }
+    }
+    judge_routers(&routers, &listeners)
+}
+
+fn routers_on(bridge: &str) -> Result<Vec<Router>> {
+    let ask = |args: &[&str]| -> Result<Vec<Value>> {
+        let said = process::run("ip", args, "")?.checked()?;
+        if said.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        serde_json::from_str(&said).context("ip does not answer in JSON")
+    };
+    let neighbours = ask(&["-json", "neigh", "show", "dev", bridge])?;
+    let mut routes = Vec::new();
+    for family in ["-4", "-6"] {
+        routes.extend(ask(&[
+            "-json", family, "route", "show", "table", "all", "dev", bridge,
+        ])?);
+    }
+    Ok(routers(bridge, &neighbours, &routes))
+}
+
+/// The default gateways of these routes, and who says of himself that he is a router.
+fn routers(bridge: &str, neighbours: &[Value], routes: &[Value]) -> Vec<Router> {
+    let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
+    let defaults = routes
+        .iter()
+        .filter(|route| text(route, "dst").as_deref() == Some("default"));
+    let gateways: BTreeSet<_> = defaults
+        .filter_map(|route| text(route, "gateway"))
+        .collect();
+    let mut by_mac: BTreeMap<MacAddr, BTreeSet<String>> = BTreeMap::new();
+    for neighbour in neighbours {
+        let mac = text(neighbour, "lladdr").and_then(|mac| mac.parse().ok());
+        let (Some(mac), Some(ip)) = (mac, text(neighbour, "dst")) else {
+            continue;
+        };
+        if gateways.contains(&ip) || neighbour.get("router").is_some() {
+            by_mac.entry(mac).or_default().insert(ip);
+        }
+    }
+    let router = |(mac, ips)| Router {
+        bridge: bridge.to_owned(),
+        mac,
+        ips,
+    };
+    by_mac.into_iter().map(router).collect()
+}
+
+/// `listeners` are the NICs of VMs, each with its bridge.
+fn judge_routers(routers: &[Router], listeners: &[(String, Hears)]) -> Vec<Finding> {
+    if listeners.is_empty() {
+        return Vec::new();
+    }
+    if routers.is_empty() {
+        let trusts_somebody = listeners.iter().any(|(_, hears)| match hears {
+            Hears::All => true,
+            Hears::Network {
+                trusted,
+                trusted_ports,
+                ..
+            } => !trusted.is_empty() || !trusted_ports.is_empty(),
+        });
+        return vec![if trusts_somebody {
+            Finding::ok(
+                ROUTERS,
+                "set; this host knows no router on the VMs' bridges",
+            )
+        } else {
+            let text =
+                "empty: VMs hear only their own network; this host knows no router of theirs";
+            Finding::absent(ROUTERS, text)
+        }];
+    }
+    routers
+        .iter()
+        .map(|router| judge_router(router, listeners))
+        .collect()
+}
+
+fn judge_router(router: &Router, listeners: &[(String, Hears)]) -> Finding {
+    let Router { bridge, mac, ips } = router;
+    let here: Vec<_> = listeners
+        .iter()
+        .filter(|(name, _)| name == bridge)
+        .collect();
+    let deaf = here.iter().filter(|(_, hears)| match hears {
+        Hears::All => false,
+        Hears::Network {
+            prefix,
+            trusted,
+            trusted_ports,
+        } => {
+            // It may be behind a trusted port.
+            let is_trusted = trusted.iter().any(|who| who.contains(*mac));
+            !prefix.contains(*mac) && !is_trusted && trusted_ports.is_empty()
+        }
+    });
+    let ips: Vec<_> = ips.iter().map(String::as_str).collect();
+    let who = format!("router {mac} ({}) on bridge {bridge:?}", ips.join(", "));
+    match deaf.count() {
+        0 => Finding::ok(ROUTERS, format!("VMs hear {who}")),
+        count => {
+            let text = format!("{count} of {} NICs of VMs do not hear {who}", here.len());
+            Finding::warn(ROUTERS, text).fix(format!(
+                "if it is their router, add \"{mac}\" to trusted in {DEFAULT_FILE} and run \
+                 \"macfence sync\""
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! The VMs: how many are fenced, open, or fenced otherwise than they should be, and what the settings of
+//! their bridges leave open.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::super::shared::survey;
+use super::finding::Finding;
+use crate::backend::Backend;
+use crate::bridge;
+use crate::compare::{self, State};
+use crate::config::Config;
+use crate::source::Running;
+use crate::survey::Survey;
+use crate::vm::{Port, Vm};
+
+const HYPERVISOR: &str = "hypervisor";
+const FENCES: &str = "fences";
+const HARDENING: &str = "hardening";
+
+/// How many names a line has.
+const NAMES: usize = 3;
+
+/// Whether the hypervisor answers.
+pub fn hypervisor(running: &Result<Running>) -> Finding {
+    match running {
+        Err(e) => Finding::fail(HYPERVISOR, format!("{e:#}"))
+            .fix("install libvirt's virsh or Xen's xl, and start the daemon (see connect)"),
+        Ok(running) => {
+            let count = running.vms.len() + running.failed.len();
+            Finding::ok(HYPERVISOR, format!("answers; VMs that run: {count}"))
+        }
+    }
+}
+
+/// Looks at the fences and the settings of bridges. `running`: if the hypervisor answers.
+pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) -> Vec<Finding> {
+    let actual = match backend.query().and_then(|snapshot| snapshot.fences()) {
+        Ok(actual) => actual,
+        Err(e) => return vec![Finding::unknown(FENCES, &e)],
+    };
+    let guards = actual.iter().flat_map(|fence| &fence.guards);
+    let fenced: BTreeSet<_> = guards.map(|guard| guard.port.clone()).collect();
+    let Some(running) = running else {
+        let text = format!(
+            "{} ports are fenced; whose they are is not known",
+            fenced.len()
+        );
+        return [Finding::absent(FENCES, text)]
+            .into_iter()
+            .chain(hardening(config, &fenced))
+            .collect();
+    };
+    let vms = running.vms.clone();
+    match survey(config, backend, running, &actual) {
+        Ok(survey) => {
+            let mut found = judge(&vms, &survey, &fenced);
+            found.extend(hardening(config, &survey.ports));
+            found
+        }
+        Err(e) => vec![Finding::unknown(FENCES, &e)],
+    }
+}
+
+fn judge(vms: &[Vm], survey: &Survey, fenced: &BTreeSet<Port>) -> Vec<Finding> {
+    let wrong = wrong(survey.findings.iter().chain(&survey.failed));
+    let differing: BTreeSet<_> = wrong.iter().map(String::as_str).collect();
+    count(vms, &differing, fenced)
+}
+
+/// Whose fence is not as it should be.
+fn wrong<'a>(found: impl Iterator<Item = &'a compare::Finding>) -> BTreeSet<String> {
+    found
+        .filter(|found| found.state != State::Ok)
+        .map(|found| match &found.vm {
+            Some(vm) => vm.as_str().to_owned(),
+            None => found.detail.join("; "),
+        })
+        .collect()
+}
+
+fn count(vms: &[Vm], differing: &BTreeSet<&str>, fenced: &BTreeSet<Port>) -> Vec<Finding> {
+    let well = vms
+        .iter()
+        .filter(|vm| !differing.contains(vm.name.as_str()));
+    let (whole, open): (Vec<_>, Vec<_>) = well.partition(|vm| {
+        let mut ports = vm.nics.iter().map(|nic| &nic.port);
+        vm.skipped.is_empty() && ports.all(|port| fenced.contains(port))
+    });
+    let open: BTreeSet<_> = open.iter().map(|vm| vm.name.as_str()).collect();
+    let mut found = Vec::new();
+    if !differing.is_empty() {
+        let text = format!(
+            "{} not as they should be: {}",
+            differing.len(),
+            names(differing)
+        );
+        found.push(
+            Finding::fail(FENCES, text).fix("run \"macfence check\" to see why, \"macfence sync\""),
+        );
+    }
+    let mut text = format!("VMs that are fenced: {}", whole.len());
+    if !open.is_empty() {
+        text += &format!(
+            "; open, at least in part, as they are on no bridge or on one that is not in bridges: {} ({})",
+            open.len(),
+            names(&open)
+        );
+    }
+    found.push(Finding::ok(FENCES, text));
+    found
+}
+
+/// The first of these names.
+fn names(all: &BTreeSet<&str>) -> String {
+    let mut names: Vec<_> = all.iter().take(NAMES).copied().collect();
+    if all.len() > NAMES {
+        names.push("…");
+    }
+    names.join(", ")
+}
+
+/// What the settings of the bridges of these ports leave open.
+fn hardening(config: &Config, ports: &BTreeSet<Port>) -> Vec<Finding> {
+    if !config.harden_bridges {
+        return vec![Finding::absent(HARDENING, "harden-bridges = false")];
+    }
+    let found = match bridge::weaknesses(ports) {
+        Ok(found) => found,
+        Err(e) => return vec![Finding::unknown(HARDENING, &e)],
+    };
+    let weaknesses = found.weaknesses.iter().map(ToString::to_string);
+    let unsupported = found.unsupported.iter().map(ToString::to_string);
+    let all: Vec<_> = weaknesses
+        .chain(unsupported)
+        .map(|text| told(&text))
+        .collect();
+    if !all.is_empty() {
+        return all;
+    }
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    vec![Finding::ok(
+        HARDENING,
+        "bridges and ports of VMs are set as they should be",
+    )]
+}
+
+/// A weakness, whose text ends with what to do.
+fn told(text: &str) -> Finding {
+    match text.rsplit_once(": ") {
+        Some((text, fix)) => Finding::warn(HARDENING, text).fix(fix),
+        None => Finding::warn(HARDENING, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+    use crate::bridge::Weakness;
+    use crate::vm::Nic;
+
+    fn vm(name: &str, ports: &[&str]) -> Vm {
+        let nic = |port: &&str| {
+            let mac = "02:00:00:00:00:01".parse().unwrap();
+            Nic::new(port.parse().unwrap(), mac, None).unwrap()
+        };
+        Vm {
+            name: name.parse().unwrap(),
+            nics: ports.iter().map(nic).collect(),
+            skipped: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn vms_are_fenced_open_or_otherwise() {
+        let fenced: BTreeSet<Port> = ["p0", "p1"].map(|port| port.parse().unwrap()).into();
+        let vms = [vm("a", &["p0", "p1"]), vm("b", &["p2"]), vm("c", &["p3"])];
+        let differing = ["c", "gone"].into();
+        let found = count(&vms, &differing, &fenced);
+        assert_eq!(found[0].level, Level::Fail);
+        assert_eq!(found[0].text, "2 not as they should be: c, gone");
+        assert_eq!(found[1].level, Level::Ok);
+        assert!(
+            found[1].text.starts_with("VMs that are fenced: 1; open"),
+            "{found:?}"
+        );
+        assert!(found[1].text.ends_with(": 1 (b)"), "{found:?}");
+        let found = count(&vms[..1], &BTreeSet::new(), &fenced);
+        assert_eq!(
+            (found.len(), found[0].text.as_str()),
+            (1, "VMs that are fenced: 1")
+        );
+        assert_eq!(names(&["1", "2", "3", "4"].into()), "1, 2, 3, …");
+    }
+
+    #[test]
+    fn a_weakness_comes_with_its_command() {
+        let weakness = Weakness::LinkLocalLearning("br0".to_owned());
+        let found = told(&weakness.to_string());
+        let command = "run \"ip link set dev br0 type bridge no_linklocal_learn 1\"";
+        assert_eq!(found.fix.as_deref(), Some(command));
+        assert!(found.text.ends_with("which no rule sees"), "{found:?}");
+    }
+}
