@@ -51,6 +51,7 @@ install: build
 	  ln -sf ../../sbin/macfence "$(DESTDIR)$(PREFIX)/libexec/macfence/$$entry"; done
 	@$(call copy,share/libvirt,$(PREFIX)/share/macfence/libvirt)
 	@$(call copy,share/opennebula,$(PREFIX)/share/macfence/opennebula)
+	@$(call copy,share/prometheus,$(PREFIX)/share/macfence/prometheus)
 	@$(call copy,share/systemd,$(PREFIX)/lib/systemd/system)
 	@$(call copy,share/tmpfiles.d,$(PREFIX)/lib/tmpfiles.d)
 	@$(call copy,target/share,$(PREFIX)/share)

@@ -49,7 +49,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
-        Command::Doctor { json } => return doctor::run(flags, json),
+        // It has run already, above.
+        Command::Doctor { .. } => Ok(()),
     }
     .map(|()| Exit::Done)
 }

@@ -14,6 +14,8 @@ use crate::lab::{Host, Ran, built, need, source};
 
 /// Every file below `PREFIX`, with its mode; 777 is a link.
 const FILES: &str = "\
+644 lib/systemd/system/macfence-metrics.service
+644 lib/systemd/system/macfence-metrics.timer
 644 lib/systemd/system/macfence-sync.service
 644 lib/systemd/system/macfence.service
 644 lib/systemd/system/nftables.service.d/macfence.conf
@@ -51,9 +53,13 @@ const FILES: &str = "\
 755 share/macfence/opennebula/remotes/hooks/macfence/post
 755 share/macfence/opennebula/remotes/vnm/clean.d/macfence
 755 share/macfence/opennebula/remotes/vnm/post.d/macfence
+644 share/macfence/prometheus/alerts.yml
+644 share/macfence/prometheus/dashboard.json
+644 share/macfence/prometheus/opennebula-node-exporter.conf
 644 share/man/man5/macfence.toml.5
 644 share/man/man8/macfence-apply.8
 644 share/man/man8/macfence-check.8
+644 share/man/man8/macfence-doctor.8
 644 share/man/man8/macfence-export.8
 644 share/man/man8/macfence-flush.8
 644 share/man/man8/macfence-hook-ebtables-flush.8

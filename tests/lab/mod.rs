@@ -369,7 +369,7 @@ pub fn fake_virsh(domains: &[(&str, &str)]) -> tempfile::TempDir {
         names += &format!("{name}\n");
     }
     std::fs::write(dir.path().join("names"), names).expect("names");
-    let says = "d=${0%/*}; case $4 in 'list --name') exec cat $d/names;; esac; \
+    let says = "[ \"$1\" = --version ] && exec echo 9.0.0; d=${0%/*}; case $4 in 'list --name') exec cat $d/names;; esac; \
         echo \"$4\" | tr ';' '\\n' | sed -n \"s/.*'\\(.*\\)'.*/\\1/p\" | while read -r n; do \
         cat \"$d/$n.xml\" 2>/dev/null || echo \"error: failed to get domain '$n'\" >&2; done";
     script(&dir, "virsh", says);

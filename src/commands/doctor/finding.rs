@@ -117,7 +117,7 @@ pub fn table(findings: &[Finding], in_colour: bool) -> String {
             Some(colour) => format!("\x1b[{colour}m{word}\x1b[0m"),
             None => word,
         };
-        let fix = found.fix.iter().map(|fix| format!(": {fix}"));
+        let fix = found.fix.iter().map(|fix| format!("; fix: {fix}"));
         let words = format!("{}{}", found.text, fix.collect::<String>());
         // What others said may have lines, and what a terminal takes for commands.
         let words = words.replace(char::is_control, " ");
@@ -138,7 +138,7 @@ mod tests {
         ];
         assert_eq!(
             table(&found, false),
-            "ok    nft           1.0.6\nfail  libvirt hook  a link  [2J: run \"cp\"\n"
+            "ok    nft           1.0.6\nfail  libvirt hook  a link  [2J; fix: run \"cp\"\n"
         );
         let first = table(&found, true);
         assert!(first.starts_with("\x1b[32mok  \x1b[0m  nft"), "{first:?}");

@@ -25,8 +25,15 @@ const NAMES: usize = 3;
 /// Whether the hypervisor answers.
 pub fn hypervisor(running: &Result<Running>) -> Finding {
     match running {
-        Err(e) => Finding::fail(HYPERVISOR, format!("{e:#}"))
-            .fix("install libvirt's virsh or Xen's xl, and start the daemon (see connect)"),
+        Err(e) => {
+            let why = format!("{e:#}");
+            let fix = if why.contains("was not found") {
+                "install libvirt's client or Xen's tools"
+            } else {
+                "start its daemon, or set connect in /etc/macfence.toml"
+            };
+            Finding::fail(HYPERVISOR, why).fix(fix)
+        }
         Ok(running) => {
             let count = running.vms.len() + running.failed.len();
             Finding::ok(HYPERVISOR, format!("answers; VMs that run: {count}"))
