@@ -158,6 +158,82 @@ fn a_hook_that_is_a_link_or_cannot_be_executed_is_named() {
     assert_eq!(fix, &format!("run \"chmod 755 {HOOK}\""));
 }
 
+/// Makes it look as if AppArmor confined libvirtd: what the kernel would tell of it.
+fn confine(host: &Host) {
+    host.run(|| {
+        tmpfs("/sys/module");
+        let parameters = Path::new("/sys/module/apparmor/parameters");
+        std::fs::create_dir_all(parameters).unwrap();
+        std::fs::write(parameters.join("enabled"), "Y\n").unwrap();
+        tmpfs("/sys/kernel/security");
+        let profiles = Path::new("/sys/kernel/security/apparmor");
+        std::fs::create_dir(profiles).unwrap();
+        std::fs::write(profiles.join("profiles"), "libvirtd (enforce)\n").unwrap();
+    });
+}
+
+#[test]
+fn where_apparmor_confines_libvirt_a_link_and_a_program_below_usr_local_are_failures() {
+    let (host, virsh) = healthy();
+    confine(&host);
+    let said = doctor(&host, &virsh, &[]);
+    assert_eq!(said.status, 0, "{:#?}", said.findings);
+    let hook = |said: &Said| {
+        let mut found = said.findings.iter();
+        let found = found.find(|found| found["topic"] == "libvirt hook");
+        let found = found.expect("a finding");
+        (
+            found["level"].as_str().unwrap().to_owned(),
+            found["text"].as_str().unwrap().to_owned(),
+        )
+    };
+    assert!(hook(&said).1.contains("AppArmor lets libvirt execute it"));
+    host.run(crate::lab::install);
+    let (level, text) = hook(&run(&host, PROGRAM, &virsh, &[]));
+    assert_eq!(level, "fail", "{text}");
+    assert!(text.contains("below /usr/local"), "{text}");
+    host.run(|| {
+        std::fs::remove_file(HOOK).unwrap();
+        symlink(source("share/libvirt/macfence"), HOOK).unwrap();
+    });
+    let said = doctor(&host, &virsh, &[]);
+    let (level, text) = hook(&said);
+    assert_eq!((&*level, said.status), ("fail", 1));
+    assert!(text.contains("ends all that run"), "{text}");
+}
+
+#[test]
+fn the_service_is_asked_of_systemd() {
+    let (host, virsh) = healthy();
+    host.run(|| std::fs::create_dir_all("/run/systemd/system").unwrap());
+    let systemd = |watch: (&str, &str), sync: &str| {
+        let says = format!(
+            "case \"$*\" in 'is-enabled macfence.service') echo {};; \
+             'is-active macfence.service') echo {};; \
+             'is-enabled macfence-sync.service') echo {sync};; *) echo inactive;; esac; exit 3",
+            watch.0, watch.1
+        );
+        script(&virsh, "systemctl", &says);
+        doctor(&host, &virsh, &[])
+    };
+    assert_eq!(systemd(("enabled", "active"), "disabled").status, 0);
+    assert_eq!(systemd(("disabled", "inactive"), "enabled").status, 0);
+    let said = systemd(("disabled", "inactive"), "disabled");
+    let (level, topic, text) = said.only();
+    assert_eq!((level, topic), ("warn", "service"), "{text}");
+    assert!(
+        text.contains("systemctl enable --now macfence.service"),
+        "{text}"
+    );
+    let said = systemd(("enabled", "failed"), "disabled");
+    assert_eq!(said.only().0, "fail");
+    // Nobody calls at all.
+    host.ok("rm", &[HOOK]);
+    let said = systemd(("disabled", "inactive"), "enabled");
+    let (level, topic, text) = said.only();
+    assert_eq!((level, topic), ("fail", "service"), "{text}");
+}
+
 #[test]
 fn a_bridge_that_is_not_there_is_named_beside_those_that_are() {
     let (host, virsh) = healthy();

@@ -120,7 +120,7 @@ fn prometheus_takes_the_alerts_and_each_fires_for_what_it_is_for() {
     let dir = tempfile::tempdir().unwrap();
     for (number, (series, values, alert)) in cases.iter().enumerate() {
         // promtool compares annotations too: what fires is asked for as a series.
-        let fires = format!("count by (alertname) (ALERTS{{alertstate=\"firing\"}})");
+        let fires = "count by (alertname) (ALERTS{alertstate=\"firing\"})";
         let samples: Vec<_> = [*alert]
             .iter()
             .filter(|alert| !alert.is_empty())

@@ -9,6 +9,7 @@ mod firewall;
 mod hook;
 mod networks;
 mod opennebula;
+mod routers;
 mod service;
 mod vms;
 
@@ -65,9 +66,9 @@ fn findings(flags: Global) -> Result<Vec<Finding>> {
     all.extend(found);
     all.extend(service::look(has_hook || has_driver));
     all.extend(directory);
-    all.extend(networks::look_at_sections(&config.policy));
+    all.extend(networks::look(&config.policy));
     if let Ok(running) = &running {
-        all.extend(networks::look_at_routers(&config.policy, &running.vms));
+        all.extend(routers::look(&config.policy, &running.vms));
     }
     let backend = backend::choose(config.backend);
     all.extend(vms::look(&config, &*backend, running.ok()));

@@ -1,26 +1,20 @@
-//! Whether the configuration makes sense on this host: its bridges, its networks, and the routers that
-//! the host knows.
+//! Whether the configuration makes sense on this host: its bridges and its networks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use super::finding::Finding;
 use crate::bridge;
 use crate::config::DEFAULT_FILE;
-use crate::fence::Hears;
-use crate::mac::{MacAddr, MacPrefix};
+use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::policy::{Policy, Selector};
-use crate::process;
-use crate::vm::Vm;
 
 const CONFIGURATION: &str = "configuration";
 const BRIDGES: &str = "bridges";
 const NETWORKS: &str = "networks";
-const ROUTERS: &str = "trusted";
 
 /// That the configuration could be read.
 pub fn file(named: Option<&Path>) -> Finding {
@@ -32,7 +26,7 @@ pub fn file(named: Option<&Path>) -> Finding {
 }
 
 /// Looks at the bridges and at the sections `[[network]]`.
-pub fn look_at_sections(policy: &Policy) -> Vec<Finding> {
+pub fn look(policy: &Policy) -> Vec<Finding> {
     let mut found = match bridges() {
         Ok(there) => judge_bridges(policy, &there),
         Err(e) => vec![Finding::unknown(BRIDGES, &e)],
@@ -166,7 +160,7 @@ fn is_within(inner: &Selector, outer: &Selector) -> bool {
 /// different sizes.
 fn one_sided(policy: &Policy) -> Vec<Finding> {
     let global = policy.global.prefix_len;
-    let bits = |len: crate::mac::PrefixLen| len.bits();
+    let bits = PrefixLen::bits;
     let sections: Vec<_> = policy
         .networks
         .iter()
@@ -228,150 +222,6 @@ fn hears(from: MacPrefix, len: u8, to: MacPrefix) -> bool {
         }
     }
     u32::from(len) <= common
-}
-
-/// A router that the host knows on a bridge.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Router {
-    bridge: String,
-    mac: MacAddr,
-    /// Its IP addresses.
-    ips: BTreeSet<String>,
-}
-
-/// Looks at the routers that the host knows on the bridges of these VMs.
-pub fn look_at_routers(policy: &Policy, vms: &[Vm]) -> Vec<Finding> {
-    let mut listeners = Vec::new();
-    for nic in vms.iter().flat_map(|vm| &vm.nics) {
-        match bridge::place(&nic.port) {
-            Ok(place) => {
-                let bridge = place.bridge().filter(|name| policy.acts_on(name));
-                let Some(bridge) = bridge.filter(|_| place.is_nic()) else {
-                    continue;
-                };
-                let hears = policy.guard(nic, bridge).hears;
-                listeners.push((bridge.to_owned(), hears));
-            }
-            Err(e) => return vec![Finding::unknown(ROUTERS, &e)],
-        }
-    }
-    let bridges: BTreeSet<_> = listeners.iter().map(|(bridge, _)| bridge).collect();
-    let mut routers = Vec::new();
-    for bridge in bridges {
-        match routers_on(bridge) {
-            Ok(found) => routers.extend(found),
-            Err(e) => return vec![Finding::unknown(ROUTERS, &e)],
-        }
-    }
-    judge_routers(&routers, &listeners)
-}
-
-fn routers_on(bridge: &str) -> Result<Vec<Router>> {
-    let ask = |args: &[&str]| -> Result<Vec<Value>> {
-        let said = process::run("ip", args, "")?.checked()?;
-        if said.trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        serde_json::from_str(&said).context("ip does not answer in JSON")
-    };
-    let neighbours = ask(&["-json", "neigh", "show", "dev", bridge])?;
-    let mut routes = Vec::new();
-    for family in ["-4", "-6"] {
-        routes.extend(ask(&[
-            "-json", family, "route", "show", "table", "all", "dev", bridge,
-        ])?);
-    }
-    Ok(routers(bridge, &neighbours, &routes))
-}
-
-/// The default gateways of these routes, and who says of himself that he is a router.
-fn routers(bridge: &str, neighbours: &[Value], routes: &[Value]) -> Vec<Router> {
-    let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
-    let defaults = routes
-        .iter()
-        .filter(|route| text(route, "dst").as_deref() == Some("default"));
-    let gateways: BTreeSet<_> = defaults
-        .filter_map(|route| text(route, "gateway"))
-        .collect();
-    let mut by_mac: BTreeMap<MacAddr, BTreeSet<String>> = BTreeMap::new();
-    for neighbour in neighbours {
-        let mac = text(neighbour, "lladdr").and_then(|mac| mac.parse().ok());
-        let (Some(mac), Some(ip)) = (mac, text(neighbour, "dst")) else {
-            continue;
-        };
-        if gateways.contains(&ip) || neighbour.get("router").is_some() {
-            by_mac.entry(mac).or_default().insert(ip);
-        }
-    }
-    let router = |(mac, ips)| Router {
-        bridge: bridge.to_owned(),
-        mac,
-        ips,
-    };
-    by_mac.into_iter().map(router).collect()
-}
-
-/// `listeners` are the NICs of VMs, each with its bridge.
-fn judge_routers(routers: &[Router], listeners: &[(String, Hears)]) -> Vec<Finding> {
-    if listeners.is_empty() {
-        return Vec::new();
-    }
-    if routers.is_empty() {
-        let trusts_somebody = listeners.iter().any(|(_, hears)| match hears {
-            Hears::All => true,
-            Hears::Network {
-                trusted,
-                trusted_ports,
-                ..
-            } => !trusted.is_empty() || !trusted_ports.is_empty(),
-        });
-        return vec![if trusts_somebody {
-            Finding::ok(
-                ROUTERS,
-                "set; this host knows no router on the VMs' bridges",
-            )
-        } else {
-            let text =
-                "empty: VMs hear only their own network; this host knows no router of theirs";
-            Finding::absent(ROUTERS, text)
-        }];
-    }
-    routers
-        .iter()
-        .map(|router| judge_router(router, listeners))
-        .collect()
-}
-
-fn judge_router(router: &Router, listeners: &[(String, Hears)]) -> Finding {
-    let Router { bridge, mac, ips } = router;
-    let here: Vec<_> = listeners
-        .iter()
-        .filter(|(name, _)| name == bridge)
-        .collect();
-    let deaf = here.iter().filter(|(_, hears)| match hears {
-        Hears::All => false,
-        Hears::Network {
-            prefix,
-            trusted,
-            trusted_ports,
-        } => {
-            // It may be behind a trusted port.
-            let is_trusted = trusted.iter().any(|who| who.contains(*mac));
-            !prefix.contains(*mac) && !is_trusted && trusted_ports.is_empty()
-        }
-    });
-    let ips: Vec<_> = ips.iter().map(String::as_str).collect();
-    let who = format!("router {mac} ({}) on bridge {bridge:?}", ips.join(", "));
-    match deaf.count() {
-        0 => Finding::ok(ROUTERS, format!("VMs hear {who}")),
-        count => {
-            let text = format!("{count} of {} NICs of VMs do not hear {who}", here.len());
-            Finding::warn(ROUTERS, text).fix(format!(
-                "if it is their router, add \"{mac}\" to trusted in {DEFAULT_FILE} and run \
-                 \"macfence sync\""
-            ))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -79,9 +79,10 @@ fn is_watch(words: &[u8]) -> bool {
 
 fn judge(facts: &Facts) -> Vec<Finding> {
     let enable = "run \"systemctl enable --now macfence.service\"";
-    let start = "enable libvirt's hook, OpenNebula's drivers or the service (docs/service.md)";
+    let start =
+        "install libvirt's hook or OpenNebula's drivers' files, or start \"macfence watch\"";
     let nothing = || {
-        let text = "nothing fences VMs as they start: no hook calls macfence, and no service runs";
+        let text = "nothing fences VMs as they start: no hook that works calls macfence, and no service runs";
         Finding::fail(TOPIC, text)
     };
     let Some((watch, sync)) = &facts.units else {

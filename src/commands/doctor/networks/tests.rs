@@ -1,8 +1,5 @@
-use serde_json::json;
-
 use super::super::finding::Level;
 use super::*;
-use crate::mac::PrefixLen;
 use crate::policy::{Network, Overrides};
 
 fn set(names: &[&str]) -> BTreeSet<String> {
@@ -128,56 +125,4 @@ fn a_section_for_a_bridge_that_is_left_alone_changes_nothing() {
     assert_eq!(judge_sections(&policy)[0].level, Level::Warn);
     policy.bridges.clear();
     assert_eq!(judge_sections(&policy)[0].level, Level::Ok);
-}
-
-const ROUTER: &str = "52:54:00:aa:bb:01";
-
-fn known() -> Vec<Router> {
-    let neighbours = [
-        json!({"dst": "192.0.2.1", "lladdr": ROUTER, "state": ["STALE"]}),
-        json!({"dst": "192.0.2.7", "lladdr": "52:54:00:aa:bb:07", "state": ["STALE"]}),
-        json!({"dst": "192.0.2.8", "state": ["FAILED"]}),
-        json!({"dst": "fe80::1", "lladdr": ROUTER, "router": null, "state": ["REACHABLE"]}),
-    ];
-    let routes = [
-        json!({"dst": "default", "gateway": "192.0.2.1", "flags": []}),
-        json!({"dst": "192.0.2.0/24", "protocol": "kernel"}),
-    ];
-    routers("br0", &neighbours, &routes)
-}
-
-#[test]
-fn a_router_is_who_the_host_routes_through_or_who_says_so() {
-    let routers = known();
-    assert_eq!(routers.len(), 1);
-    assert_eq!(routers[0].mac.to_string(), ROUTER);
-    assert_eq!(routers[0].ips, set(&["192.0.2.1", "fe80::1"]));
-}
-
-#[test]
-fn a_router_outside_the_network_must_be_trusted() {
-    let hears = |trusted: &[&str]| {
-        let hears = Hears::Network {
-            prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
-            trusted: trusted.iter().map(|who| who.parse().unwrap()).collect(),
-            trusted_ports: Vec::new(),
-        };
-        ("br0".to_owned(), hears)
-    };
-    let level = |listeners: &[(String, Hears)]| judge_routers(&known(), listeners)[0].level;
-    assert_eq!(level(&[hears(&[])]), Level::Warn);
-    assert_eq!(level(&[hears(&[ROUTER])]), Level::Ok);
-    assert_eq!(level(&[hears(&["52:54:00:aa:00:00/32"])]), Level::Ok);
-    let (bridge, all) = ("br0".to_owned(), Hears::All);
-    assert_eq!(level(&[(bridge, all)]), Level::Ok);
-    let both = &judge_routers(&known(), &[hears(&[]), hears(&[ROUTER])])[0];
-    assert!(
-        both.text.starts_with("1 of 2 NICs of VMs do not hear"),
-        "{both:?}"
-    );
-    assert!(both.fix.as_ref().unwrap().contains(ROUTER));
-    // Nobody to hear it, or nobody to be heard.
-    assert_eq!(judge_routers(&known(), &[]), []);
-    assert_eq!(judge_routers(&[], &[hears(&[])])[0].level, Level::Absent);
-    assert_eq!(judge_routers(&[], &[hears(&[ROUTER])])[0].level, Level::Ok);
 }
