@@ -303,7 +303,7 @@ fn what_cannot_be_looked_at_keeps_nothing_else_from_being_looked_at() {
         .iter()
         .find(|found| found["topic"] == "fences");
     let text = fences.unwrap()["text"].as_str().unwrap();
-    assert!(text.starts_with("1 ports are fenced"), "{text}");
+    assert!(text.starts_with("ports that are fenced: 1;"), "{text}");
     // Who is not root cannot look.
     let dir = for_everybody();
     let ran = host.as_nobody(&dir, &["doctor"], "");

@@ -115,7 +115,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     let ebtables = match &facts.ebtables {
         Ok((version, ports)) if *ports > 0 && uses_nft => Finding::warn(
             "ebtables",
-            format!("{version}; it fences {ports} ports beside nft"),
+            format!("{version}; ports that it fences beside nft: {ports}"),
         )
         .fix("run \"macfence migrate\""),
         Ok((version, _)) if uses_nft => {

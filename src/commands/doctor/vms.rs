@@ -51,7 +51,7 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
     let fenced: BTreeSet<_> = guards.map(|guard| guard.port.clone()).collect();
     let Some(running) = running else {
         let text = format!(
-            "{} ports are fenced; whose they are is not known",
+            "ports that are fenced: {}; whose they are is not known",
             fenced.len()
         );
         return [Finding::absent(FENCES, text)]
