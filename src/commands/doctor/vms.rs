@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::bridge;
 use crate::compare::{self, State};
 use crate::config::Config;
+use crate::memory::Memory;
 use crate::source::Running;
 use crate::survey::Survey;
 use crate::vm::{Port, Vm};
@@ -60,9 +61,15 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
             .collect();
     };
     let vms = running.vms.clone();
-    match survey(config, backend, running, &actual) {
-        Ok(survey) => {
+    let survey =
+        Memory::read(&actual).and_then(|memory| survey(config, backend, &memory, running, &actual));
+    match survey {
+        Ok((survey, trouble)) => {
             let mut found = judge(&vms, &survey, &fenced);
+            let unbelieved = trouble.into_iter().map(|why| Finding::warn(FENCES, why));
+            found.extend(unbelieved.map(|finding| {
+                finding.fix("delete that file; the next one-post of the VM writes it again")
+            }));
             found.extend(hardening(config, &survey.ports));
             found
         }
