@@ -95,18 +95,26 @@ pub enum Command {
     /// Keep every running VM fenced: sync now, and whenever a port or a rule has changed; SIGHUP makes
     /// it read the configuration again
     Watch,
-    /// Show what is fenced, and what was dropped
+    /// Show each port of the running VMs and each fence: what it hears, and what was dropped. With
+    /// --bridge, only those on these bridges
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Print who hears whom as a graph, in the language of Graphviz' dot
+        #[arg(long, conflicts_with = "json")]
+        graph: bool,
     },
     /// Compare what the kernel holds with what the running VMs should have: 0 all is well, 1 it is
-    /// not, 2 it could not be found out
+    /// not, 2 it could not be found out, or the configuration names a bridge that does not exist
     Check {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// File with a libvirt domain to compare instead of the running VMs, - for standard input; may be
+        /// given several times
+        #[arg(long, value_name = "FILE")]
+        xml: Vec<PathBuf>,
     },
     /// Print counters and findings in Prometheus' text format
     Metrics {

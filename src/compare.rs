@@ -21,6 +21,17 @@ pub enum State {
     Differs,
     /// There, and all of it refers to what is gone.
     Stale,
+    /// Not there, as the configuration leaves the VM's bridge alone.
+    Skipped,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl State {
+    /// Whether there is nothing to set right.
+    pub fn is_well(self) -> bool {
+        matches!(self, Self::Ok | Self::Skipped)
+    }
 }
 
 /// What is found about a VM.
@@ -41,6 +52,8 @@ impl fmt::Display for State {
             Self::Missing => "missing",
             Self::Differs => "differs",
             Self::Stale => "stale",
+            Self::Skipped => "skipped",
+            Self::Unknown => "unknown",
         })
     }
 }
@@ -118,39 +131,69 @@ fn differences<'a>(
     should: &Merged,
     actual: impl Iterator<Item = &'a ActualGuard> + Clone,
 ) -> Vec<String> {
-    let mut missing = Vec::new();
-    let mut surplus = Vec::new();
-    let mut others = Vec::new();
+    let mut found = Differences::default();
     for guard in &should.guards {
         let now = actual.clone().filter(|now| now.port == guard.port);
-        for now in now.clone() {
-            others.extend(now.defects.iter().cloned());
-            others.extend(other_differences(guard, now));
-        }
-        let macs = now.clone().flat_map(|now| &now.macs);
-        let hears = now.flat_map(|now| &now.hears);
-        let (lacks, too_many) = difference(&guard.mac, macs);
-        missing.extend(lacks.map(|mac| lets_in(*mac, &guard.port)));
-        surplus.extend(too_many.iter().map(|mac| lets_in(**mac, &guard.port)));
-        let (lacks, too_many) = difference(&guard.hears, hears);
-        // No rule lets all networks out: that none forbids it does.
-        let lacks = lacks.filter(|hears| **hears != Hears::All);
-        missing.extend(lacks.map(|hears| lets_out(hears, &guard.port)));
-        surplus.extend(too_many.iter().map(|hears| lets_out(hears, &guard.port)));
+        found.add(guard, now);
     }
     let wanted: BTreeSet<_> = should.guards.iter().map(|guard| &guard.port).collect();
     for now in actual.filter(|now| !wanted.contains(&now.port) && !should.kept.contains(&now.port))
     {
-        surplus.extend(now.macs.iter().map(|mac| lets_in(*mac, &now.port)));
-        surplus.extend(now.hears.iter().map(|hears| lets_out(hears, &now.port)));
+        let (macs, hears) = (now.macs.iter(), now.hears.iter());
+        let port = &now.port;
+        found.surplus.extend(macs.map(|mac| lets_in(*mac, port)));
+        found
+            .surplus
+            .extend(hears.map(|hears| lets_out(hears, port)));
     }
-    let missing = missing
-        .iter()
-        .map(|what| format!("no rule that lets {what}"));
-    let surplus = surplus
-        .iter()
-        .map(|what| format!("a rule too many that lets {what}"));
-    missing.chain(surplus).chain(others).collect()
+    found.words()
+}
+
+/// What is wrong with what stands in front of one port, each in words.
+pub fn at_port(should: &Guard, now: &ActualGuard) -> Vec<String> {
+    let mut found = Differences::default();
+    found.add(should, std::iter::once(now));
+    found.words()
+}
+
+#[derive(Default)]
+struct Differences {
+    missing: Vec<String>,
+    surplus: Vec<String>,
+    others: Vec<String>,
+}
+
+impl Differences {
+    /// Adds what is wrong at the port of this guard.
+    fn add<'a>(&mut self, should: &Guard, now: impl Iterator<Item = &'a ActualGuard> + Clone) {
+        let port = &should.port;
+        for now in now.clone() {
+            self.others.extend(now.defects.iter().cloned());
+            self.others.extend(other_differences(should, now));
+        }
+        let macs = now.clone().flat_map(|now| &now.macs);
+        let hears = now.flat_map(|now| &now.hears);
+        let (lacks, too_many) = difference(&should.mac, macs);
+        self.missing.extend(lacks.map(|mac| lets_in(*mac, port)));
+        let too_many = too_many.into_iter();
+        self.surplus.extend(too_many.map(|mac| lets_in(*mac, port)));
+        let (lacks, too_many) = difference(&should.hears, hears);
+        // No rule lets all networks out: that none forbids it does.
+        let lacks = lacks.filter(|hears| **hears != Hears::All);
+        self.missing
+            .extend(lacks.map(|hears| lets_out(hears, port)));
+        let too_many = too_many.into_iter();
+        self.surplus
+            .extend(too_many.map(|hears| lets_out(hears, port)));
+    }
+
+    fn words(self) -> Vec<String> {
+        let missing = self.missing.into_iter();
+        let missing = missing.map(|what| format!("no rule that lets {what}"));
+        let surplus = self.surplus.into_iter();
+        let surplus = surplus.map(|what| format!("a rule too many that lets {what}"));
+        missing.chain(surplus).chain(self.others).collect()
+    }
 }
 
 /// What a guard has otherwise than it should, besides who sends and who is heard, each in words.

@@ -258,6 +258,11 @@ impl ActualGuard {
         }
     }
 
+    /// Of what it says about who is heard, the first that is not all networks.
+    pub fn network(&self) -> Option<&Hears> {
+        self.hears.iter().find(|hears| **hears != Hears::All)
+    }
+
     /// Whether all that it says is said by `other` as well.
     pub fn is_covered_by(&self, other: &Self) -> bool {
         let addresses = match (&self.addresses, &other.addresses) {

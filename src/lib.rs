@@ -22,11 +22,12 @@
 //! - [`commands`] has one file for each subcommand; [`cli`] has every flag; [`config`] what they
 //!   mean together with the configuration file; [`exit`] the exit statuses.
 //! - [`privilege`] has other users' calls made as root, or refuses them.
+//! - [`graph`] draws who hears whom.
 //! - [`quote`] shortens foreign text for messages.
 //! - [`process`] and [`lock`] deal with other programs and other processes, [`events`] with what the
 //!   kernel tells of changes.
 //!
-//! [`policy`], [`fence`], [`compare`], [`survey`] and both backends' planners are pure: they start no
+//! [`policy`], [`fence`], [`compare`], [`survey`], [`graph`] and both backends' planners are pure: they start no
 //! process and read no file.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -40,6 +41,7 @@ pub mod config;
 pub mod events;
 pub mod exit;
 pub mod fence;
+pub mod graph;
 pub mod lock;
 pub mod mac;
 pub mod memory;

@@ -42,6 +42,22 @@ pub enum Unfenced {
 }
 
 impl Unfenced {
+    /// The NIC's port.
+    pub fn port(&self) -> &Port {
+        match self {
+            Self::NoBridge(port) | Self::OtherBridge(port, _) | Self::NotAVms(port, _) => port,
+        }
+    }
+
+    /// Why, in words that follow a port's name.
+    pub fn why(&self) -> String {
+        match self {
+            Self::NoBridge(_) => "on no Linux bridge".to_owned(),
+            Self::OtherBridge(_, bridge) => format!("bridge {bridge:?} is not in bridges"),
+            Self::NotAVms(_, what) => format!("{what}, which no VM has"),
+        }
+    }
+
     /// Why it must not have a guard, where somebody says that it is a VM's and it cannot be.
     pub fn refusal(&self) -> Option<String> {
         match self {

@@ -1,9 +1,14 @@
 //! What a host should hold and what it does, for all running VMs: `check` prints it, `sync` sets it
 //! right. Pure: whatever it must know about the host comes from the caller.
 
+mod entry;
+
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+
+pub use self::entry::{Cause, Entry, Status, held};
 
 use crate::compare::{Finding, State, compare};
 use crate::fence::{ActualFence, Fence, Keep};
@@ -35,6 +40,10 @@ pub struct Survey {
     /// Ports that are fenced although no running VM is known to have them, a line for each VM. They
     /// stay fenced: see [`Self::keep`].
     pub unowned: Vec<Finding>,
+    /// The running VMs that have a port which the configuration leaves alone, and why.
+    pub skipped: Vec<Finding>,
+    /// Every port of every running VM, and every held fence, sorted by VM.
+    pub entries: Vec<Entry>,
     /// What each VM should have. Its finding has the same place in `findings`.
     desired: Vec<Fence>,
     /// Ports of which nobody knows what is asked for.
@@ -52,12 +61,29 @@ impl Survey {
         actual: &[ActualFence],
         host: &Host,
     ) -> Result<Self> {
+        // The kernel is asked once about a port.
+        let places = RefCell::new(BTreeMap::new());
+        let place_of = |port: &Port| -> Result<Place> {
+            if let Some(place) = places.borrow().get(port) {
+                return Ok(Place::clone(place));
+            }
+            let place = (host.place_of)(port)?;
+            places.borrow_mut().insert(port.clone(), place.clone());
+            Ok(place)
+        };
+        let host = &Host {
+            place_of: &place_of,
+            can_hold: host.can_hold,
+            unknown: host.unknown,
+        };
         let mut survey = Self {
             findings: Vec::new(),
             failed: Vec::new(),
             ports: BTreeSet::new(),
             gone: Vec::new(),
             unowned: Vec::new(),
+            skipped: Vec::new(),
+            entries: Vec::new(),
             desired: Vec::new(),
             unknown: host.unknown.clone(),
         };
@@ -66,9 +92,13 @@ impl Survey {
         }
         let claimed_twice = claimed_twice(&running.vms);
         let mut remarks = BTreeMap::new();
+        let mut open = entry::Open::new();
         for vm in &running.vms {
             let (fence, unfenced) = policy.fence(vm, |nic| (host.place_of)(&nic.port))?;
             remarks.insert(vm.name.clone(), remarks_on(vm, &unfenced));
+            for nic in &unfenced {
+                open.insert((&vm.name, nic.port().clone()), Cause::of(nic));
+            }
             for why in unfenced.iter().filter_map(Unfenced::refusal) {
                 survey.fail(vm.name.clone(), why);
             }
@@ -77,10 +107,16 @@ impl Survey {
                 .ports()
                 .into_iter()
                 .find(|p| claimed_twice.contains(p));
-            if let Some(port) = twice {
-                survey.fail(vm.name.clone(), format!("port \"{port}\" is claimed twice"));
-            } else if let Err(e) = (host.can_hold)(&fence) {
-                survey.fail(vm.name.clone(), format!("{e:#}"));
+            let obstacle = match twice {
+                Some(port) => Some(format!("port \"{port}\" is claimed twice")),
+                None => (host.can_hold)(&fence).err().map(|e| format!("{e:#}")),
+            };
+            if let Some(why) = obstacle {
+                for port in fence.ports() {
+                    let cause = (Cause::Failed, why.clone());
+                    open.insert((&vm.name, port.clone()), cause);
+                }
+                survey.fail(vm.name.clone(), why);
             } else {
                 survey.ports.extend(fence.ports().into_iter().cloned());
                 survey.desired.push(fence);
@@ -101,18 +137,52 @@ impl Survey {
             detail: vec![format!("port \"{port}\"")],
         });
         survey.findings.extend(gone);
+        survey.entries = survey.all_entries(&running.vms, &open, actual, host)?;
+        survey.find_skipped();
         Ok(survey)
+    }
+
+    /// Finds the VMs that the configuration leaves alone.
+    fn find_skipped(&mut self) {
+        let mut skipped: BTreeMap<&VmName, Vec<String>> = BTreeMap::new();
+        for entry in &self.entries {
+            if let (Some(vm), Some(Cause::Configuration)) = (&entry.vm, entry.cause()) {
+                skipped.entry(vm).or_default().push(entry.words());
+            }
+        }
+        let skipped = skipped.into_iter().map(|(vm, detail)| Finding {
+            vm: Some(vm.clone()),
+            state: State::Skipped,
+            detail,
+        });
+        self.skipped = skipped.collect();
+        let held = self.entries.iter().filter(|entry| entry.held.is_some());
+        let fenced: BTreeSet<_> = held.map(|entry| &entry.vm).collect();
+        let skipped: BTreeMap<_, _> = self
+            .skipped
+            .iter()
+            .map(|found| (&found.vm, found))
+            .collect();
+        for found in &mut self.findings {
+            let Some(skipped) = skipped.get(&found.vm) else {
+                continue;
+            };
+            found.detail.extend(skipped.detail.iter().cloned());
+            if found.state == State::Ok && !fenced.contains(&found.vm) {
+                found.state = State::Skipped;
+            }
+        }
     }
 
     /// Whether there is nothing to set right.
     pub fn is_well(&self) -> bool {
-        self.findings.iter().all(|found| found.state == State::Ok)
+        self.findings.iter().all(|found| found.state.is_well())
     }
 
     /// The fences of the VMs whose kernel state is wrong.
     pub fn to_enforce(&self) -> Vec<Fence> {
         let found = self.desired.iter().zip(&self.findings);
-        let wrong = found.filter(|(_, finding)| finding.state != State::Ok);
+        let wrong = found.filter(|(_, finding)| !finding.state.is_well());
         wrong.map(|(fence, _)| fence.clone()).collect()
     }
 

@@ -38,6 +38,13 @@ impl VmName {
         }
         escaped
     }
+
+    /// The number of the VM, if its name is one that OpenNebula gives: `one-42`.
+    pub fn one_id(&self) -> Option<&str> {
+        let id = self.0.strip_prefix("one-")?;
+        let is_number = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        is_number.then_some(id)
+    }
 }
 
 impl FromStr for VmName {
@@ -337,6 +344,15 @@ mod tests {
             "00:00:00:00:00:00",
         ] {
             assert!(nic(mac).unwrap_err().to_string().contains("vnet0"), "{mac}");
+        }
+    }
+
+    #[test]
+    fn only_a_name_that_opennebula_gives_has_a_number() {
+        let id = |name: &str| name.parse::<VmName>().unwrap().one_id().map(str::to_owned);
+        assert_eq!(id("one-42").as_deref(), Some("42"));
+        for name in ["one-", "one-4x", "one--4", "xone-42", "ONE-42", "one-٤"] {
+            assert_eq!(id(name), None, "{name}");
         }
     }
 

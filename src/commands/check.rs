@@ -1,19 +1,24 @@
 //! `macfence check`: does the kernel hold what it should.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::shared::{note_limits, print, survey};
+use super::shared::{
+    described, note_limits, ports, print, survey, unknown_bridges, warn_of_networks_unknown_bridges,
+};
 use crate::backend;
 use crate::bridge::{self, Weakness};
+use crate::cli::Vms;
 use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::fence::ActualFence;
 use crate::memory::Memory;
 use crate::report;
-use crate::source::Hypervisors;
+use crate::source::{Hypervisors, Running};
 use crate::vm::{Port, VmName};
 
 #[derive(Serialize)]
@@ -24,33 +29,73 @@ struct Row<'a> {
 }
 
 /// Runs it.
-pub fn run(config: &Config, json: bool) -> Result<Exit> {
+pub fn run(config: &Config, json: bool, xml: Vec<PathBuf>) -> Result<Exit> {
     // First the VMs, then the kernel: one that ends or starts meanwhile has been dealt with.
-    let running = Hypervisors::ask(&config.connect)?.running()?;
+    let is_of_running = xml.is_empty();
+    let (vms, only) = if is_of_running {
+        (Hypervisors::ask(&config.connect)?.running()?, None)
+    } else {
+        let (vms, _) = described(config, &Vms { vms: vec![], xml })?;
+        let names = vms.iter().map(|vm| vm.name.clone()).collect();
+        let only = (names, ports(&vms).into_iter().cloned().collect());
+        let failed = Vec::new();
+        (Running { vms, failed }, Some(only))
+    };
     let backend = backend::choose(config.backend);
-    let actual = backend.query()?.fences()?;
+    let mut actual = backend.query()?.fences()?;
+    if let Some((vms, ports)) = only {
+        actual.retain(|fence| is_of(fence, &vms, &ports));
+    }
     let memory = Memory::read(&actual)?;
-    let (survey, trouble) = survey(config, &*backend, &memory, running, &actual)?;
+    let (survey, trouble) = survey(config, &*backend, &memory, vms, &actual)?;
     trouble.iter().for_each(|trouble| report::warning(trouble));
     let bridges = bridges(config, &survey.ports)?;
+    warn_of_networks_unknown_bridges(config);
+    let unknown: Vec<_> = unknown_bridges(config).into_iter().map(no_bridge).collect();
     note_limits(config, &*backend);
     let found = survey.findings.iter().chain(&survey.failed).chain(&bridges);
+    let found = found.chain(&unknown);
     if json {
         let rows: Vec<_> = found.map(row).collect();
         print(&(serde_json::to_string(&rows).context("JSON")? + "\n"))?;
     } else {
-        let wrong = found.filter(|found| found.state != State::Ok);
+        let wrong = found.filter(|found| !found.state.is_well());
+        let skipped = survey.skipped.iter();
         let unowned = survey.unowned.iter();
         let unowned = unowned.map(|found| format!("unowned {found}\n"));
-        print(&wrong.map(line).chain(unowned).collect::<String>())?;
+        let lines = wrong.chain(skipped).map(line).chain(unowned);
+        print(&lines.collect::<String>())?;
+        // With --xml, sync would take the running VMs' word.
+        if !survey.is_well() && is_of_running {
+            report::note("run macfence sync to set this right");
+        }
     }
-    Ok(
-        if survey.is_well() && survey.failed.is_empty() && bridges.is_empty() {
-            Exit::Done
-        } else {
-            Exit::Different
-        },
-    )
+    Ok(if !unknown.is_empty() {
+        Exit::Unknown
+    } else if survey.is_well() && survey.failed.is_empty() && bridges.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Different
+    })
+}
+
+/// Whether a fence is one of these VMs', or in front of one of these ports.
+fn is_of(fence: &ActualFence, vms: &BTreeSet<VmName>, ports: &BTreeSet<Port>) -> bool {
+    match &fence.vm {
+        Some(vm) => vms.contains(vm),
+        None => fence.guards.iter().any(|guard| ports.contains(&guard.port)),
+    }
+}
+
+/// The configuration names a bridge that is not there: its VMs, under whatever name it has, are open.
+fn no_bridge(name: &str) -> Finding {
+    Finding {
+        vm: None,
+        state: State::Unknown,
+        detail: vec![format!(
+            "there is no bridge {name:?} on this host, which `bridges` or --bridge names"
+        )],
+    }
 }
 
 /// What the settings of bridges leave open.

@@ -1,43 +1,50 @@
-//! `macfence list`: what is fenced, and what was dropped.
+//! `macfence list`: every port of every running VM and every fence, and what was dropped.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+mod table;
 
 use anyhow::{Context, Result};
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::shared::{owners, print, warn_of_the_other_kind};
-use crate::backend::{self, Backend};
-use crate::bridge;
+use super::look::{Look, look};
+use super::shared::{print, warn_of_the_other_kind, warn_of_unknown_bridges};
+use crate::cli::Global;
 use crate::config::Config;
-use crate::fence::{ActualFence, ActualGuard, Addresses, Hears, LinkLocal};
+use crate::fence::{ActualGuard, Addresses, Hears, LinkLocal};
+use crate::graph;
 use crate::report;
-use crate::source::Hypervisors;
-use crate::vm::{Port, VmName};
+use crate::survey::Entry;
 
-/// A fenced VM, as `--json` shows it.
+/// A VM, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct Row {
     /// `null` where the rules name no VM and no running VM has the port.
     vm: Option<String>,
-    chain: String,
+    /// `null` where the VM has no fence.
+    chain: Option<String>,
     nics: Vec<NicRow>,
 }
 
 #[derive(Debug, Serialize)]
 struct NicRow {
-    port: String,
+    /// `null` for an interface that has none.
+    port: Option<String>,
     bridge: Option<String>,
     mac: Option<String>,
     prefix: Option<String>,
-    #[serde(skip)]
-    hears_all: bool,
     extra_macs: Vec<String>,
     trusted_ports: Vec<String>,
     /// `null` where the VM may use any, or the rules do not tell.
     addresses: Option<AddressesRow>,
     dropped: Dropped,
+    /// `fenced`, `unfenced`, `stale` or `differs`.
+    state: &'static str,
+    /// Why it is so, in words.
+    reason: Option<String>,
+    /// As in the table; `null` where the rules do not tell.
+    hears: Option<String>,
+    trusted: Vec<String>,
+    dhcp_guard: bool,
+    ra_guard: bool,
 }
 
 /// The IP addresses that a VM may use.
@@ -58,133 +65,100 @@ struct Dropped {
 }
 
 /// Runs it.
-pub fn run(config: &Config, json: bool) -> Result<()> {
-    let backend = backend::choose(config.backend);
-    let fences = fences(config, &*backend)?;
-    warn_of_the_other_kind(config, backend.name());
-    if json {
-        let rows = fences.into_iter().map(row).collect::<Result<Vec<_>>>()?;
-        return print(&(serde_json::to_string(&rows).context("JSON")? + "\n"));
+pub fn run(flags: &Global, json: bool, graph: bool) -> Result<()> {
+    // Here --bridge does not say what is to be fenced, but what is to be shown.
+    let shown = &flags.bridges;
+    let config = Config::new(Global {
+        bridges: Vec::new(),
+        ..flags.clone()
+    })?;
+    warn_of_unknown_bridges(&config);
+    let Look {
+        backend,
+        survey,
+        mut entries,
+    } = look(&config)?;
+    if let Err(e) = survey {
+        let who = if backend.names_vms() || entries.is_empty() {
+            "only what is fenced is shown, as nobody tells which VMs run"
+        } else {
+            "ebtables rules name no VM, and libvirt does not tell"
+        };
+        report::warning(&format!("{who}: {e:#}"));
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "VM", "PORT", "BRIDGE", "MAC", "PREFIX", "SPOOFED", "FOREIGN", "FORGED",
-    ]);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    warn_of_the_other_kind(&config, backend.name());
+    if !shown.is_empty() {
+        entries.retain(|entry| entry.bridge.as_ref().is_some_and(|b| shown.contains(b)));
     }
-    let (mut hear_all, mut ports) = (0, 0);
-    for fence in fences {
-        let vm = fence.vm.as_ref().map_or("-".to_owned(), VmName::to_string);
-        let nics = row(fence)?.nics;
-        if nics.is_empty() {
-            table.add_row([&vm, "-", "-", "-", "-", "-", "-", "-"]);
-        }
-        for nic in nics {
-            ports += 1;
-            hear_all += usize::from(nic.hears_all);
-            let network = nic.hears_all.then(|| "all networks".to_owned());
-            let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-            let count = |packets: Option<u64>| or_dash(packets.map(|p| p.to_string()));
-            table.add_row([
-                vm.clone(),
-                nic.port,
-                or_dash(nic.bridge),
-                or_dash(nic.mac),
-                or_dash(nic.prefix.or(network)),
-                count(nic.dropped.spoofed),
-                count(nic.dropped.foreign),
-                count(nic.dropped.forged),
-            ]);
-        }
-    }
-    for column in table.column_iter_mut().skip(5) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let open = if hear_all == 0 {
-        String::new()
+    print(&if graph {
+        graph::dot(&entries)
+    } else if json {
+        serde_json::to_string(&rows(&entries)).context("JSON")? + "\n"
     } else {
-        format!(
-            "{hear_all} of {ports} ports hear all networks: no template asked to isolate them\n"
-        )
-    };
-    print(&format!(
-        "{}\n{open}fenced by {}\n",
-        table.trim_fmt(),
-        backend.name()
-    ))
-}
-
-/// What the kernel holds, each with the name of its VM if it can be told.
-pub fn fences(config: &Config, backend: &dyn Backend) -> Result<Vec<ActualFence>> {
-    let fences = backend.query()?.fences()?;
-    if backend.names_vms() || fences.is_empty() {
-        return Ok(fences);
-    }
-    Ok(named(config, fences))
-}
-
-/// Puts the fences of single ports together to those of VMs, as libvirt tells whose they are.
-fn named(config: &Config, fences: Vec<ActualFence>) -> Vec<ActualFence> {
-    let owners = Hypervisors::ask(&config.connect).and_then(|hypervisors| owners(&hypervisors));
-    let owners = owners.unwrap_or_else(|e| {
-        report::warning(&format!(
-            "ebtables rules name no VM, and libvirt does not tell: {e:#}"
-        ));
-        BTreeMap::new()
-    });
-    let mut named: BTreeMap<(Option<VmName>, Option<Port>), ActualFence> = BTreeMap::new();
-    for mut fence in fences {
-        let port = fence.guards.first().map(|guard| guard.port.clone());
-        let owner = port.as_ref().and_then(|port| owners.get(port));
-        fence.vm = owner.map(|(vm, _)| vm.clone());
-        // Nobody's ports stay apart.
-        let key = (fence.vm.clone(), port.filter(|_| fence.vm.is_none()));
-        match named.entry(key) {
-            Entry::Occupied(mut other) => other.get_mut().guards.extend(fence.guards),
-            Entry::Vacant(place) => drop(place.insert(fence)),
-        }
-    }
-    named.into_values().collect()
-}
-
-fn row(fence: ActualFence) -> Result<Row> {
-    Ok(Row {
-        vm: fence.vm.map(|vm| vm.as_str().to_owned()),
-        chain: fence.chain,
-        nics: fence.guards.iter().map(nic_row).collect::<Result<_>>()?,
+        table::text(&entries, backend.name())
     })
 }
 
-fn nic_row(guard: &ActualGuard) -> Result<NicRow> {
-    let network = guard.hears.iter().find_map(|hears| match hears {
-        Hears::All => None,
-        Hears::Network {
+/// The entries by VM. Ports of nobody stay apart.
+fn rows(entries: &[Entry]) -> Vec<Row> {
+    let same_vm = |a: &Entry, b: &Entry| a.vm.is_some() && a.vm == b.vm;
+    let row = |of_vm: &[Entry]| Row {
+        vm: of_vm
+            .iter()
+            .find_map(|entry| entry.vm.as_ref())
+            .map(|vm| vm.as_str().to_owned()),
+        chain: of_vm.iter().find_map(|entry| entry.chain.clone()),
+        nics: of_vm
+            .iter()
+            .filter(|entry| !entry.is_empty_fence())
+            .map(nic_row)
+            .collect(),
+    };
+    entries.chunk_by(same_vm).map(row).collect()
+}
+
+fn nic_row(entry: &Entry) -> NicRow {
+    let guard = entry.held.as_ref();
+    let (prefix, trusted, trusted_ports) = match guard.and_then(ActualGuard::network) {
+        Some(Hears::Network {
             prefix,
+            trusted,
             trusted_ports,
-            ..
-        } => Some((prefix.to_string(), trusted_ports.as_slice())),
+        }) => (
+            Some(prefix.to_string()),
+            texts(trusted),
+            texts(trusted_ports),
+        ),
+        _ => Default::default(),
+    };
+    let addresses = guard.and_then(|guard| {
+        let macs = guard.macs.iter().take(1);
+        let senders = macs.chain(&guard.extra_macs).copied();
+        guard.addresses.as_ref()?.meant(senders)
     });
-    let (prefix, trusted_ports) = network.unzip();
-    let senders = guard.macs.iter().take(1).chain(&guard.extra_macs).copied();
-    let addresses = guard.addresses.as_ref();
-    let addresses = addresses.and_then(|said| said.meant(senders));
-    Ok(NicRow {
-        port: guard.port.to_string(),
-        bridge: bridge::of(&guard.port)?,
-        mac: guard.macs.first().map(ToString::to_string),
-        hears_all: prefix.is_none() && guard.hears.contains(&Hears::All),
+    let dropped = guard.map(|guard| guard.dropped).unwrap_or_default();
+    NicRow {
+        port: entry.port.as_ref().map(ToString::to_string),
+        bridge: entry.bridge.clone(),
+        mac: entry.mac.map(|mac| mac.to_string()),
         prefix,
-        extra_macs: texts(&guard.extra_macs),
-        trusted_ports: texts(trusted_ports.unwrap_or_default()),
+        extra_macs: guard
+            .map(|guard| texts(&guard.extra_macs))
+            .unwrap_or_default(),
+        trusted_ports,
         addresses: addresses.as_ref().map(AddressesRow::of),
         dropped: Dropped {
-            spoofed: guard.dropped.spoofed,
-            foreign: guard.dropped.foreign,
-            forged: guard.dropped.forged,
+            spoofed: dropped.spoofed,
+            foreign: dropped.foreign,
+            forged: dropped.forged,
         },
-    })
+        state: entry.status.word(),
+        reason: entry.status.reason(),
+        hears: table::hears(entry),
+        trusted,
+        dhcp_guard: guard.is_some_and(|guard| guard.dhcp_guard),
+        ra_guard: guard.is_some_and(|guard| guard.ra_guard),
+    }
 }
 
 impl AddressesRow {

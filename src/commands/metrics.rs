@@ -1,28 +1,30 @@
 //! `macfence metrics`: what is fenced, dropped and amiss, for Prometheus.
 
 use std::collections::BTreeSet;
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::list;
-use super::shared::{print, survey};
-use crate::backend;
+use super::look::{Look, look};
+use super::shared::{print, unknown_bridges};
 use crate::compare::State;
 use crate::config::Config;
-use crate::fence::ActualFence;
-use crate::memory::Memory;
 use crate::report;
-use crate::source::Hypervisors;
+use crate::survey::{Cause, Entry, Status, Survey};
+use crate::vm::{Port, VmName};
+
+/// The name of the metric that tells when a look last succeeded.
+const SUCCESS: &str = "macfence_last_look_timestamp_seconds";
 
 /// Runs it.
 pub fn run(config: &Config, output: Option<&PathBuf>) -> Result<()> {
-    let text = text(config)?;
+    let text = text(config, output)?;
     match output {
         None => print(&text),
         Some(path) => {
@@ -31,31 +33,24 @@ pub fn run(config: &Config, output: Option<&PathBuf>) -> Result<()> {
     }
 }
 
-fn text(config: &Config) -> Result<String> {
-    let vms = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
-    let backend = backend::choose(config.backend);
-    let actual = list::fences(config, &*backend)?;
+fn text(config: &Config, output: Option<&PathBuf>) -> Result<String> {
+    let Look {
+        backend,
+        survey,
+        entries,
+    } = look(config)?;
     let metrics = Metrics::new()?;
-    metrics.count(&actual)?;
+    metrics.count(&entries)?;
+    metrics.tell_bridges(config)?;
     // What can be said without the hypervisor is said without it.
-    let checked = vms.and_then(|vms| {
-        let memory = Memory::read(&actual)?;
-        survey(config, &*backend, &memory, vms, &actual)
-    });
-    match checked {
-        Ok((survey, trouble)) => {
-            trouble.iter().for_each(|trouble| report::warning(trouble));
-            metrics.checked.set(1);
-            for state in [State::Missing, State::Differs, State::Stale] {
-                let found = survey.findings.iter().chain(&survey.failed);
-                let count = found.filter(|found| found.state == state).count();
-                metrics
-                    .differences
-                    .get_metric_with_label_values(&[&state.to_string()])?
-                    .set(count.try_into()?);
+    match survey {
+        Ok(survey) => metrics.tell_survey(&survey, &entries)?,
+        Err(e) => {
+            report::warning(&format!("the fences cannot be checked: {e:#}"));
+            if let Some(last) = output.and_then(|path| last_success(path)) {
+                metrics.success()?.set(last);
             }
         }
-        Err(e) => report::warning(&format!("the fences cannot be checked: {e:#}")),
     }
     let version = env!("CARGO_PKG_VERSION");
     metrics
@@ -63,6 +58,13 @@ fn text(config: &Config) -> Result<String> {
         .get_metric_with_label_values(&[version, backend.name()])?
         .set(1);
     Ok(TextEncoder::new().encode_to_string(&metrics.registry.gather())?)
+}
+
+/// When the fences were last compared with the running VMs, as the file tells that is to be replaced.
+fn last_success(path: &Path) -> Option<i64> {
+    let text = fs::read_to_string(path).ok()?;
+    let values = text.lines().filter_map(|line| line.strip_prefix(SUCCESS));
+    values.filter_map(|value| value.trim().parse().ok()).next()
 }
 
 struct Metrics {
@@ -73,6 +75,11 @@ struct Metrics {
     dropped: IntCounterVec,
     checked: IntGauge,
     differences: IntGaugeVec,
+    states: IntGaugeVec,
+    unfenced: IntGaugeVec,
+    differing: IntGaugeVec,
+    bridges: IntGaugeVec,
+    unknown_bridges: IntGauge,
 }
 
 impl Metrics {
@@ -88,6 +95,7 @@ impl Metrics {
              another's MAC address (spoofed) or IP address (forged), or to the VM out of another network \
              (foreign).",
         );
+        let labels = ["vm", "one_vm_id", "bridge", "port", "direction", "reason"];
         Ok(Self {
             info: gauges(
                 "macfence_info",
@@ -96,10 +104,7 @@ impl Metrics {
             )?,
             vms: gauge("macfence_fenced_vms", "VMs that have a fence.")?,
             ports: gauge("macfence_fenced_ports", "Ports that have a fence.")?,
-            dropped: add(
-                &registry,
-                IntCounterVec::new(dropped, &["vm", "port", "direction", "reason"]),
-            )?,
+            dropped: add(&registry, IntCounterVec::new(dropped, &labels))?,
             checked: gauge(
                 "macfence_checked",
                 "Whether the fences could be compared with the running VMs (1) or not (0).",
@@ -109,38 +114,121 @@ impl Metrics {
                 "VMs whose fence is missing, differs from what it should be, or is stale.",
                 &["state"],
             )?,
+            states: gauges(
+                "macfence_port_state",
+                "1 for the state that a port is in: fenced, unfenced, stale or differs.",
+                &["vm", "one_vm_id", "bridge", "port", "state"],
+            )?,
+            unfenced: gauges(
+                "macfence_unfenced_vms",
+                "Running VMs with a port that is not fenced: nothing has called (missing), it cannot be \
+                 fenced (failed), its bridge is left alone (configuration), it is on none (bridgeless).",
+                &["cause"],
+            )?,
+            differing: gauges(
+                "macfence_differing_vms",
+                "VMs with a port that has other rules than it should have.",
+                &[],
+            )?,
+            bridges: gauges(
+                "macfence_bridge_exists",
+                "Whether a bridge that is to be acted on is on this host (1) or not (0).",
+                &["bridge"],
+            )?,
+            unknown_bridges: gauge(
+                "macfence_unknown_bridges",
+                "Bridges that are to be acted on and that are not on this host.",
+            )?,
             registry,
         })
     }
 
-    fn count(&self, actual: &[ActualFence]) -> Result<()> {
-        let mut ports = BTreeSet::new();
-        for fence in actual {
-            let vm = fence.vm.as_ref().map_or("", |vm| vm.as_str());
-            for guard in &fence.guards {
-                ports.insert(&guard.port);
-                for (direction, reason, packets) in [
-                    ("from", "spoofed", guard.dropped.spoofed),
-                    ("to", "foreign", guard.dropped.foreign),
-                    ("from", "forged", guard.dropped.forged),
-                ] {
-                    let labels = [vm, guard.port.as_str(), direction, reason];
-                    if let Some(packets) = packets {
-                        self.dropped
-                            .get_metric_with_label_values(&labels)?
-                            .inc_by(packets);
-                    }
+    fn count(&self, entries: &[Entry]) -> Result<()> {
+        let (mut vms, mut ports) = (BTreeSet::new(), BTreeSet::new());
+        for entry in entries {
+            let [vm, id, bridge, port] = labels(entry);
+            vms.extend(entry.vm.as_ref().filter(|_| entry.chain.is_some()));
+            let Some(guard) = &entry.held else { continue };
+            ports.insert(&guard.port);
+            for (direction, reason, packets) in [
+                ("from", "spoofed", guard.dropped.spoofed),
+                ("to", "foreign", guard.dropped.foreign),
+                ("from", "forged", guard.dropped.forged),
+            ] {
+                let labels = [vm, id, bridge, port, direction, reason];
+                if let Some(packets) = packets {
+                    self.dropped
+                        .get_metric_with_label_values(&labels)?
+                        .inc_by(packets);
                 }
             }
         }
-        let vms: BTreeSet<_> = actual
-            .iter()
-            .filter_map(|fence| fence.vm.as_ref())
-            .collect();
         self.vms.set(vms.len().try_into()?);
         self.ports.set(ports.len().try_into()?);
         Ok(())
     }
+
+    fn tell_bridges(&self, config: &Config) -> Result<()> {
+        let unknown = unknown_bridges(config);
+        for bridge in &config.policy.bridges {
+            self.bridges
+                .get_metric_with_label_values(&[bridge])?
+                .set((!unknown.contains(bridge.as_str())).into());
+        }
+        self.unknown_bridges.set(unknown.len().try_into()?);
+        Ok(())
+    }
+
+    fn tell_survey(&self, survey: &Survey, entries: &[Entry]) -> Result<()> {
+        self.checked.set(1);
+        for state in [State::Missing, State::Differs, State::Stale] {
+            let found = survey.findings.iter().chain(&survey.failed);
+            let count = found.filter(|found| found.state == state).count();
+            self.differences
+                .get_metric_with_label_values(&[&state.to_string()])?
+                .set(count.try_into()?);
+        }
+        for entry in entries {
+            let [vm, id, bridge, port] = labels(entry);
+            let labels = [vm, id, bridge, port, entry.status.word()];
+            self.states.get_metric_with_label_values(&labels)?.set(1);
+        }
+        let vms = |is_counted: &dyn Fn(&Entry) -> bool| {
+            let entries = entries.iter().filter(|entry| is_counted(entry));
+            let vms: BTreeSet<_> = entries.map(|entry| &entry.vm).collect();
+            i64::try_from(vms.len())
+        };
+        for cause in Cause::ALL {
+            self.unfenced
+                .get_metric_with_label_values(&[&cause.to_string()])?
+                .set(vms(&|entry| entry.cause() == Some(cause))?);
+        }
+        let differing = vms(&|entry| matches!(entry.status, Status::Differs(_)))?;
+        self.differing
+            .get_metric_with_label_values::<&str>(&[])?
+            .set(differing);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        self.success()?.set(now.as_secs().try_into()?);
+        Ok(())
+    }
+
+    /// Is there only where there is something to say: 0 would be a time.
+    fn success(&self) -> Result<IntGauge> {
+        let help =
+            "When the fences were last compared with the running VMs, in seconds since 1970.";
+        add(&self.registry, IntGauge::new(SUCCESS, help))
+    }
+}
+
+/// Whose port an entry is, and which: VM, OpenNebula's number of it, bridge and port.
+fn labels(entry: &Entry) -> [&str; 4] {
+    let vm = entry.vm.as_ref();
+    [
+        vm.map_or("", VmName::as_str),
+        vm.and_then(VmName::one_id).unwrap_or_default(),
+        entry.bridge.as_deref().unwrap_or_default(),
+        entry.port.as_ref().map_or("", Port::as_str),
+    ]
 }
 
 fn add<C: Collector + Clone + 'static>(

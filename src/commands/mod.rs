@@ -9,6 +9,7 @@ mod export;
 mod flush;
 mod hook;
 mod list;
+mod look;
 mod metrics;
 mod migrate;
 mod remove;
@@ -43,8 +44,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Flush => flush::run(&config),
         Command::Sync => sync::run(&config),
         Command::Watch => watch::run(config, &flags),
-        Command::List { json } => list::run(&config, json),
-        Command::Check { json } => return check::run(&config, json),
+        Command::List { json, graph } => list::run(&flags, json, graph),
+        Command::Check { json, xml } => return check::run(&config, json, xml),
         Command::Metrics { output } => metrics::run(&config, output.as_ref()),
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),

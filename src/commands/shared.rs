@@ -155,12 +155,36 @@ pub fn read(file: &Path, limit: usize) -> Result<String> {
 
 /// A bridge that is misspelt would leave its VMs open without a word.
 pub fn warn_of_unknown_bridges(config: &Config) {
-    let networks = config.policy.networks.iter();
-    let of_networks = networks.filter_map(|network| network.selector.bridge.as_ref());
-    let bridges: BTreeSet<_> = config.policy.bridges.iter().chain(of_networks).collect();
-    for bridge in bridges.iter().filter(|bridge| !bridge::exists(bridge)) {
+    let unknown = unknown_bridges(config);
+    warn_of(unknown.union(&unknown_bridges_of_networks(config)));
+}
+
+/// Warns of the bridges of networks only.
+pub fn warn_of_networks_unknown_bridges(config: &Config) {
+    let unknown = unknown_bridges(config);
+    warn_of(unknown_bridges_of_networks(config).difference(&unknown));
+}
+
+fn warn_of<'a>(bridges: impl Iterator<Item = &'a &'a str>) {
+    for bridge in bridges {
         report::warning(&format!("there is no bridge {bridge:?} on this host"));
     }
+}
+
+/// The bridges that macfence is to act on and that this host has not. Sections for networks may be
+/// meant for other hosts: their bridges are not among these.
+pub fn unknown_bridges(config: &Config) -> BTreeSet<&str> {
+    unknown(config.policy.bridges.iter())
+}
+
+fn unknown_bridges_of_networks(config: &Config) -> BTreeSet<&str> {
+    let networks = config.policy.networks.iter();
+    unknown(networks.filter_map(|network| network.selector.bridge.as_ref()))
+}
+
+fn unknown<'a>(bridges: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
+    let bridges = bridges.map(String::as_str);
+    bridges.filter(|bridge| !bridge::exists(bridge)).collect()
 }
 
 /// On a host that was upgraded, fences of both kinds may be in force.

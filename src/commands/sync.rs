@@ -88,7 +88,7 @@ fn names(running: &Running) -> BTreeSet<VmName> {
 
 fn done(found: &Finding) -> Option<String> {
     let verb = match found.state {
-        State::Ok => return None,
+        State::Ok | State::Skipped | State::Unknown => return None,
         State::Missing => "fenced",
         State::Differs => "mended",
         State::Stale => "removed",

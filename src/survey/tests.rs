@@ -6,7 +6,7 @@ use crate::policy::Isolation;
 use crate::vm::{Asked, Nic};
 
 /// A running VM whose NICs have these ports and the addresses `02:00:00:00:00:0N`.
-fn vm(name: &str, ports: &[&str]) -> Vm {
+pub(super) fn vm(name: &str, ports: &[&str]) -> Vm {
     let nic = |(index, port): (usize, &&str)| {
         let mac = format!("02:00:00:00:00:0{}", index + 1);
         Nic::new(port.parse().unwrap(), mac.parse().unwrap(), None).unwrap()
@@ -19,7 +19,7 @@ fn vm(name: &str, ports: &[&str]) -> Vm {
 }
 
 /// The fence that [`vm`] should have, as the kernel holds it.
-fn held(name: Option<&str>, ports: &[&str]) -> ActualFence {
+pub(super) fn held(name: Option<&str>, ports: &[&str]) -> ActualFence {
     let guards = vm("x", ports).nics.into_iter().map(|nic| {
         let guard = Policy::default().guard(&nic, "br0");
         ActualGuard {
@@ -37,7 +37,7 @@ fn held(name: Option<&str>, ports: &[&str]) -> ActualFence {
 }
 
 /// Every port whose name starts with `p` is on a bridge, and so is the host's uplink, `eth0`.
-fn place_of(port: &Port) -> Result<Place> {
+pub(super) fn place_of(port: &Port) -> Result<Place> {
     Ok(match port.as_str() {
         "eth0" => Place::Other("br0".to_owned(), "a physical device".to_owned()),
         name if name.starts_with('p') => Place::Nic("br0".to_owned()),
@@ -52,18 +52,22 @@ fn can_hold(fence: &Fence) -> Result<()> {
     Ok(())
 }
 
-const HOST: Host = Host {
+pub(super) const HOST: Host = Host {
     place_of: &place_of,
     can_hold: &can_hold,
     unknown: &BTreeSet::new(),
 };
 
-fn survey(vms: Vec<Vm>, actual: &[ActualFence]) -> Survey {
+pub(super) fn survey(vms: Vec<Vm>, actual: &[ActualFence]) -> Survey {
+    survey_with(&Policy::default(), vms, actual)
+}
+
+pub(super) fn survey_with(policy: &Policy, vms: Vec<Vm>, actual: &[ActualFence]) -> Survey {
     let running = Running {
         vms,
         failed: Vec::new(),
     };
-    Survey::of(&Policy::default(), running, actual, &HOST).unwrap()
+    Survey::of(policy, running, actual, &HOST).unwrap()
 }
 
 fn lines(findings: &[Finding]) -> Vec<String> {

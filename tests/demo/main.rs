@@ -101,6 +101,8 @@ fn main() -> ExitCode {
     good &= after == expected(true);
     paint.command("macfence list");
     print!("{}", host.macfence(["list"]).ok());
+    paint.command("macfence list --graph");
+    print!("{}", host.macfence(["list", "--graph"]).ok());
 
     paint.title("One VM is removed, the others end and are flushed");
     paint.command("macfence remove one-1");

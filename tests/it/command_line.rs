@@ -40,6 +40,7 @@ fn a_wrong_command_line_ends_with_2() {
         &["list", "--backend", "pf"],
         &["hook", "ebtables-kvm"],
         &["hook", "nobody"],
+        &["list", "--json", "--graph"],
     ] {
         let ran = host.macfence(args);
         assert_eq!(ran.status, 2, "{args:?}: {ran:?}");
@@ -76,9 +77,9 @@ fn list_shows_an_aligned_table() {
     host.unplug("x");
     let table = host.macfence(["list"]).ok();
     let expected = "\
-VM          PORT     BRIDGE  MAC                PREFIX                SPOOFED  FOREIGN  FORGED
-one-1       one-1-0  br0     02:00:c0:a8:00:05  02:00:c0:a8:00:00/40        0        0       -
-日本\\u{85}  x        -       02:00:0a:00:00:05  02:00:0a:00:00:00/40        0        0       -
+VM          PORT     BRIDGE  MAC                HEARS                 GUARD  SPOOFED  FOREIGN  FORGED  STATE
+one-1       one-1-0  br0     02:00:c0:a8:00:05  02:00:c0:a8:00:00/40  -            0        0       -  fenced
+日本\\u{85}  x        -       02:00:0a:00:00:05  02:00:0a:00:00:00/40  -            0        0       -  stale: on no Linux bridge
 fenced by nft
 ";
     assert_eq!(table, expected);
@@ -102,6 +103,12 @@ fn list_json_has_the_shape_that_others_rely_on() {
             "trusted_ports": [],
             "addresses": null,
             "dropped": {"spoofed": 0, "foreign": 0, "forged": null},
+            "state": "fenced",
+            "reason": null,
+            "hears": "02:00:c0:a8:00:00/40",
+            "trusted": [],
+            "dhcp_guard": false,
+            "ra_guard": false,
         }],
     }]);
     assert_eq!(host.list(), expected);

@@ -23,6 +23,7 @@ mod hypervisor;
 mod install;
 mod legacy;
 mod libvirt_hook;
+mod list;
 mod locks;
 mod memory;
 mod metrics;

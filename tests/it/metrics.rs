@@ -13,9 +13,23 @@ fn metrics(host: &Host, virsh: &tempfile::TempDir, args: &[&str]) -> Ran {
     host.exec(macfence_with(virsh).arg("metrics").args(args), "")
 }
 
-/// Metrics without their explanations.
+const TIME: &str = "macfence_last_look_timestamp_seconds ";
+
+/// Metrics without their explanations and without the time.
 fn values(text: &str) -> Vec<&str> {
-    text.lines().filter(|line| !line.starts_with('#')).collect()
+    let values = text.lines().filter(|line| !line.starts_with('#'));
+    values.filter(|line| !line.starts_with(TIME)).collect()
+}
+
+/// The time of the last successful look.
+fn time(text: &str) -> Option<u64> {
+    let time = text.lines().find_map(|line| line.strip_prefix(TIME))?;
+    Some(time.parse().unwrap())
+}
+
+fn now() -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    now.as_secs()
 }
 
 fn promtool_accepts(host: &Host, text: &str) {
@@ -58,16 +72,26 @@ fn drops_fences_and_differences_are_counted() {
             "macfence_differences{state=\"differs\"} 0",
             "macfence_differences{state=\"missing\"} 1",
             "macfence_differences{state=\"stale\"} 1",
-            "macfence_dropped_packets_total{direction=\"from\",port=\"vnet0\",reason=\"spoofed\",vm=\"a\"} 3",
-            "macfence_dropped_packets_total{direction=\"from\",port=\"vnet1\",reason=\"spoofed\",vm=\"b\\\"\\\\\\n{}\"} 0",
-            "macfence_dropped_packets_total{direction=\"to\",port=\"vnet0\",reason=\"foreign\",vm=\"a\"} 1",
-            "macfence_dropped_packets_total{direction=\"to\",port=\"vnet1\",reason=\"foreign\",vm=\"b\\\"\\\\\\n{}\"} 0",
+            "macfence_differing_vms 0",
+            "macfence_dropped_packets_total{bridge=\"br0\",direction=\"from\",one_vm_id=\"\",port=\"vnet0\",reason=\"spoofed\",vm=\"a\"} 3",
+            "macfence_dropped_packets_total{bridge=\"br0\",direction=\"from\",one_vm_id=\"\",port=\"vnet1\",reason=\"spoofed\",vm=\"b\\\"\\\\\\n{}\"} 0",
+            "macfence_dropped_packets_total{bridge=\"br0\",direction=\"to\",one_vm_id=\"\",port=\"vnet0\",reason=\"foreign\",vm=\"a\"} 1",
+            "macfence_dropped_packets_total{bridge=\"br0\",direction=\"to\",one_vm_id=\"\",port=\"vnet1\",reason=\"foreign\",vm=\"b\\\"\\\\\\n{}\"} 0",
             "macfence_fenced_ports 2",
             "macfence_fenced_vms 2",
             &format!("macfence_info{{backend=\"nft\",version=\"{version}\"}} 1"),
+            "macfence_port_state{bridge=\"br0\",one_vm_id=\"\",port=\"vnet0\",state=\"fenced\",vm=\"a\"} 1",
+            "macfence_port_state{bridge=\"br0\",one_vm_id=\"\",port=\"vnet1\",state=\"stale\",vm=\"b\\\"\\\\\\n{}\"} 1",
+            "macfence_port_state{bridge=\"br0\",one_vm_id=\"\",port=\"vnet1\",state=\"unfenced\",vm=\"c\"} 1",
+            "macfence_unfenced_vms{cause=\"bridgeless\"} 0",
+            "macfence_unfenced_vms{cause=\"configuration\"} 0",
+            "macfence_unfenced_vms{cause=\"failed\"} 0",
+            "macfence_unfenced_vms{cause=\"missing\"} 1",
+            "macfence_unknown_bridges 0",
         ]
     );
     promtool_accepts(&host, &text);
+    assert!(time(&text).unwrap().abs_diff(now()) < 60, "{text}");
     // Without a hypervisor there is less to say.
     script(&virsh, "virsh", "exit 1");
     let ran = metrics(&host, &virsh, &[]);
@@ -82,7 +106,64 @@ fn drops_fences_and_differences_are_counted() {
         "{text}"
     );
     assert!(!text.contains("macfence_differences"), "{text}");
+    assert!(!text.contains("macfence_port_state"), "{text}");
+    assert_eq!(time(&text), None);
     promtool_accepts(&host, &text);
+}
+
+#[test]
+fn a_vm_of_opennebulas_has_its_number_and_an_unknown_bridge_its_name() {
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["one-42-0"]);
+    let xml = domain("one-42", &[(A, "one-42-0", "br0")]);
+    host.apply(&xml).ok();
+    let virsh = fake_virsh(&[("one-42", &xml)]);
+    let text = metrics(&host, &virsh, &["--bridge", "br0", "--bridge", "br0x"]).ok();
+    for line in [
+        "macfence_dropped_packets_total{bridge=\"br0\",direction=\"from\",one_vm_id=\"42\",\
+         port=\"one-42-0\",reason=\"spoofed\",vm=\"one-42\"} 0",
+        "macfence_bridge_exists{bridge=\"br0\"} 1",
+        "macfence_bridge_exists{bridge=\"br0x\"} 0",
+        "macfence_unknown_bridges 1",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    promtool_accepts(&host, &text);
+    let text = metrics(&host, &virsh, &["--bridge", "br0x"]).ok();
+    assert!(
+        text.contains("macfence_unfenced_vms{cause=\"configuration\"} 0"),
+        "{text}"
+    );
+    host.macfence(["remove", "one-42"]).ok();
+    let text = metrics(&host, &virsh, &["--bridge", "br0x"]).ok();
+    assert!(
+        text.contains("macfence_unfenced_vms{cause=\"configuration\"} 1"),
+        "{text}"
+    );
+    promtool_accepts(&host, &text);
+}
+
+#[test]
+fn a_file_keeps_the_time_of_the_last_look_that_succeeded() {
+    let host = Host::new();
+    let virsh = fake_virsh(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("macfence.prom");
+    let output = ["--output", path.to_str().unwrap()];
+    metrics(&host, &virsh, &output).ok();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let old = format!("{TIME}1234567");
+    let new = format!("{TIME}{}", time(&text).unwrap());
+    std::fs::write(&path, text.replace(&new, &old)).unwrap();
+    script(&virsh, "virsh", "exit 1");
+    for _ in 0..2 {
+        metrics(&host, &virsh, &output).ok();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("macfence_checked 0"), "{text}");
+        assert_eq!(time(&text), Some(1_234_567));
+    }
+    promtool_accepts(&host, &std::fs::read_to_string(&path).unwrap());
 }
 
 #[test]
@@ -95,7 +176,7 @@ fn a_file_is_replaced_as_a_whole() {
     let output = ["--output", path.to_str().unwrap()];
     assert_eq!(metrics(&host, &virsh, &output).ok(), "");
     let text = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text, metrics(&host, &virsh, &[]).ok());
+    assert_eq!(values(&text), values(&metrics(&host, &virsh, &[]).ok()));
     // Everybody may read it, and nothing is left beside it.
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
     // A reader that has the old one open keeps the old one.
@@ -120,7 +201,7 @@ fn an_old_host_has_metrics_too() {
     let text = metrics(&host, &fake_virsh(&[("a", &xml)]), &[]).ok();
     for line in [
         "macfence_fenced_vms 1",
-        "macfence_dropped_packets_total{direction=\"to\",port=\"vnet0\",reason=\"foreign\",vm=\"a\"} 0",
+        "macfence_dropped_packets_total{bridge=\"br0\",direction=\"to\",one_vm_id=\"\",port=\"vnet0\",reason=\"foreign\",vm=\"a\"} 0",
         "macfence_differences{state=\"missing\"} 0",
     ] {
         assert!(text.contains(line), "{line}: {text}");

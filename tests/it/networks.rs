@@ -121,7 +121,8 @@ fn a_changed_file_is_found_by_check_and_applied_by_sync() {
     assert_eq!([0, 1].map(router), ["abcde", ""]);
     lab.configure(TWO);
     let check = lab.run(&["check"]);
-    assert_eq!((check.status, check.stderr.as_str()), (1, ""));
+    let hint = "macfence: note: run macfence sync to set this right\n";
+    assert_eq!((check.status, check.stderr.as_str()), (1, hint));
     let lines: Vec<_> = check.stdout.lines().collect();
     assert_eq!(
         lines[0],

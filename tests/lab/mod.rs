@@ -299,7 +299,8 @@ impl Host {
     pub fn fenced(&self) -> Vec<String> {
         let list = self.list();
         let vms = list.as_array().expect("an array");
-        vms.iter()
+        let fenced = vms.iter().filter(|vm| !vm["chain"].is_null());
+        fenced
             .map(|vm| vm["vm"].as_str().expect("a name").to_owned())
             .collect()
     }
