@@ -42,8 +42,7 @@ impl VmName {
     /// The number of the VM, if its name is one that OpenNebula gives: `one-42`.
     pub fn one_id(&self) -> Option<&str> {
         let id = self.0.strip_prefix("one-")?;
-        let is_number = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
-        is_number.then_some(id)
+        (!id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())).then_some(id)
     }
 }
 

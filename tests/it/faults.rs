@@ -55,6 +55,9 @@ const COMMANDS: [&[&str]; 8] = [
     &["check"],
 ];
 
+/// What `check` says where something is to be set right.
+const HINT: &str = "macfence: note: run macfence sync to set this right\n";
+
 fn run(host: &Host, virsh: &tempfile::TempDir, args: &[&str]) -> Ran {
     host.exec(macfence_with(virsh).args(args), "")
 }
@@ -99,11 +102,19 @@ fn with_faults(faults: &[(&str, &str)]) {
         }
         for round in 0..6 {
             restore();
-            let ran = run_with(&host, &faulty, &virsh, args);
+            let mut ran = run_with(&host, &faulty, &virsh, args);
+            ran.stderr = ran.stderr.replace(HINT, "");
             let now = host.sorted_ruleset();
             let what = format!("{faults:?} {args:?} round {round}: {ran:?}");
             if ran.status == status && ran.stderr.is_empty() {
                 assert_eq!(now, after, "{what}");
+                continue;
+            }
+            // What is fenced can be told without virsh.
+            let is_less = "macfence: warning: only what is fenced is shown";
+            if *args == ["list"] && ran.stderr.starts_with(is_less) {
+                assert!(ran.status == 0 && faults[0].0 == "virsh", "{what}");
+                assert_eq!(now, before, "{what}");
                 continue;
             }
             let trouble = if *args == ["check"] { 2 } else { 1 };
