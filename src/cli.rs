@@ -1,13 +1,14 @@
 //! Every subcommand and flag; the comments are the help text.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, Error};
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend;
-use crate::mac::{MacPrefix, PrefixLen};
+use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::quote::beginning;
 use crate::vm::VmName;
 
@@ -116,6 +117,23 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         xml: Vec<PathBuf>,
     },
+    /// Tell whether one VM would hear another, and which rule decides
+    ///
+    /// Would TO hear a frame of FROM that is addressed to it? Judged by the rules that the kernel holds
+    /// now. Prints each step of the frame's way with the rule that decides and how often that rule has
+    /// dropped, then the settings with the lines of the configuration file that they come from, and
+    /// last in one sentence the answer and what would change it.
+    ///
+    /// Exit status: 0 heard, 1 not heard, 2 cannot be known. Rules of others are pointed out, but not
+    /// evaluated.
+    ///
+    /// Examples, of which the second asks about a router:
+    ///   macfence explain one-1 one-2
+    ///   macfence explain 52:54:00:aa:bb:01 one-2
+    ///   macfence explain one-1 one-2 --as 02:00:c0:a8:00:09
+    ///   macfence explain one-1 one-2 --arp 192.168.0.1
+    #[command(verbatim_doc_comment)]
+    Explain(Explain),
     /// Print counters and findings in Prometheus' text format
     Metrics {
         /// File to write instead, as a whole, for node_exporter's textfile collector
@@ -143,6 +161,30 @@ pub enum Command {
         #[command(subcommand)]
         entry: Entry,
     },
+}
+
+/// Who sends what to whom.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// Who sends: a VM, a port, or a MAC address. One that is nobody's here comes in by a port
+    /// without a fence
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// Who may hear it: a VM or a port. The name of a VM goes before that of a port
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// Ask about a frame under this source address
+    #[arg(long = "as", value_name = "MAC")]
+    pub source: Option<MacAddr>,
+    /// Ask about an ARP packet that says its sender has this address
+    #[arg(long, value_name = "IP", conflicts_with = "ip")]
+    pub arp: Option<Ipv4Addr>,
+    /// Ask about an IPv4 or IPv6 packet from this address
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<IpAddr>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// VMs, by name or by their XML.

@@ -1,9 +1,10 @@
 //! What the operator wants: the command line over the configuration file over the defaults.
 
 mod file;
+pub mod origin;
 mod section;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -15,6 +16,7 @@ use crate::cli::Global;
 use crate::policy::{Policy, Settings};
 
 pub use self::file::File;
+use self::origin::Origins;
 
 /// Where the configuration is, unless the command line says otherwise. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/macfence.toml";
@@ -38,6 +40,8 @@ pub struct Config {
     pub harden_bridges: bool,
     /// Whether to tell what is done.
     pub verbose: bool,
+    /// Where the policy's settings come from.
+    pub origins: Origins,
 }
 
 impl Config {
@@ -49,6 +53,17 @@ impl Config {
         let file = match &flags.config {
             Some(path) => File::read(path)?,
             None => File::read_default(Path::new(DEFAULT_FILE))?,
+        };
+        let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+        let typed = [
+            ("prefix-len", flags.prefix_len.is_some()),
+            ("trusted", !flags.trusted.is_empty()),
+        ];
+        let typed = typed.into_iter().filter(|(_, is_typed)| *is_typed);
+        let origins = Origins {
+            file: path.display().to_string(),
+            typed: typed.map(|(key, _)| key).collect::<BTreeSet<_>>(),
+            ..file.origins
         };
         // The command line goes before what the file says of all networks, not of a single one.
         let mut global = file.global;
@@ -73,6 +88,7 @@ impl Config {
                 .unwrap_or_else(|| DEFAULT_CONNECT.to_owned()),
             harden_bridges: file.harden_bridges.unwrap_or(true),
             verbose: flags.verbose,
+            origins,
         })
     }
 }

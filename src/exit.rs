@@ -5,13 +5,15 @@ use std::process::ExitCode;
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: done, and for `check` and `doctor`: all is well.
+    /// 0: done; for `check` and `doctor`: all is well; for `explain`: heard.
     Done,
     /// 1: it could not be done.
     Failed,
-    /// 1: `check` found differences, as diff(1) does, or `doctor` something to set right.
+    /// 1: `check` found differences, as diff(1) does, or `doctor` something to set right; for `explain`: not
+    /// heard.
     Different,
-    /// 2: `check` or `doctor` could not find out. clap ends with 2 as well where the command line is wrong.
+    /// 2: `check`, `doctor` or `explain` could not find out. clap ends with 2 as well where the command line is
+    /// wrong.
     Unknown,
     /// As the same call ended that was made as root.
     AsRoot(u8),

@@ -17,6 +17,7 @@
 //! - [`policy`] is what the operator chose, and what follows from it for a NIC.
 //! - [`fence`] is what to enforce: a guard in front of each port of a VM.
 //! - [`compare`] compares what should be with what is, [`survey`] for all running VMs.
+//! - [`explain`] tells whether a port would hear a frame, and which rule decides.
 //! - [`backend`] brings fences into the kernel, and what the kernel holds back out. It knows no
 //!   hypervisor.
 //! - [`commands`] has one file for each subcommand; [`cli`] has every flag; [`config`] what they
@@ -27,7 +28,7 @@
 //! - [`process`] and [`lock`] deal with other programs and other processes, [`events`] with what the
 //!   kernel tells of changes.
 //!
-//! [`policy`], [`fence`], [`compare`], [`survey`], [`graph`] and both backends' planners are pure: they start no
+//! [`policy`], [`fence`], [`compare`], [`survey`], [`graph`], [`explain`] and both backends' planners are pure: they start no
 //! process and read no file.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -40,6 +41,7 @@ pub mod compare;
 pub mod config;
 pub mod events;
 pub mod exit;
+pub mod explain;
 pub mod fence;
 pub mod graph;
 pub mod lock;

@@ -175,7 +175,9 @@ impl Policy {
         }
     }
 
-    fn network(&self, mac: MacAddr, bridge: &str) -> Option<&Network> {
+    /// The network whose settings apply to NICs with this MAC address on this bridge, if any
+    /// differ from the global ones.
+    pub fn network(&self, mac: MacAddr, bridge: &str) -> Option<&Network> {
         network::most_specific(&self.networks, mac, bridge)
     }
 

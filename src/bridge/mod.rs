@@ -4,6 +4,7 @@
 //! A new network namespace shows its devices only in a sysfs mounted from inside it.
 
 mod device;
+pub mod forwarding;
 mod harden;
 mod netlink;
 mod proxy;

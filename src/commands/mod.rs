@@ -5,6 +5,7 @@ mod apply;
 mod check;
 mod doctor;
 mod enforce;
+pub mod explain;
 mod export;
 mod flush;
 mod hook;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Watch => watch::run(config, &flags),
         Command::List { json, graph } => list::run(&flags, json, graph),
         Command::Check { json, xml } => return check::run(&config, json, xml),
+        Command::Explain(question) => return explain::run(&config, &question),
         Command::Metrics { output } => metrics::run(&config, output.as_ref()),
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
@@ -59,7 +61,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
 /// How a command ends that could not be done.
 pub fn exit_on_failure(command: &Command) -> Exit {
     match command {
-        Command::Check { .. } | Command::Doctor { .. } => Exit::Unknown,
+        Command::Check { .. } | Command::Doctor { .. } | Command::Explain(_) => Exit::Unknown,
         _ => Exit::Failed,
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, ensure};
 
+use super::origin::{Lines, Origins};
 use super::section::Section;
 use crate::backend;
 use crate::fence::LinkLocal;
@@ -21,6 +22,7 @@ pub struct File {
     pub(super) global: Overrides,
     pub(super) networks: Vec<Network>,
     pub(super) nics: BTreeMap<MacAddr, Extras>,
+    pub(super) origins: Origins,
 }
 
 impl File {
@@ -35,15 +37,19 @@ impl File {
             ("nft", backend::Choice::Nft),
             ("ebtables", backend::Choice::Ebtables),
         ];
-        let parsed = Self {
+        let mut sections = BTreeMap::new();
+        let mut parsed = Self {
             backend: file.word("backend", &backends)?,
             bridges: file.list("bridges", "a list of names of bridges", bridge)?,
             connect: file.text("connect", "a libvirt URI", |text| Ok(text.to_owned()))?,
             harden_bridges: file.flag("harden-bridges")?,
             global: overrides(&mut file)?,
-            networks: networks(file.sections("network")?)?,
+            networks: networks(file.sections("network")?, &mut sections)?,
             nics: nics(file.sections("nic")?)?,
+            origins: Origins::default(),
         };
+        parsed.origins.global.clone_from(&file.lines);
+        parsed.origins.networks = sections;
         file.end()?;
         Ok(parsed)
     }
@@ -77,7 +83,11 @@ fn overrides(section: &mut Section) -> Result<Overrides> {
     })
 }
 
-fn networks(sections: Vec<Section>) -> Result<Vec<Network>> {
+/// The sections of networks; `origins` gets their names and lines.
+fn networks(
+    sections: Vec<Section>,
+    origins: &mut BTreeMap<Selector, (String, Lines)>,
+) -> Result<Vec<Network>> {
     let mut networks = Vec::new();
     // Where each selector was, and what errors call its section.
     let mut seen: BTreeMap<Selector, (usize, String)> = BTreeMap::new();
@@ -105,6 +115,8 @@ fn networks(sections: Vec<Section>) -> Result<Vec<Network>> {
         let overrides = overrides(&mut section)?;
         let mut extras = extras(&mut section)?;
         extras.ips.extend(ips(&mut section, "ips")?);
+        let origin = (section.name.clone(), section.lines.clone());
+        origins.insert(selector.clone(), origin);
         section.end()?;
         networks.push(Network {
             selector,

@@ -1,6 +1,7 @@
 //! A table of the configuration file, read key by key, so that each mistake is told in plain words: the
 //! line, the section, the key, and what it must be.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
 use std::str::FromStr;
@@ -16,6 +17,8 @@ const SHOWN: usize = 40;
 pub struct Section<'a> {
     /// What errors call it; empty for the file itself.
     pub name: String,
+    /// The line of each key that was read.
+    pub lines: BTreeMap<&'static str, usize>,
     text: &'a str,
     table: Spanned<DeTable<'a>>,
     known: Vec<&'static str>,
@@ -30,6 +33,7 @@ impl<'a> Section<'a> {
         })?;
         Ok(Self {
             name: String::new(),
+            lines: BTreeMap::new(),
             text,
             table,
             known: Vec::new(),
@@ -66,6 +70,7 @@ impl<'a> Section<'a> {
         let Some(value) = self.table.get_mut().remove(key) else {
             return Ok(None);
         };
+        self.lines.insert(key, line(self.text, value.span().start));
         let wrong = |why: Option<Error>| {
             let why = match why {
                 Some(why) => format!(": {why:#}"),
@@ -161,6 +166,7 @@ impl<'a> Section<'a> {
             match value.into_inner() {
                 DeValue::Table(table) => Ok(Self {
                     name: format!("[[{name}]]"),
+                    lines: BTreeMap::new(),
                     text: self.text,
                     table: Spanned::new(span, table),
                     known: Vec::new(),

@@ -8,7 +8,9 @@ const A: &str = "02:00:c0:a8:00:05";
 fn every_subcommand_explains_itself() {
     let host = Host::new();
     let top = host.macfence(["--help"]).ok();
-    for command in ["apply", "remove", "flush", "list", "export", "hook"] {
+    for command in [
+        "apply", "remove", "flush", "list", "explain", "export", "hook",
+    ] {
         assert!(
             top.lines().any(|l| l.trim_start().starts_with(command)),
             "{command}: {top}"

@@ -15,6 +15,7 @@ mod damage;
 mod doctor;
 mod drift;
 mod ebtables;
+mod explain;
 mod export;
 mod faults;
 mod fuzzed;

@@ -462,6 +462,11 @@ impl Tap {
         (&self.0).write_all(frame).expect("a frame sent");
     }
 
+    /// Sends a frame, if the port is up.
+    pub fn try_send(&self, frame: &[u8]) {
+        let _ = (&self.0).write_all(frame);
+    }
+
     /// Every frame that has arrived since the last call.
     pub fn heard(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();

@@ -23,6 +23,7 @@ mod address_guard;
 pub mod chain_name;
 mod listing;
 mod matching;
+pub mod others;
 mod plan;
 mod program;
 mod query;

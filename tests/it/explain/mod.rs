@@ -1,0 +1,4 @@
+//! What `explain` says is what frames do.
+
+mod random;
+mod said;
