@@ -9,7 +9,7 @@ use super::super::shared::survey;
 use super::finding::Finding;
 use crate::backend::Backend;
 use crate::bridge;
-use crate::compare::{self, State};
+use crate::compare;
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::source::Running;
@@ -86,7 +86,7 @@ fn judge(vms: &[Vm], survey: &Survey, fenced: &BTreeSet<Port>) -> Vec<Finding> {
 /// Whose fence is not as it should be.
 fn wrong<'a>(found: impl Iterator<Item = &'a compare::Finding>) -> BTreeSet<String> {
     found
-        .filter(|found| found.state != State::Ok)
+        .filter(|found| !found.state.is_well())
         .map(|found| match &found.vm {
             Some(vm) => vm.as_str().to_owned(),
             None => found.detail.join("; "),
