@@ -83,7 +83,7 @@ pub struct Global {
 pub enum Command {
     /// Fence these VMs
     Apply(Vms),
-    /// Take the fences of these VMs away
+    /// Remove the fences of these VMs
     Remove {
         /// Names of the VMs
         #[arg(value_name = "VM", required = true)]
@@ -222,17 +222,17 @@ pub enum Entry {
         driver: Option<String>,
         /// What the hypervisor calls the VM, if not one- and its ID; - for nothing
         deploy_id: Option<String>,
-        /// The host, which drivers add; of no account
+        /// Ignored: drivers append the name of the host
         #[arg(value_name = "HOST", hide = true)]
         rest: Vec<String>,
     },
     /// For clean.d/ of OpenNebula's network drivers, with the VM template in base64 on standard
-    /// input: take the VM's fence away, or that of the NIC that was detached
+    /// input: remove the VM's fence, or that of the NIC that was detached
     OneClean {
         /// Only NICs of this network driver (VN_MAD)
         #[arg(long, value_name = "NAME")]
         driver: Option<String>,
-        /// The host, which drivers add; of no account
+        /// Ignored: drivers append the name of the host
         #[arg(value_name = "HOST", hide = true)]
         rest: Vec<String>,
     },
@@ -253,17 +253,17 @@ pub enum Entry {
         rest: Vec<String>,
     },
     /// libvirt's hook for QEMU domains, with the domain's XML on standard input: fence a domain
-    /// before its guest runs, take the fence away after it has ended
+    /// before its guest runs, remove its fence after it has ended
     Libvirt {
         /// Name of the domain
         #[arg(value_name = "VM", allow_hyphen_values = true)]
         vm: VmName,
-        /// What happens to it: start and reconnect fence, stopped and release take away
+        /// What happens to it: start and reconnect fence it, stopped and release remove its fence
         operation: String,
-        /// begin or end; of no account
+        /// Ignored: begin or end
         #[arg(value_name = "SUB")]
         sub_operation: String,
-        /// Of no account
+        /// Ignored
         extra: String,
     },
 }

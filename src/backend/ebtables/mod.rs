@@ -10,7 +10,7 @@
 //! The chains `macfence-…` are shared by all ports: the first drops control frames and multicast
 //! queries, the second lets pass multicast queries and trusted senders and drops the rest. Where
 //! senders or ports are trusted, a fifth rule drops what they send to other stations. Where a VM's IP
-//! addresses are guarded, `-i one-42-0` leads to a chain of the port's own: see [`address_guard`].
+//! addresses are guarded, `-i one-42-0` leads to a chain of the port's own: see `address_guard`.
 //! Where a VM has further MAC addresses, the first and the fifth rule lead to chains that let them
 //! pass.
 //!
