@@ -295,7 +295,8 @@ fn bash_completes_subcommands_and_flags() {
     let host = Host::new();
     let script = built("target/share/bash-completion/completions/macfence", "make");
     for (words, completed) in [
-        ("ex", "export"),
+        ("expo", "export"),
+        ("ex", "explain export"),
         ("hook lib", "libvirt"),
         ("list --js", "--json"),
     ] {
