@@ -118,10 +118,18 @@ impl Place {
         placed.with_context(why)
     }
 
+    fn is_absent(&self, name: &str) -> Result<bool> {
+        let found = fs::statat(self.dir()?, name, AtFlags::SYMLINK_NOFOLLOW);
+        Ok(matches!(found, Err(Errno::NOENT)))
+    }
+
     /// Deletes a file, if it is there.
     pub fn delete(&self, name: &str) -> Result<()> {
-        match fs::unlinkat(self.dir()?, name, AtFlags::empty()) {
+        let dir = self.dir()?;
+        match fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // A file system that is read-only says so before it looks for the file.
+            Err(Errno::ROFS) if self.is_absent(name)? => Ok(()),
             Err(e) => Err(anyhow!(
                 "cannot delete {}: {e}",
                 self.path.join(name).display()
