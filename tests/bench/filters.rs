@@ -11,7 +11,7 @@ use crate::vms::{Vm, Vms, load_ebtables, load_nft, load_nft_text};
 pub const NOBODY: &str = "no filter";
 pub const NFT: &str = "macfence on nft";
 /// Likewise, with the sender's IP addresses guarded.
-pub const GUARDED: &str = "macfence on nft, addresses guarded";
+pub const GUARDED: &str = "macfence on nft guarding addresses";
 pub const EBTABLES: &str = "macfence on ebtables";
 pub const SEED: &str = "the ebtables scripts' rules";
 pub const LAYOUT_0_1: &str = "version 0.1's layout";
