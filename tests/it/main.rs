@@ -12,6 +12,7 @@ mod changes;
 mod command_line;
 mod crash;
 mod damage;
+mod dice;
 mod doctor;
 mod drift;
 mod ebtables;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use macfence::mac::{MacAddr, MacPrefix, PrefixLen};
 
+use crate::dice::Dice;
 use crate::lab::frame::{Kind, frame, number};
 use crate::lab::{Host, Tap, domain, need};
 
@@ -11,21 +12,7 @@ use crate::lab::{Host, Tap, domain, need};
 const SETS: [u64; 2] = [50, 20];
 const FRAMES: u32 = 500;
 
-/// xorshift64*: the same numbers for the same seed, everywhere.
-struct Dice(u64);
-
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
-    }
-
-    fn pick<T: Copy>(&mut self, among: &[T]) -> T {
-        among[self.below(among.len())]
-    }
-
     /// An address in one of a few networks, so that prefixes of any length tell some apart.
     fn mac(&mut self) -> MacAddr {
         let third = self.pick(&[0xc0, 0xc0, 0x0a]);

@@ -12,30 +12,10 @@ use macfence::explain::Claim;
 use macfence::fence::{Addresses, Fence, Guard, Hears, Keep, LinkLocal};
 use macfence::mac::{MacAddr, MacPrefix};
 
+use crate::dice::Dice;
 use crate::lab::frame::{number, numbered};
 use crate::lab::packet::{ARP, Arp, IPV4, IPV6, UDP, ether, ipv4, ipv6, udp};
 use crate::lab::{Host, Tap, need};
-
-/// xorshift64*: the same numbers for the same seed, everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
-    }
-
-    fn pick<T: Clone>(&mut self, among: &[T]) -> T {
-        among[self.below(among.len())].clone()
-    }
-
-    /// Once in so many times.
-    fn once_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// Somebody at a port; whose port is not fenced has no guard.
 struct Party {
