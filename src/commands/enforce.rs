@@ -15,7 +15,7 @@ use crate::mac::MacAddr;
 use crate::memory::{Memory, Unknown};
 use crate::policy::{Policy, Unfenced};
 use crate::report;
-use crate::vm::{Port, Vm};
+use crate::vm::{Port, Vm, VmName};
 
 /// Who tells of a VM that is to be fenced: who knows what is asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +28,21 @@ pub enum Told {
     ByTemplate,
 }
 
-/// Fences these VMs; returns with what firewall, and whether anything changed.
+/// What was done about some VMs.
+pub struct Fenced {
+    /// With what firewall.
+    pub backend: &'static str,
+    /// Whether anything changed.
+    pub changed: bool,
+    /// Of each VM that has no fence, although it has NICs: why.
+    pub open: Vec<(VmName, String)>,
+}
+
+/// Fences these VMs.
 ///
 /// # Errors
 /// If the firewall cannot; the kernel's rules are then what they were.
-pub fn fence_vms(
-    config: &Config,
-    mut vms: Vec<Vm>,
-    keep: &Keep,
-    told: Told,
-) -> Result<(&'static str, bool)> {
+pub fn fence_vms(config: &Config, mut vms: Vec<Vm>, keep: &Keep, told: Told) -> Result<Fenced> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
@@ -62,10 +67,13 @@ pub fn fence_vms(
         others_ports: keep.others_ports,
     };
     let policy = policy(config, &ports(&vms));
-    let fences = vms
-        .iter()
-        .map(|vm| fence(config, &policy, vm))
-        .collect::<Result<Vec<_>>>()?;
+    let mut fences = Vec::new();
+    let mut open = Vec::new();
+    for vm in &vms {
+        let (fence, why_open) = fence(config, &policy, vm)?;
+        open.extend(why_open.map(|why| (vm.name.clone(), why)));
+        fences.push(fence);
+    }
     let enforced = backend.enforce(&fences, &keep)?;
     if told == Told::ByTemplate {
         note_asked(&memory, &vms)?;
@@ -93,7 +101,11 @@ pub fn fence_vms(
     if enforced.changed {
         note_limits(config, &*backend);
     }
-    Ok((backend.name(), enforced.changed))
+    Ok(Fenced {
+        backend: backend.name(),
+        changed: enforced.changed,
+        open,
+    })
 }
 
 /// Notes what is asked for these VMs' NICs. Without a note, the next `sync` would take away an address
@@ -132,7 +144,8 @@ pub fn harden<'a>(config: &Config, ports: impl IntoIterator<Item = &'a Port>) ->
     }
 }
 
-fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<Fence> {
+/// The fence of a VM; and if it has none, why, if a NIC tells.
+fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<(Fence, Option<String>)> {
     let (fence, unfenced) = policy.fence(vm, |nic| bridge::place(&nic.port))?;
     let name = vm.name.as_str();
     if let Some(refusal) = unfenced.iter().find_map(Unfenced::refusal) {
@@ -141,6 +154,7 @@ fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<Fence> {
     for port in fence.ports() {
         note(config, || format!("VM {name:?}: port \"{port}\" is fenced"));
     }
+    let why_open = fence.guards.is_empty().then(|| why_open(vm, &unfenced));
     for nic in unfenced {
         match nic {
             Unfenced::NoBridge(port) => report::warning(&format!(
@@ -153,7 +167,15 @@ fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<Fence> {
             Unfenced::NotAVms(..) => {}
         }
     }
-    Ok(fence)
+    Ok((fence, why_open.flatten()))
+}
+
+fn why_open(vm: &Vm, unfenced: &[Unfenced]) -> Option<String> {
+    let nics = unfenced
+        .iter()
+        .map(|nic| format!("port \"{}\": {}", nic.port(), nic.why()));
+    let why: Vec<_> = nics.chain(vm.skipped.iter().cloned()).collect();
+    (!why.is_empty()).then(|| why.join(", "))
 }
 
 /// Removes the fence of a VM, but for what is to be kept, and forgets what was asked for the NICs
