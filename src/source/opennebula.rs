@@ -140,13 +140,13 @@ impl Template {
         let Some(name) = name else {
             return own.parse();
         };
-        let is_another = is_ours(name) && name != own;
+        let name: VmName = name.parse()?;
         ensure!(
-            !is_another,
+            name.one_id().is_none() || name.as_str() == own,
             "the deploy id {} is another VM's: this template is that of {own:?}",
-            quoted(name)
+            quoted(name.as_str())
         );
-        name.parse()
+        Ok(name)
     }
 
     /// Which NICs this is about. With a driver's name, of its own (`VN_MAD`).
@@ -307,12 +307,6 @@ impl Template {
         };
         (self.names_ports && is_own).then_some(own)
     }
-}
-
-/// Whether OpenNebula gives its VMs names like this.
-fn is_ours(name: &str) -> bool {
-    let id = name.strip_prefix("one-");
-    id.is_some_and(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// What the virtualization driver of this name drives: `kvm`, `qemu`, `lxc`, `xen3`, ...
