@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::shared::{
-    described, note_limits, ports, print, survey, unknown_bridges, warn_of_networks_unknown_bridges,
+    described, note_limits, ports, print, survey_read_only, unknown_bridges,
+    warn_of_networks_unknown_bridges,
 };
 use crate::backend;
 use crate::bridge::{self, Weakness};
@@ -16,7 +17,6 @@ use crate::compare::{Finding, State};
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::fence::ActualFence;
-use crate::memory::Memory;
 use crate::report;
 use crate::source::{Hypervisors, Running};
 use crate::vm::{Port, VmName};
@@ -46,9 +46,7 @@ pub fn run(config: &Config, json: bool, xml: Vec<PathBuf>) -> Result<Exit> {
     if let Some((vms, ports)) = only {
         actual.retain(|fence| is_of(fence, &vms, &ports));
     }
-    let memory = Memory::read(&actual)?;
-    let (survey, trouble) = survey(config, &*backend, &memory, vms, &actual)?;
-    trouble.iter().for_each(|trouble| report::warning(trouble));
+    let survey = survey_read_only(config, &*backend, vms, &actual)?;
     let bridges = bridges(config, &survey.ports)?;
     warn_of_networks_unknown_bridges(config);
     let unknown: Vec<_> = unknown_bridges(config).into_iter().map(no_bridge).collect();

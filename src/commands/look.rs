@@ -2,12 +2,10 @@
 
 use anyhow::Result;
 
-use super::shared::survey;
+use super::shared::survey_read_only;
 use crate::backend::{self, Backend};
 use crate::bridge;
 use crate::config::Config;
-use crate::memory::Memory;
-use crate::report;
 use crate::source::Hypervisors;
 use crate::survey::{self, Entry, Survey};
 
@@ -30,12 +28,8 @@ pub fn look(config: &Config) -> Result<Look> {
     let running = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
     let backend = backend::choose(config.backend);
     let actual = backend.query()?.fences()?;
-    let mut survey = running.and_then(|running| {
-        let memory = Memory::read(&actual)?;
-        let (survey, trouble) = survey(config, &*backend, &memory, running, &actual)?;
-        trouble.iter().for_each(|trouble| report::warning(trouble));
-        Ok(survey)
-    });
+    let mut survey =
+        running.and_then(|running| survey_read_only(config, &*backend, running, &actual));
     let entries = match &mut survey {
         Ok(survey) => std::mem::take(&mut survey.entries),
         Err(_) => survey::held(&actual, &bridge::place)?,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
+use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::Backend;
@@ -88,6 +89,19 @@ pub fn survey(
     drop(vms);
     let survey = Survey::of(&policy, running, actual, &host)?;
     Ok((survey, unknown.why))
+}
+
+/// Likewise for who only reads: what of the memory cannot be believed is said.
+pub fn survey_read_only(
+    config: &Config,
+    backend: &dyn Backend,
+    running: Running,
+    actual: &[ActualFence],
+) -> Result<Survey> {
+    let memory = Memory::read(actual)?;
+    let (survey, trouble) = survey(config, backend, &memory, running, actual)?;
+    trouble.iter().for_each(|trouble| report::warning(trouble));
+    Ok(survey)
 }
 
 /// The ports of these VMs.
@@ -218,6 +232,11 @@ pub fn note_limits(config: &Config, backend: &dyn Backend) {
     for limit in backend.limits() {
         note(config, || (*limit).to_owned());
     }
+}
+
+/// Whether standard output shows colours, and nobody minds (<https://no-color.org>).
+pub fn is_coloured() -> bool {
+    AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
 /// Prints to standard output.

@@ -1,8 +1,6 @@
-//! What was found about a topic, and how it is shown. Pure but for [`wants_colour`].
+//! What was found about a topic, and how it is shown. Pure.
 
-use std::env;
-use std::io::{self, IsTerminal};
-
+use anstyle::AnsiColor;
 use anyhow::Error;
 use serde::Serialize;
 
@@ -89,21 +87,14 @@ impl Level {
         }
     }
 
-    /// The terminal's number for its colour.
-    fn colour(self) -> Option<u8> {
+    fn colour(self) -> Option<AnsiColor> {
         match self {
-            Self::Ok => Some(32),
+            Self::Ok => Some(AnsiColor::Green),
             Self::Absent => None,
-            Self::Warn | Self::Unknown => Some(33),
-            Self::Fail => Some(31),
+            Self::Warn | Self::Unknown => Some(AnsiColor::Yellow),
+            Self::Fail => Some(AnsiColor::Red),
         }
     }
-}
-
-/// Whether standard output shows colours, and nobody minds (<https://no-color.org>).
-pub fn wants_colour() -> bool {
-    let is_unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stdout().is_terminal() && !is_unwanted
 }
 
 /// One line for each finding, in columns.
@@ -114,7 +105,10 @@ pub fn table(findings: &[Finding], in_colour: bool) -> String {
     let line = |found: &Finding| {
         let word = format!("{:WORD$}", found.level.word());
         let word = match found.level.colour().filter(|_| in_colour) {
-            Some(colour) => format!("\x1b[{colour}m{word}\x1b[0m"),
+            Some(colour) => {
+                let style = colour.on_default();
+                format!("{style}{word}{style:#}")
+            }
             None => word,
         };
         let fix = found.fix.iter().map(|fix| format!("; fix: {fix}"));

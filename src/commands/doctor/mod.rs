@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use self::finding::{Finding, Level};
-use super::shared::print;
+use super::shared::{is_coloured, print};
 use crate::backend;
 use crate::cli::Global;
 use crate::config::Config;
@@ -34,7 +34,7 @@ pub fn run(flags: Global, json: bool) -> Result<Exit> {
     let text = if json {
         serde_json::to_string(&findings).context("JSON")? + "\n"
     } else {
-        finding::table(&findings, finding::wants_colour())
+        finding::table(&findings, is_coloured())
     };
     print(&text)?;
     Ok(exit(&findings))

@@ -1,11 +1,9 @@
 //! The table that people read.
 
-use std::io;
-
-use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::commands::shared::is_coloured;
 use crate::fence::{ActualGuard, Hears};
 use crate::survey::{Cause, Entry, Status};
 use crate::vm::VmName;
@@ -16,10 +14,9 @@ const HEADER: [&str; 10] = [
 
 /// The table, and what it comes to.
 pub fn text(entries: &[Entry], backend: &str) -> String {
-    let is_coloured = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
     let mut text = String::new();
     if !entries.is_empty() {
-        text += &table(entries, is_coloured);
+        text += &table(entries, is_coloured());
         text += "\n";
     }
     text + &summary(entries, backend)
