@@ -36,16 +36,30 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The page of a command and those of its subcommands, each ending with `more`.
+/// Writes the page of a command and those of its subcommands, each ending with `more`.
 fn pages(command: &Command, dir: &Path, more: &str) -> Result<()> {
     let version = concat!("macfence ", env!("CARGO_PKG_VERSION"));
     // An empty date would be left out, and the version printed in its place.
-    let page = Man::new(command.clone())
+    let page = Man::new(without_summary(command))
         .section("8")
         .date(" ")
         .source(version);
     let mut file = File::create(dir.join(page.get_filename()))?;
-    page.render(&mut file)?;
+    page.render_title(&mut file)?;
+    page.render_name_section(&mut file)?;
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    file.write_all(sections(&format!("Synopsis:\n{usage}")).as_bytes())?;
+    if command.get_long_about().is_some() {
+        page.render_description_section(&mut file)?;
+    }
+    page.render_options_section(&mut file)?;
+    if command.has_subcommands() {
+        page.render_subcommands_section(&mut file)?;
+    }
+    if let Some(help) = command.get_after_long_help() {
+        file.write_all(sections(&help.to_string()).as_bytes())?;
+    }
     file.write_all(more.as_bytes())?;
     for subcommand in command
         .get_subcommands()
@@ -55,4 +69,41 @@ fn pages(command: &Command, dir: &Path, more: &str) -> Result<()> {
         pages(subcommand, dir, see)?;
     }
     Ok(())
+}
+
+/// The command with a description that does not begin with its summary, which the page's NAME has.
+fn without_summary(command: &Command) -> Command {
+    let command = command.clone();
+    let long = command.get_long_about().map(ToString::to_string);
+    match long.as_deref().and_then(|long| long.split_once("\n\n")) {
+        Some((_, description)) => command.long_about(description.to_owned()),
+        None => command.long_about(None::<&str>),
+    }
+}
+
+/// The text behind the options, as sections of a page. A line like `Examples:` begins one. Lines are
+/// kept as they are, since many of them are columns.
+fn sections(help: &str) -> String {
+    let mut page = String::new();
+    for line in help.lines() {
+        match line.strip_suffix(':') {
+            Some(title) if !line.starts_with(' ') => {
+                if !page.is_empty() {
+                    page += ".fi\n";
+                }
+                page += &format!(".SH \"{}\"\n.nf\n", title.to_uppercase());
+            }
+            _ => {
+                let line = line.strip_prefix("  ").unwrap_or(line);
+                // A quote or dot at its beginning would be a command.
+                page += "\\&";
+                page += &line
+                    .replace('\\', "\\e")
+                    .replace('-', "\\-")
+                    .replace('\'', "\\(aq");
+                page.push('\n');
+            }
+        }
+    }
+    page + ".fi\n"
 }

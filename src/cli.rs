@@ -1,4 +1,5 @@
-//! Every subcommand and flag; the comments are the help text.
+//! Every subcommand and flag. The comments are the help text and the man pages' descriptions; the files in
+//! `help/` follow them as examples and exit statuses.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,10 +14,15 @@ use crate::quote::beginning;
 use crate::vm::VmName;
 
 /// Keep the virtual machines of different virtual networks apart on shared Linux bridges
+///
+/// macfence puts a fence in front of each VM's port. The VM can send only under its own MAC address, and
+/// receives only frames from its own network: senders whose MAC address begins like its own.
+/// The rules are in the nftables table "bridge macfence", one chain for each VM, or in ebtables on hosts
+/// where nftables does not work.
 #[derive(Debug, Parser)]
-#[command(name = "macfence", version, max_term_width = 100)]
+#[command(name = "macfence", version, max_term_width = 100, after_long_help = include_str!("help/macfence.txt"))]
 pub struct Cli {
-    /// The flags that go with any subcommand.
+    /// Flags of all subcommands.
     #[command(flatten)]
     pub global: Global,
     /// What to do.
@@ -25,13 +31,13 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads a command line. Ends the process where it is wrong, and where it asks for help.
+    /// Reads a command line. Ends the process if it is wrong or asks for help.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Self {
         Self::try_parse_from(arguments).unwrap_or_else(|e| short(e).exit())
     }
 }
 
-/// An argument may be as long as the kernel lets it be, 128 KiB: only its beginning is quoted.
+/// Quotes only the beginning of a long argument: the kernel allows 128 KiB.
 fn short(mut error: Error) -> Error {
     for kind in [
         ContextKind::InvalidValue,
@@ -46,8 +52,9 @@ fn short(mut error: Error) -> Error {
     error
 }
 
-/// Flags that go with any subcommand; they override the configuration file.
+/// Flags of all subcommands. They override the configuration file.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Configuration file [default: /etc/macfence.toml, if it exists]
     #[arg(long, value_name = "FILE", global = true)]
@@ -57,23 +64,23 @@ pub struct Global {
     #[arg(long, value_enum, global = true)]
     pub backend: Option<backend::Choice>,
 
-    /// Act only on this bridge; may be given several times [default: all bridges]
+    /// Act only on this bridge. May be given several times [default: all bridges]
     #[arg(long = "bridge", value_name = "NAME", global = true)]
     pub bridges: Vec<String>,
 
-    /// Leading bits of a MAC address that name its network, 8 to 48 [default: 40]
+    /// How many leading bits of a MAC address name its network, 8 to 48 [default: 40]
     #[arg(long, value_name = "N", global = true)]
     pub prefix_len: Option<PrefixLen>,
 
-    /// Address or prefix that every fenced VM may hear; may be given several times
+    /// Sender that every fenced VM may hear, such as the router. May be given several times
     #[arg(long, value_name = "MAC[/LEN]", global = true)]
     pub trusted: Vec<MacPrefix>,
 
-    /// libvirt to ask about VMs [default: qemu:///system]
+    /// Where libvirt is asked about VMs [default: qemu:///system]
     #[arg(long, value_name = "URI", global = true)]
     pub connect: Option<String>,
 
-    /// Tell what is done, on standard error
+    /// Say on standard error what is done
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }
@@ -82,80 +89,113 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Fence these VMs
+    ///
+    /// Reads each VM's NICs from its libvirt domain, and puts fences in front of their ports. All of
+    /// them change in one transaction, or none. What is right already is not touched, and keeps its
+    /// counters.
+    #[command(after_long_help = include_str!("help/apply.txt"))]
     Apply(Vms),
     /// Remove the fences of these VMs
+    ///
+    /// A VM that still runs is open afterwards, until something fences it again. The service does so at
+    /// once. To open a VM for good, leave its bridge out of "bridges".
+    #[command(after_long_help = include_str!("help/remove.txt"))]
     Remove {
-        /// Names of the VMs
+        /// Name of a VM
         #[arg(value_name = "VM", required = true)]
         vms: Vec<VmName>,
     },
-    /// Delete what refers to ports that no bridge has any more
+    /// Delete rules of ports that are no longer on any bridge
+    #[command(after_long_help = include_str!("help/flush.txt"))]
     Flush,
-    /// Fence every running VM, and delete what refers to ports that are gone, in one transaction
+    /// Fence every running VM, and delete rules of ports that are gone
+    ///
+    /// Compares the running VMs with the kernel's rules and loads the difference in one transaction.
+    /// Prints a line for each change. A fence whose port is on a bridge and belongs to no running VM is
+    /// kept: it may be a container's, or that of a VM that is just starting.
+    #[command(after_long_help = include_str!("help/sync.txt"))]
     Sync,
-    /// Keep every running VM fenced: sync now, and whenever a port or a rule has changed; SIGHUP makes
-    /// it read the configuration again
+    /// Keep every running VM fenced, as a service
+    ///
+    /// Does what sync does, now and whenever a port or a rule changes. If libvirt is down, it logs that
+    /// once and keeps all fences.
+    #[command(after_long_help = include_str!("help/watch.txt"))]
     Watch,
-    /// Show each port of the running VMs and each fence: what it hears, and what was dropped. With
-    /// --bridge, only those on these bridges
+    /// Show each VM's ports, whom they hear, and what was dropped
+    ///
+    /// Prints one line for each port of a running VM, fenced or not, and for each other fence that the
+    /// kernel holds. Changes nothing. If no hypervisor answers, it shows what the kernel holds, and
+    /// says so.
+    #[command(after_long_help = include_str!("help/list.txt"))]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Print who hears whom as a graph, in the language of Graphviz' dot
+        /// Print who hears whom as a graph for Graphviz' dot
         #[arg(long, conflicts_with = "json")]
         graph: bool,
     },
-    /// Compare what the kernel holds with what the running VMs should have: 0 all is well, 1 it is
-    /// not, 2 it could not be found out, or the configuration names a bridge that does not exist
+    /// Compare the kernel's rules with what the running VMs should have
+    ///
+    /// Prints a line for each difference, and what to run. Changes nothing.
+    #[command(after_long_help = include_str!("help/check.txt"))]
     Check {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// File with a libvirt domain to compare instead of the running VMs, - for standard input; may be
+        /// Compare the libvirt domain in this file instead of the running VMs; - reads standard input. May be
         /// given several times
         #[arg(long, value_name = "FILE")]
         xml: Vec<PathBuf>,
     },
     /// Tell whether one VM would hear another, and which rule decides
     ///
-    /// Would TO hear a frame of FROM that is addressed to it? Judged by the rules that the kernel holds
-    /// now. Prints each step of the frame's way with the rule that decides and how often that rule has
-    /// dropped, then the settings with the lines of the configuration file that they come from, and
-    /// last in one sentence the answer and what would change it.
-    ///
-    /// Exit status: 0 heard, 1 not heard, 2 cannot be known. Rules of others are pointed out, but not
-    /// evaluated.
-    ///
-    /// Examples, of which the second asks about a router:
-    ///   macfence explain one-1 one-2
-    ///   macfence explain 52:54:00:aa:bb:01 one-2
-    ///   macfence explain one-1 one-2 --as 02:00:c0:a8:00:09
-    ///   macfence explain one-1 one-2 --arp 192.168.0.1
-    #[command(verbatim_doc_comment)]
+    /// Follows a frame from FROM to TO through the bridge and the rules that the kernel holds now. Prints
+    /// each step with the rule that decides and what that rule has dropped so far, then the settings and
+    /// the lines of the configuration file that they come from. The last line is the answer, and what
+    /// would change it. Rules of other programs are pointed out, but not evaluated.
+    #[command(after_long_help = include_str!("help/explain.txt"))]
     Explain(Explain),
-    /// Print counters and findings in Prometheus' text format
+    /// Print counters and findings for Prometheus
+    #[command(after_long_help = include_str!("help/metrics.txt"))]
     Metrics {
-        /// File to write instead, as a whole, for node_exporter's textfile collector
+        /// Write to this file, replacing it as a whole, for node_exporter's textfile collector
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Print the JSON that apply would load, for nft -j -f -; touches nothing
+    /// Print the ruleset that apply would load, as nft's JSON
+    ///
+    /// Changes nothing. It needs no rights, no nft and, with --xml, no hypervisor. It fences every NIC,
+    /// whether or not its port is on this host. The output loads into an empty kernel, or over the same
+    /// VMs' fences. If a port has another VM's fence, nft refuses all of it. With --backend ebtables it
+    /// prints calls of ebtables instead.
+    #[command(after_long_help = include_str!("help/export.txt"))]
     Export(Vms),
-    /// Replace the rules of OpenNebula's ebtables scripts by fences in nft, without a gap
+    /// Move from the rules of OpenNebula's ebtables scripts to nft
+    ///
+    /// Replaces each pair of the scripts' rules whose port belongs to a running VM by a fence in nft. No VM
+    /// is open for a moment. Other rules, and pairs with another MAC address, are listed and left alone.
+    #[command(after_long_help = include_str!("help/migrate.txt"))]
     Migrate {
         /// Only print what would be loaded, and which rules would be deleted
         #[arg(long)]
         dry_run: bool,
     },
-    /// Look whether this host is set up so that fences work and come by themselves, a line with its fix
-    /// for each finding: 0 all is well, 1 it is not, 2 it could not be found out
+    /// Look whether this host is set up well, and say what to set right
+    ///
+    /// Checks that nft works, that something fences VMs when they start, that the configuration makes
+    /// sense on this host, and that all running VMs are fenced. Prints a line for each finding, with its
+    /// fix. Changes nothing.
+    #[command(after_long_help = include_str!("help/doctor.txt"))]
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Entry points for other programs; ebtables-* and one-* also through links of these names
+    /// Entry points for libvirt and OpenNebula
+    ///
+    /// The entry points ebtables-* and one-* also work as links to macfence with these names.
+    #[command(after_long_help = include_str!("help/hook.txt"))]
     Hook {
         /// Who calls
         #[command(subcommand)]
@@ -166,11 +206,11 @@ pub enum Command {
 /// Who sends what to whom.
 #[derive(Clone, Debug, Args)]
 pub struct Explain {
-    /// Who sends: a VM, a port, or a MAC address. One that is nobody's here comes in by a port
+    /// Who sends: a VM, a port, or a MAC address. An address of no VM here is taken to come in by a port
     /// without a fence
     #[arg(value_name = "FROM")]
     pub from: String,
-    /// Who may hear it: a VM or a port. The name of a VM goes before that of a port
+    /// Who may hear it: a VM or a port. If a VM and a port have the same name, the VM is meant
     #[arg(value_name = "TO")]
     pub to: String,
     /// Ask about a frame under this source address
@@ -191,10 +231,10 @@ pub struct Explain {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub struct Vms {
-    /// Names of VMs that libvirt knows
+    /// Name of a running VM
     #[arg(value_name = "VM")]
     pub vms: Vec<VmName>,
-    /// File with a libvirt domain, - for standard input; may be given several times
+    /// Read this libvirt domain instead of asking for it; - reads standard input. May be given several times
     #[arg(long, value_name = "FILE")]
     pub xml: Vec<PathBuf>,
 }
@@ -202,32 +242,41 @@ pub struct Vms {
 /// Who calls, and with what.
 #[derive(Debug, Subcommand)]
 pub enum Entry {
-    /// OpenNebula's VM_HOOK for a VM that started on KVM: fence it
+    /// Fence a VM that started on KVM, for a VM_HOOK in oned.conf
+    #[command(after_long_help = include_str!("help/hook.txt"))]
     EbtablesKvm {
         /// Name of the VM, as in one-$VMID
         vm: VmName,
     },
-    /// OpenNebula's VM_HOOK for a VM that started on Xen: fence it
+    /// Fence a VM that started on Xen, for a VM_HOOK in oned.conf
+    #[command(after_long_help = include_str!("help/hook.txt"))]
     EbtablesXen {
         /// Name of the VM, as in one-$VMID
         vm: VmName,
     },
-    /// OpenNebula's VM_HOOK for a VM that is done: flush, after its port has left the bridge
+    /// Delete rules of ports that are gone, for a VM_HOOK in oned.conf
+    ///
+    /// Waits a moment first, until the port of the VM that ended has left its bridge.
+    #[command(after_long_help = include_str!("help/hook.txt"))]
     EbtablesFlush,
-    /// For post.d/ of OpenNebula's network drivers and for its state hooks, with the VM template
-    /// in base64 on standard input: fence the VM, or the NIC that is being attached
+    /// Fence a VM, or the NIC being attached, for OpenNebula's network drivers and state hooks
+    ///
+    /// Reads the VM's template in base64 on standard input. It belongs in post.d/ of a network driver.
+    #[command(after_long_help = include_str!("help/hook.txt"))]
     OnePost {
         /// Only NICs of this network driver (VN_MAD)
         #[arg(long, value_name = "NAME")]
         driver: Option<String>,
-        /// What the hypervisor calls the VM, if not one- and its ID; - for nothing
+        /// The hypervisor's name for the VM; - for none [default: one-ID]
         deploy_id: Option<String>,
         /// Ignored: drivers append the name of the host
         #[arg(value_name = "HOST", hide = true)]
         rest: Vec<String>,
     },
-    /// For clean.d/ of OpenNebula's network drivers, with the VM template in base64 on standard
-    /// input: remove the VM's fence, or that of the NIC that was detached
+    /// Remove the fence of a VM, or of the NIC that was detached, for OpenNebula's network drivers
+    ///
+    /// Reads the VM's template in base64 on standard input. It belongs in clean.d/ of a network driver.
+    #[command(after_long_help = include_str!("help/hook.txt"))]
     OneClean {
         /// Only NICs of this network driver (VN_MAD)
         #[arg(long, value_name = "NAME")]
@@ -236,7 +285,7 @@ pub enum Entry {
         #[arg(value_name = "HOST", hide = true)]
         rest: Vec<String>,
     },
-    /// What sudo runs for one-post --driver NAME, as behind a link nothing is a flag
+    /// What sudo runs for one-post --driver NAME. A link accepts no flags
     #[command(hide = true)]
     DriverPost {
         /// The network driver
@@ -252,8 +301,10 @@ pub enum Entry {
         /// What one-clean takes
         rest: Vec<String>,
     },
-    /// libvirt's hook for QEMU domains, with the domain's XML on standard input: fence a domain
-    /// before its guest runs, remove its fence after it has ended
+    /// Fence a domain before its guest runs, and remove its fence when it has ended, for libvirt's hook
+    ///
+    /// Reads the domain's XML on standard input.
+    #[command(after_long_help = include_str!("help/hook.txt"))]
     Libvirt {
         /// Name of the domain
         #[arg(value_name = "VM", allow_hyphen_values = true)]
@@ -280,24 +331,4 @@ pub const LINKS: [&str; 7] = [
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_argument_is_not_quoted_as_a_whole() {
-        let long = "x".repeat(100_000);
-        for words in [
-            &["apply", &long][..],
-            &["hook", "ebtables-kvm", &long],
-            &["hook", "ebtables-flush", &long],
-            &["--prefix-len", &long, "sync"],
-            &["--trusted", &long, "sync"],
-            &["--backend", &long, "sync"],
-            &[&long],
-        ] {
-            let words = ["macfence"].iter().chain(words);
-            let error = short(Cli::try_parse_from(words).unwrap_err()).to_string();
-            assert!(error.contains("xxx...") && error.len() < 1_000, "{error}");
-        }
-    }
-}
+mod tests;
