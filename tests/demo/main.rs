@@ -5,114 +5,86 @@
 #[allow(dead_code, reason = "the tests need more of the lab")]
 mod lab;
 
+mod hearing;
+mod map;
+mod picture;
+
 use std::io::{IsTerminal, stdout};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use lab::frame::{Kind, frame, number};
-use lab::{Host, Tap, domain};
-use macfence::mac::MacAddr;
+use hearing::{Hearing, PARTIES, SENDERS};
+use lab::{Host, domain, fake_virsh, macfence_with, source};
+use map::Map;
+use picture::Panel;
+use tempfile::TempDir;
 
-/// Somebody at a port of the bridge.
-struct Party {
-    name: &'static str,
-    port: &'static str,
-    mac: &'static str,
-    /// Which virtual network; none for the uplink.
-    network: Option<char>,
-}
+const PICTURE: &str = "docs/who-hears-whom.svg";
 
-const PARTIES: [Party; 5] = [
-    Party {
-        name: "one-1",
-        port: "one-1-0",
-        mac: "02:00:c0:a8:00:05",
-        network: Some('A'),
-    },
-    Party {
-        name: "one-2",
-        port: "one-2-0",
-        mac: "02:00:c0:a8:00:06",
-        network: Some('A'),
-    },
-    Party {
-        name: "one-3",
-        port: "one-3-0",
-        mac: "02:00:c0:a8:01:05",
-        network: Some('B'),
-    },
-    Party {
-        name: "one-4",
-        port: "one-4-0",
-        mac: "02:00:c0:a8:01:06",
-        network: Some('B'),
-    },
-    Party {
-        name: "uplink",
-        port: "eth0",
-        mac: "52:54:00:12:34:56",
-        network: None,
-    },
-];
-
-/// Who sends under whose address, as places in [`PARTIES`]: everybody under the own one, and a
-/// VM of each network under one of the other's.
-const SENDERS: [(usize, usize); 7] = [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (0, 2), (2, 0)];
+/// Without this, fenced VMs could not hear their router.
+const CONFIGURATION: &str = "trusted = [\"52:54:00:12:34:56\"]\n";
 
 fn main() -> ExitCode {
     let paint = Paint(stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     let host = Host::new();
-    paint.title("A host: one bridge, virtual networks A and B, an uplink");
+    paint.title("A host: one bridge, virtual networks A and B, their router");
     host.bridge("br0");
     let taps: Vec<_> = PARTIES
         .iter()
         .map(|party| host.tap("br0", party.port))
         .collect();
-    for Party {
-        name,
-        port,
-        mac,
-        network,
-    } in &PARTIES
-    {
-        let network = network.map_or(String::new(), |n| format!("  network {n}"));
-        println!("  {name:<8}{port:<9}{mac}{network}");
+    for party in &PARTIES {
+        let network = party
+            .network
+            .map_or(String::new(), |n| format!("  network {n}"));
+        println!("  {:<8}{:<9}{}{network}", party.name, party.port, party.mac);
     }
+    let shell = Shell::new(&host, &paint);
 
     paint.title("Before: who hears whom");
-    let before = hearing(&taps);
-    show(&paint, &before);
-    let mut good = before == expected(false);
+    let hearing = hearing::measured(&taps);
+    show(&paint, &hearing);
+    let graph = shell.run("macfence list --graph");
+    print!("{graph}");
+    let before = Panel {
+        title: "Before: no fences",
+        subtitle: "Every VM hears every frame, false senders too.",
+        hearing,
+        map: Map::read(&graph),
+    };
+    let mut good = before.hearing == hearing::expected(false) && is_same(&before);
 
     paint.title("Fencing the VMs, from their libvirt domain XML");
-    for Party {
-        name, port, mac, ..
-    } in PARTIES.iter().filter(|party| party.network.is_some())
-    {
-        let xml = domain(name, &[(mac, port, "br0")]);
-        paint.command(&format!("macfence apply --xml {name}.xml"));
-        host.apply(&xml).ok();
+    print!("{}", shell.run("cat macfence.toml"));
+    for vm in hearing::vms() {
+        let name = vm.name;
+        shell.run(&format!(
+            "macfence --config macfence.toml apply --xml {name}.xml"
+        ));
     }
-    paint.command("nft list ruleset");
-    print!("{}", host.ok("nft", &["list", "ruleset"]));
+    print!("{}", shell.run("nft list ruleset"));
 
     paint.title("After: who hears whom");
-    let after = hearing(&taps);
-    show(&paint, &after);
-    good &= after == expected(true);
-    paint.command("macfence list");
-    print!("{}", host.macfence(["list"]).ok());
-    paint.command("macfence list --graph");
-    print!("{}", host.macfence(["list", "--graph"]).ok());
+    let hearing = hearing::measured(&taps);
+    show(&paint, &hearing);
+    print!("{}", shell.run("macfence --config macfence.toml list"));
+    let graph = shell.run("macfence --config macfence.toml list --graph");
+    print!("{graph}");
+    let after = Panel {
+        title: "After: every VM has a fence",
+        subtitle: "A VM hears its network and the router. Lies are dropped.",
+        hearing,
+        map: Map::read(&graph),
+    };
+    good &= after.hearing == hearing::expected(true) && is_same(&after);
+    good = good && is_as_drawn(&paint, &picture::draw(&[before, after]));
 
     paint.title("One VM is removed, the others end and are flushed");
-    paint.command("macfence remove one-1");
-    host.macfence(["remove", "one-1"]).ok();
+    shell.run("macfence remove one-1");
     good &= host.fenced() == ["one-2", "one-3", "one-4"];
     drop(taps);
-    paint.command("macfence flush");
-    host.macfence(["flush"]).ok();
-    paint.command("macfence list");
-    print!("{}", host.macfence(["list"]).ok());
+    shell.run("macfence flush");
+    shell.end_all();
+    print!("{}", shell.run("macfence list"));
     good &= host.fenced().is_empty();
 
     println!();
@@ -125,33 +97,72 @@ fn main() -> ExitCode {
     }
 }
 
-type Hearing = Vec<[bool; PARTIES.len()]>;
-
-/// For each sender, who hears its broadcast.
-fn hearing(taps: &[Tap]) -> Hearing {
-    let parse = |text: &str| text.parse::<MacAddr>().expect("an address");
-    let mut hearing = Vec::new();
-    for (id, (sender, claimed)) in SENDERS.into_iter().enumerate() {
-        let everybody = MacAddr::new([0xff; 6]);
-        let bytes = frame(Kind::Arp, parse(PARTIES[claimed].mac), everybody, id as u32);
-        taps[sender].send(&bytes);
-        let heard = |tap: &Tap| tap.heard().iter().any(|f| number(f) == Some(id as u32));
-        hearing.push(std::array::from_fn(|listener| heard(&taps[listener])));
-    }
-    hearing
+/// Whether the frames agree with the map.
+fn is_same(panel: &Panel) -> bool {
+    let mut honest = SENDERS
+        .iter()
+        .zip(&panel.hearing)
+        .filter(|((sender, claimed), _)| sender == claimed);
+    honest.all(|((sender, _), heard)| {
+        let from = &PARTIES[*sender];
+        let mut listeners = hearing::vms()
+            .zip(heard)
+            .filter(|(vm, _)| vm.name != from.name);
+        listeners.all(|(vm, heard)| panel.map.hears(vm.name, from) == *heard)
+    })
 }
 
-/// Who should hear it: without fences everybody else; with them nobody hears a false address, and
-/// a VM only its own network.
-fn expected(fenced: bool) -> Hearing {
-    let hears = |sender: usize, claimed: usize, listener: usize| {
-        let network = PARTIES[listener].network;
-        let own = network.is_none() || network == PARTIES[claimed].network;
-        listener != sender && (!fenced || sender == claimed && own)
-    };
-    SENDERS
-        .map(|(s, c)| std::array::from_fn(|listener| hears(s, c, listener)))
-        .to_vec()
+/// Whether the picture in `docs` shows what was measured. If not, it does from now on.
+fn is_as_drawn(paint: &Paint, picture: &str) -> bool {
+    let file = source(PICTURE);
+    let is_new = std::fs::read_to_string(&file).is_ok_and(|old| old == picture);
+    if !is_new {
+        std::fs::write(&file, picture).expect(PICTURE);
+        println!(
+            "{}",
+            paint.red(&format!(
+                "{PICTURE} was another picture. It is drawn anew: look at it."
+            ))
+        );
+    }
+    is_new
+}
+
+/// What is typed on the host, in a directory with the VMs' domain XML and the configuration.
+struct Shell<'a> {
+    host: &'a Host,
+    paint: &'a Paint,
+    dir: TempDir,
+}
+
+impl<'a> Shell<'a> {
+    fn new(host: &'a Host, paint: &'a Paint) -> Self {
+        let xml = hearing::vms().map(|vm| (vm.name, domain(vm.name, &[(vm.mac, vm.port, "br0")])));
+        let xml: Vec<_> = xml.collect();
+        let domains: Vec<_> = xml.iter().map(|(name, xml)| (*name, &**xml)).collect();
+        let dir = fake_virsh(&domains);
+        std::fs::write(dir.path().join("macfence.toml"), CONFIGURATION).expect("a configuration");
+        Self { host, paint, dir }
+    }
+
+    /// Shows and runs a command that must succeed, and returns what it prints.
+    fn run(&self, line: &str) -> String {
+        self.paint.command(line);
+        let mut words = line.split(' ');
+        let program = words.next().expect("a program");
+        let mut command = match program {
+            "macfence" => macfence_with(&self.dir),
+            _ => Command::new(program),
+        };
+        self.host
+            .exec(command.current_dir(&self.dir).args(words), "")
+            .ok()
+    }
+
+    /// Has all VMs end.
+    fn end_all(&self) {
+        std::fs::write(self.dir.path().join("names"), "").expect("no VMs");
+    }
 }
 
 fn show(paint: &Paint, hearing: &Hearing) {

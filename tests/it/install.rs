@@ -41,6 +41,7 @@ const FILES: &str = "\
 644 share/doc/macfence/docs/security.md
 644 share/doc/macfence/docs/service.md
 644 share/doc/macfence/docs/troubleshooting.md
+644 share/doc/macfence/docs/who-hears-whom.svg
 644 share/fish/vendor_completions.d/macfence.fish
 777 share/macfence/hooks/ebtables-flush
 777 share/macfence/hooks/ebtables-kvm
