@@ -45,6 +45,7 @@ impl Figures {
             text.lines().next().unwrap_or_default().to_owned()
         };
         let words = [
+            processor(),
             said("uname", &["-sr"]),
             said("nft", &["--version"]),
             said("ebtables", &["--version"]),
@@ -108,11 +109,26 @@ pub struct Row {
     pub high: f64,
 }
 
+/// The name of the processor, without commas. Virtual machines tell little more than its family.
+fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let value = |key: &str| {
+        let mut fields = info.lines().filter_map(|line| line.split_once(':'));
+        let field = fields.find(|(name, _)| name.trim() == key);
+        field.map(|(_, value)| value.trim().replace(',', ""))
+    };
+    let name = value("model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    match (value("cpu family"), value("model")) {
+        (Some(family), Some(model)) => format!("{name} (family {family} model {model})"),
+        _ => name,
+    }
+}
+
 /// What was measured on, in words.
 pub fn machine(rows: &[Row]) -> String {
     let row = rows.iter().find(|row| row.figure.part == MACHINE);
     let row = row.expect("a machine");
-    format!("{}; {} CPUs", row.figure.way, row.median)
+    format!("{} × {}", row.median, row.figure.way)
 }
 
 const HEADER: &str = "part,what,way,vms,measure,rounds,median,low,high";

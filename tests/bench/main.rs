@@ -5,7 +5,8 @@
 //! falls on both sides.
 //!
 //! Arguments choose parts, which are then measured and printed, but not written to `docs`:
-//! `cargo test --release --locked --quiet --test bench -- frame throughput`.
+//! `cargo test --release --locked --quiet --test bench -- frame throughput`. The argument `draw` draws the
+//! picture anew from `docs/bench.csv`.
 
 #[path = "../lab/mod.rs"]
 #[allow(dead_code, reason = "the tests need more of the lab")]
@@ -18,6 +19,7 @@ mod filters;
 mod frame;
 mod layout;
 mod measure;
+mod panels;
 mod picture;
 mod processor;
 mod programs;
@@ -64,10 +66,11 @@ fn main() {
         }
         std::fs::create_dir_all(&docs).expect("docs");
         std::fs::write(&csv, figures::to_csv(&rows)).expect("bench.csv");
+        println!("Written: docs/bench.csv");
     }
     let rows = figures::from_csv(&std::fs::read_to_string(&csv).expect("bench.csv"));
     picture::draw(&rows, &svg);
-    println!("Written: docs/bench.csv, docs/bench.svg");
+    println!("Written: docs/bench.svg");
 }
 
 fn measured(is_asked: impl Fn(&str) -> bool) -> Figures {

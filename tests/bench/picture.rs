@@ -1,187 +1,200 @@
-//! The picture of the figures that matter most. Pure, but for writing the file.
+//! The picture of the figures that matter most: a panel for each, and in the last place what all of them
+//! have in common. Pure, but for writing the file.
 
 use std::path::Path;
 
-use plotters::coord::combinators::IntoLogRange;
+use plotters::coord::Shift;
+use plotters::coord::combinators::{IntoLogRange, LogCoord};
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::figures::{Row, machine};
-use crate::measure::WALL;
-use crate::{call, fill, filters, frame};
+use crate::panels::{Colour, INK, MUTED, PANELS, PAPER, Panel, TOOLS, Tool};
 
-const SIZE: (u32, u32) = (1260, 420);
-const FONT: &str = "sans-serif";
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, Y>>;
 
-/// Of one meaning in all panels: who does it.
-const OURS: RGBColor = RGBColor(0x1b, 0x7f, 0x4b);
-const OURS_TOO: RGBColor = RGBColor(0x6f, 0xbf, 0x8f);
-const SEEDS: RGBColor = RGBColor(0xc0, 0x39, 0x2b);
-const NEITHER: RGBColor = RGBColor(0x60, 0x66, 0x70);
-const FALLBACK: RGBColor = RGBColor(0xe0, 0x8e, 0x2b);
-
-/// A line: its name and colour, and the part, what, way and measure of its figures.
-type Line = (&'static str, RGBColor, [&'static str; 4]);
-
-struct Panel {
-    title: &'static str,
-    unit: &'static str,
-    lines: &'static [Line],
-}
-
-const PANELS: [Panel; 3] = [
-    Panel {
-        title: "A forwarded frame",
-        unit: "ns",
-        lines: &[
-            (
-                "macfence on ebtables",
-                FALLBACK,
-                [frame::PART, frame::WHAT, filters::EBTABLES, frame::NS],
-            ),
-            (
-                "the ebtables scripts' rules",
-                SEEDS,
-                [frame::PART, frame::WHAT, filters::SEED, frame::NS],
-            ),
-            (
-                "macfence on nft",
-                OURS,
-                [frame::PART, frame::WHAT, filters::NFT, frame::NS],
-            ),
-            (
-                "no filter",
-                NEITHER,
-                [frame::PART, frame::WHAT, filters::NOBODY, frame::NS],
-            ),
-        ],
-    },
-    Panel {
-        title: "Fencing one more VM",
-        unit: "ms",
-        lines: &[
-            (
-                "the ebtables script, in sh",
-                SEEDS,
-                [call::PART, call::SCRIPT, call::SEED, WALL],
-            ),
-            (
-                "macfence apply",
-                OURS_TOO,
-                [call::PART, call::APPLY_NEW, call::OURS, WALL],
-            ),
-            (
-                "macfence hook one-post",
-                OURS,
-                [call::PART, call::POST_NEW, call::OURS, WALL],
-            ),
-        ],
-    },
-    Panel {
-        title: "Fencing a whole host",
-        unit: "ms",
-        lines: &[
-            (
-                "macfence sync",
-                OURS,
-                [fill::PART, fill::ALL, fill::SYNC, fill::OWN],
-            ),
-            (
-                "macfence sync, nothing to do",
-                OURS_TOO,
-                [fill::PART, fill::NOTHING, fill::SYNC, fill::OWN],
-            ),
-            (
-                "nft -f of the same ruleset",
-                NEITHER,
-                [fill::PART, fill::ALL, fill::NFT, WALL],
-            ),
-        ],
-    },
-];
+const SIZE: (u32, u32) = (840, 780);
+/// Of an axis, and of the room for what is written at the ends of lines.
+const BOTTOM: u32 = 36;
+const LEFT: u32 = 50;
+const RIGHT: u32 = 128;
+/// From one line of text to the next.
+const LEADING: i32 = 16;
+/// The most VMs that are measured: figures at the ends are of these.
+const MOST: f64 = 4000.0;
 
 /// Draws it.
 pub fn draw(rows: &[Row], file: &Path) {
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    // A page may be dark.
-    root.fill(&WHITE).expect("a background");
-    let (panels, footer) = root.split_vertically(SIZE.1 - 28);
-    for (panel, area) in PANELS.iter().zip(panels.split_evenly((1, PANELS.len()))) {
-        panel.draw(rows, &area);
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        root.fill(&PAPER.light).expect("a background");
+        let cells = root.margin(4, 4, 6, 6).split_evenly((3, 2));
+        for (panel, cell) in PANELS.iter().zip(&cells) {
+            panel.draw(rows, cell, &root);
+        }
+        legend(rows, cells.last().expect("a place"));
+        root.present().expect("bench.svg");
     }
-    let words = format!("medians, by make bench; {}", machine(rows));
-    let style = (FONT, 12).into_font().color(&NEITHER);
-    footer.draw_text(&words, &style, (16, 4)).expect("a footer");
-    root.present().expect("bench.svg");
+    // Right after the tag that opens the picture.
+    let at = svg.find(">\n").expect("a tag") + 2;
+    svg.insert_str(at, &for_dark_pages());
+    std::fs::write(file, svg).expect("bench.svg");
+}
+
+/// A style that puts another in the place of each colour where the reader's page is dark. It beats the
+/// colours that plotters gives each element.
+fn for_dark_pages() -> String {
+    let colours = TOOLS
+        .iter()
+        .map(|tool| tool.colour)
+        .chain([INK, MUTED, PAPER]);
+    let rule = |colour: Colour| {
+        let hex = |RGBColor(r, g, b): RGBColor| format!("#{r:02X}{g:02X}{b:02X}");
+        let (light, dark) = (hex(colour.light), hex(colour.dark));
+        format!(
+            "[fill=\"{light}\"] {{ fill: {dark}; }} [stroke=\"{light}\"] {{ stroke: {dark}; }}\n"
+        )
+    };
+    let rules: String = colours.map(rule).collect();
+    format!("<style>\n@media (prefers-color-scheme: dark) {{\n{rules}}}\n</style>\n")
 }
 
 impl Panel {
-    fn draw(&self, rows: &[Row], area: &DrawingArea<SVGBackend, plotters::coord::Shift>) {
-        let lines: Vec<_> = self
-            .lines
-            .iter()
-            .map(|(.., which)| points(rows, which))
-            .collect();
+    fn draw(&self, rows: &[Row], cell: &Area, root: &Area) {
+        let lines = self.lines.iter().map(|line| {
+            let of_line = rows.iter().filter(|row| line.is_about(row));
+            of_line.map(|row| point(row, self.per_unit)).collect()
+        });
+        let lines: Vec<Vec<Point>> = lines.collect();
         let all = || lines.iter().flatten();
-        let fold = |f: fn(f64, f64) -> f64, of: fn(&(f64, f64)) -> f64| {
-            all().map(of).reduce(f).expect("figures")
-        };
-        let (fewest, most) = (fold(f64::min, |p| p.0), fold(f64::max, |p| p.0));
-        let (least, highest) = (fold(f64::min, |p| p.1), fold(f64::max, |p| p.1));
-        let bottom = decade(least);
-        // On the left the legend needs room: a power of ten.
-        let left = all().filter(|p| p.0 == fewest).map(|p| p.1);
-        let left = left.reduce(f64::max).expect("figures");
-        let top = (decade(highest) * 10.0).max(decade(left) * 100.0);
-        let mut chart = ChartBuilder::on(area)
-            .caption(format!("{}, {}", self.title, self.unit), (FONT, 17))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(62)
-            .build_cartesian_2d((fewest..most * 1.2).log_scale(), (bottom..top).log_scale())
-            .expect("a chart");
+        let highest = all().map(|point| point.high).fold(0.0, f64::max);
+        let lowest = all().map(|point| point.low).fold(highest, f64::min);
+        let title = TextStyle::from(("sans-serif", 18).into_font().style(FontStyle::Bold));
+        let title = title.color(&INK.light);
+        cell.draw_text(self.title, &title, (6, 8)).expect("a title");
+        let small = text(13, MUTED.light);
+        cell.draw_text(self.axis, &small, (6, 30)).expect("an axis");
+        let mut builder = ChartBuilder::on(cell);
+        builder
+            .margin_top(54)
+            .margin_bottom(14)
+            .margin_right(RIGHT)
+            .x_label_area_size(BOTTOM)
+            .y_label_area_size(LEFT);
+        let vms = (1.0..MOST).log_scale();
+        if self.is_logarithmic {
+            let range = (lowest * 0.7..highest * 1.3).log_scale();
+            let chart = builder.build_cartesian_2d(vms, range).expect("a chart");
+            self.plot(chart, &lines, root);
+        } else {
+            let range = 0.0..highest * 1.1;
+            let chart = builder.build_cartesian_2d(vms, range).expect("a chart");
+            self.plot(chart, &lines, root);
+        }
+    }
+
+    fn plot<Y>(&self, mut chart: Chart<Y>, lines: &[Vec<Point>], root: &Area)
+    where
+        Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    {
         chart
             .configure_mesh()
-            .max_light_lines(1)
+            .max_light_lines(0)
+            .y_labels(6)
+            .bold_line_style(INK.light.mix(0.12))
+            .axis_style(INK.light.mix(0.4))
             .x_desc("VMs on the host")
             .x_label_formatter(&|vms| thousands(*vms))
             .y_label_formatter(&|number| thousands(*number))
-            .label_style((FONT, 13))
+            .label_style(text(14, MUTED.light))
+            .axis_desc_style(text(14, MUTED.light))
             .draw()
             .expect("axes");
-        for ((name, colour, _), points) in self.lines.iter().zip(&lines) {
-            // So that it is seen below the seed's, which costs as much.
-            let width = if *colour == FALLBACK { 5 } else { 2 };
-            let style = colour.stroke_width(width);
-            chart
-                .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))
-                .expect("a line")
-                .label(*name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        let mut ends = Vec::new();
+        for (line, points) in self.lines.iter().zip(lines) {
+            let colour = TOOLS[line.tool].colour.light;
+            let lows = points.iter().map(|point| (point.vms, point.low));
+            let highs = points.iter().rev().map(|point| (point.vms, point.high));
+            let band: Vec<_> = lows.chain(highs).collect();
+            let band = Polygon::new(band, colour.mix(0.22));
+            chart.draw_series([band]).expect("a band");
+            let medians = points.iter().map(|point| (point.vms, point.median));
+            let style = colour.stroke_width(2);
+            if line.is_second {
+                let dashes = DashedLineSeries::new(medians, 5, 4, style);
+                chart.draw_series(dashes).expect("a line");
+            } else {
+                let series = LineSeries::new(medians, style.filled()).point_size(2);
+                chart.draw_series(series).expect("a line");
+            }
+            let end = points.last().expect("figures");
+            let (x, y) = chart.backend_coord(&(end.vms, end.median));
+            let decimals = if end.median < 20.0 { self.decimals } else { 0 };
+            let (unit, name) = (self.unit, line.label);
+            let label = format!("{:.decimals$}{unit} {name}", end.median);
+            ends.push((x + 7, y, label, colour));
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .label_font((FONT, 13))
-            .draw()
-            .expect("a legend");
+        // Texts must not lie on each other, nor on the axis.
+        ends.sort_by_key(|(_, y, ..)| *y);
+        let (_, floor) = chart.plotting_area().get_pixel_range();
+        let mut below = floor.end + LEADING / 2;
+        for (_, y, ..) in ends.iter_mut().rev() {
+            *y = (*y).min(below - LEADING);
+            below = *y;
+        }
+        for (x, y, label, colour) in ends {
+            let style = text(15, colour).pos(Pos::new(HPos::Left, VPos::Center));
+            root.draw_text(&label, &style, (x, y)).expect("a label");
+        }
     }
 }
 
-/// The number of VMs and the median of each of these figures.
-fn points(rows: &[Row], [part, what, way, measure]: &[&str; 4]) -> Vec<(f64, f64)> {
-    let is_meant = |row: &&Row| {
-        let figure = &row.figure;
-        (&*figure.part, &*figure.what, &*figure.way, &*figure.measure)
-            == (*part, *what, *way, *measure)
-    };
-    let point = |row: &Row| (row.figure.vms as f64, row.median);
-    rows.iter().filter(is_meant).map(point).collect()
+/// Which colour is who, and what was measured on.
+fn legend(rows: &[Row], cell: &Area) {
+    let mut y = 18;
+    for Tool { name, colour } in TOOLS {
+        let line = PathElement::new([(14, y), (42, y)], colour.light.stroke_width(3));
+        cell.draw(&line).expect("a line");
+        let style = text(16, INK.light).pos(Pos::new(HPos::Left, VPos::Center));
+        cell.draw_text(name, &style, (52, y)).expect("a name");
+        y += 20;
+    }
+    let machine = machine(rows);
+    let words = [
+        "Lines are medians. Half of the rounds lie in the band.",
+        "The figure at a line's end is that with 4,000 VMs.",
+        "Measured by make bench on",
+    ];
+    for line in words.into_iter().chain(machine.split("; ")) {
+        cell.draw_text(line, &text(14, MUTED.light), (14, y))
+            .expect("words");
+        y += LEADING;
+    }
 }
 
-/// The power of ten that is not above a number.
-fn decade(number: f64) -> f64 {
-    10f64.powf(number.log10().floor())
+/// What was measured with so many VMs.
+struct Point {
+    vms: f64,
+    median: f64,
+    low: f64,
+    high: f64,
+}
+
+fn point(row: &Row, per_unit: f64) -> Point {
+    Point {
+        vms: row.figure.vms as f64,
+        median: row.median / per_unit,
+        low: row.low / per_unit,
+        high: row.high / per_unit,
+    }
+}
+
+/// A size of 15 is one of 12 pixels.
+fn text(size: i32, colour: RGBColor) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&colour)
 }
 
 fn thousands(number: f64) -> String {

@@ -45,8 +45,8 @@ const NIC: &str = "nic";
 pub const PART: &str = "throughput";
 pub const TCP: &str = "TCP";
 pub const UDP: &str = "UDP of 64 bytes";
-const GIGABITS: &str = "Gbit/s";
-const DATAGRAMS: &str = "datagrams/s";
+pub const GIGABITS: &str = "Gbit/s";
+pub const DATAGRAMS: &str = "datagrams/s";
 
 pub fn measure(figures: &mut Figures) {
     let unfiltered = Lane::new(NOBODY, None);
