@@ -38,6 +38,7 @@ mod old_host;
 mod old_kernel;
 mod opennebula;
 mod packages;
+mod pages;
 mod privileges;
 mod same_verdict;
 mod seed_hooks;

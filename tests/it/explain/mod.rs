@@ -2,3 +2,5 @@
 
 mod random;
 mod said;
+
+pub use self::said::played;

@@ -503,16 +503,20 @@ fn rules_are_printed_as_nft_lists_them() {
 }
 
 /// A page with what its commands print now: each line that starts with `# ` in a code block is run.
-fn played(page: &str, run: impl Fn(&str) -> String) -> String {
+pub fn played(page: &str, run: impl Fn(&str) -> String) -> String {
     let mut played = String::new();
-    let mut is_code = false;
+    // Whether we are in a code block, and whether something in it was run.
+    let (mut is_code, mut is_run) = (false, false);
     for line in page.lines() {
         if line == "```" {
-            is_code = !is_code;
+            (is_code, is_run) = (!is_code, false);
         }
         match line.strip_prefix("# ") {
-            Some(command) if is_code => played += &format!("{line}\n{}", run(command)),
-            None if is_code && line != "```" => {}
+            Some(command) if is_code => {
+                is_run = true;
+                played += &format!("{line}\n{}", run(command));
+            }
+            None if is_run && line != "```" => {}
             _ => played += &format!("{line}\n"),
         }
     }

@@ -1,0 +1,102 @@
+//! Pages that show what commands print: the commands are run, and print that. `INSTA_UPDATE=always`
+//! writes a page anew.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::mount::{MsFlags, mount};
+
+use super::page;
+use crate::explain::played;
+use crate::lab::libvirt::Libvirt;
+use crate::lab::{Host, MACFENCE, domain, path_with, source};
+
+/// Makes `/etc` one that can be changed, in the mount namespace of the caller.
+fn own_etc() {
+    for dir in ["/run/etc/new", "/run/etc/work"] {
+        fs::create_dir_all(dir).expect(dir);
+    }
+    let layers = "lowerdir=/etc,upperdir=/run/etc/new,workdir=/run/etc/work";
+    let overlay = Some("overlay");
+    mount(overlay, "/etc", overlay, MsFlags::empty(), Some(layers)).expect("/etc");
+    fs::copy(source("share/macfence.toml"), "/etc/macfence.toml").expect("macfence.toml");
+}
+
+#[test]
+fn getting_started_leads_to_a_vm_that_is_fenced_and_hears_its_router() {
+    let host = Host::new();
+    host.run(own_etc);
+    host.bridge("br0");
+    host.ports("br0", &["vethweb"]);
+    host.ip("addr add 192.168.0.2/24 dev br0\n\
+         neigh add 192.168.0.1 lladdr 52:54:00:aa:bb:01 dev br0 nud reachable\n");
+    let libvirt = Libvirt::start(&host);
+    let interface = "<interface type='bridge'><mac address='02:00:c0:a8:00:05'/>\
+        <source bridge='br0'/><model type='virtio'/><rom enabled='no'/></interface>";
+    libvirt.create("web-1", interface);
+
+    let text = page("docs/getting-started.md");
+    let dir = tempfile::tempdir().unwrap();
+    let (_, xml) = text.split_once("# cat web.xml\n").unwrap();
+    let (xml, _) = xml.split_once("# ").unwrap();
+    fs::write(dir.path().join("web.xml"), xml).unwrap();
+    let path = path_with(Path::new(MACFENCE).parent().unwrap());
+    let played = played(&text, |line| {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", line]).current_dir(&dir);
+        let ran = host.exec(shell.env("PATH", &path), "");
+        assert_eq!((ran.status, &*ran.stderr), (0, ""), "{line}");
+        // Some versions of ip end a line with a blank.
+        let lines = ran.stdout.lines().map(str::trim_end);
+        lines.map(|line| format!("{line}\n")).collect()
+    });
+    is_or_becomes("docs/getting-started.md", &text, &played);
+}
+
+/// The page is what it should be; or it becomes so, where that is wanted.
+pub fn is_or_becomes(name: &str, text: &str, desired: &str) {
+    if std::env::var("INSTA_UPDATE").is_ok_and(|how| how == "always") {
+        fs::write(source(name), desired).unwrap();
+    } else {
+        assert_eq!(text, desired, "{name}");
+    }
+}
+
+/// The code block of a page that starts with these words.
+fn block<'a>(page: &'a str, first: &str) -> &'a str {
+    let mut blocks = page.split("```\n").skip(1).step_by(2);
+    blocks.find(|block| block.starts_with(first)).expect(first)
+}
+
+#[test]
+fn the_rules_that_how_it_works_shows_are_those_in_the_kernel() {
+    let page = page("docs/how-it-works.md");
+    let host = Host::new();
+    host.bridge("br0");
+    host.ports("br0", &["vnet0"]);
+    let xml = domain("web", &[("02:00:c0:a8:00:05", "vnet0", "br0")]);
+    let trusting = ["--trusted", "52:54:00:aa:bb:01", "apply", "--xml", "-"];
+    host.macfence_reading(&xml, trusting).quiet();
+    let listed = host.ok("nft", &["list", "ruleset"]);
+    let listed = listed.replace(" packets 0 bytes 0", "");
+    assert_eq!(block(&page, "table bridge"), listed);
+
+    let export = ["--backend", "ebtables", "export", "--xml", "-"];
+    let calls = host.macfence_reading(&xml, export).ok();
+    // A chain's name is a digest, and columns are for people.
+    let plain = |line: &str| {
+        let words = line.split_whitespace().map(|word| {
+            let is_chain = word.starts_with("macfence-");
+            if is_chain { "macfence-…" } else { word }
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let of_the_port = calls.lines().filter(|line| line.contains(" vnet0 "));
+    let calls: Vec<_> = of_the_port
+        .filter_map(|line| line.strip_prefix("ebtables "))
+        .map(plain)
+        .collect();
+    let shown: Vec<_> = block(&page, "-t nat").lines().map(plain).collect();
+    assert_eq!(shown, calls);
+}
