@@ -4,6 +4,7 @@
 # make demo: the main job, shown on a throwaway host
 # make test: every check and test there is
 # make bench: what it costs, beside what it replaces; some minutes on an idle machine
+# make audit: dependencies that nothing uses, and their licences and sources
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,7 +13,7 @@ export RUST_BACKTRACE ?= 0
 # The tools for packages are where tests/setup puts them, if not elsewhere.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-.PHONY: build install uninstall deb rpm demo test bench
+.PHONY: build install uninstall deb rpm demo test bench audit
 
 sources := Cargo.toml Cargo.lock $(shell find src share/generate.rs share/man -type f)
 
@@ -107,3 +108,10 @@ bench:
 	@tests/setup bench
 	@cargo test --release --locked --no-run --test bench
 	@cargo test --release --locked --quiet --test bench
+
+audit:
+	@CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --locked --debug --root target/tools \
+	  --target-dir target/tools-build cargo-machete@0.9.2 cargo-deny@0.20.2
+	@rm -rf target/tools-build
+	cargo machete
+	cargo deny --config tests/deny.toml check licenses bans sources
