@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, Error};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::backend;
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
@@ -57,7 +57,7 @@ fn short(mut error: Error) -> Error {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Configuration file [default: /etc/macfence.toml, if it exists]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, global = true)]
     pub config: Option<PathBuf>,
 
     /// Firewall to use [default: auto]
@@ -65,19 +65,19 @@ pub struct Global {
     pub backend: Option<backend::Choice>,
 
     /// Act only on this bridge. May be given several times [default: all bridges]
-    #[arg(long = "bridge", value_name = "NAME", global = true)]
+    #[arg(long = "bridge", value_name = "NAME", value_hint = ValueHint::Other, global = true)]
     pub bridges: Vec<String>,
 
     /// How many leading bits of a MAC address name its network, 8 to 48 [default: 40]
-    #[arg(long, value_name = "N", global = true)]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, global = true)]
     pub prefix_len: Option<PrefixLen>,
 
     /// Sender that every fenced VM may hear, such as the router. May be given several times
-    #[arg(long, value_name = "MAC[/LEN]", global = true)]
+    #[arg(long, value_name = "MAC[/LEN]", value_hint = ValueHint::Other, global = true)]
     pub trusted: Vec<MacPrefix>,
 
     /// Where libvirt is asked about VMs [default: qemu:///system]
-    #[arg(long, value_name = "URI", global = true)]
+    #[arg(long, value_name = "URI", value_hint = ValueHint::Other, global = true)]
     pub connect: Option<String>,
 
     /// Say on standard error what is done
@@ -102,7 +102,7 @@ pub enum Command {
     #[command(after_long_help = include_str!("help/remove.txt"))]
     Remove {
         /// Name of a VM
-        #[arg(value_name = "VM", required = true)]
+        #[arg(value_name = "VM", value_hint = ValueHint::Other, required = true)]
         vms: Vec<VmName>,
     },
     /// Delete rules of ports that are no longer on any bridge
@@ -145,7 +145,7 @@ pub enum Command {
         json: bool,
         /// Compare the libvirt domain in this file instead of the running VMs; - reads standard input. May be
         /// given several times
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         xml: Vec<PathBuf>,
     },
     /// Tell whether one VM would hear another, and which rule decides
@@ -160,7 +160,7 @@ pub enum Command {
     #[command(after_long_help = include_str!("help/metrics.txt"))]
     Metrics {
         /// Write to this file, replacing it as a whole, for node_exporter's textfile collector
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         output: Option<PathBuf>,
     },
     /// Print the ruleset that apply would load, as nft's JSON
@@ -208,19 +208,19 @@ pub enum Command {
 pub struct Explain {
     /// Who sends: a VM, a port, or a MAC address. An address of no VM here is taken to come in by a port
     /// without a fence
-    #[arg(value_name = "FROM")]
+    #[arg(value_name = "FROM", value_hint = ValueHint::Other)]
     pub from: String,
     /// Who may hear it: a VM or a port. If a VM and a port have the same name, the VM is meant
-    #[arg(value_name = "TO")]
+    #[arg(value_name = "TO", value_hint = ValueHint::Other)]
     pub to: String,
     /// Ask about a frame under this source address
-    #[arg(long = "as", value_name = "MAC")]
+    #[arg(long = "as", value_name = "MAC", value_hint = ValueHint::Other)]
     pub source: Option<MacAddr>,
     /// Ask about an ARP packet that says its sender has this address
-    #[arg(long, value_name = "IP", conflicts_with = "ip")]
+    #[arg(long, value_name = "IP", value_hint = ValueHint::Other, conflicts_with = "ip")]
     pub arp: Option<Ipv4Addr>,
     /// Ask about an IPv4 or IPv6 packet from this address
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_hint = ValueHint::Other)]
     pub ip: Option<IpAddr>,
     /// Print JSON
     #[arg(long)]
@@ -232,10 +232,10 @@ pub struct Explain {
 #[group(required = true, multiple = true)]
 pub struct Vms {
     /// Name of a running VM
-    #[arg(value_name = "VM")]
+    #[arg(value_name = "VM", value_hint = ValueHint::Other)]
     pub vms: Vec<VmName>,
     /// Read this libvirt domain instead of asking for it; - reads standard input. May be given several times
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub xml: Vec<PathBuf>,
 }
 
