@@ -8,6 +8,7 @@ pub mod forwarding;
 mod harden;
 mod netlink;
 mod proxy;
+mod veth;
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result};
 
 pub use harden::{Change, Findings, Hardened, Unsupported, Weakness, forget, harden, weaknesses};
 pub use proxy::proxies;
+pub use veth::other_end;
 
 use self::device::Device;
 use crate::vm::{Place, Port};

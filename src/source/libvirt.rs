@@ -1,4 +1,8 @@
 //! libvirt: its domain XML. [`super::virsh`] gets it from libvirt itself.
+//!
+//! LXC's containers are domains as well. Their port is a veth's end, `<target dev='vnet0'/>` once they
+//! run. While libvirt starts one it does not tell names that it has given itself, but the other end,
+//! which is the container's and still on the host: `<guest dev='eth0' actual='vnet1'/>`.
 
 use anyhow::{Context, Result, ensure};
 use roxmltree::Node;
@@ -6,8 +10,9 @@ use roxmltree::Node;
 use super::limits;
 pub use super::limits::DOMAIN_TEXT as XML_LIMIT;
 use super::xml::Format;
+use crate::mac::MacAddr;
 use crate::quote::{beginning, quoted};
-use crate::vm::{Nic, Vm};
+use crate::vm::{Nic, Port, Vm};
 
 pub(super) const FORMAT: Format = Format {
     name: "the domain XML",
@@ -20,12 +25,33 @@ pub(super) const FORMAT: Format = Format {
 /// If it is no domain XML or beyond a limit, has no name, or an interface with a port name or a MAC
 /// address that cannot be.
 pub fn domain(xml: &str) -> Result<Vm> {
+    starting(xml, &|_, _| Ok(None))
+}
+
+/// Tells the host's end of a veth whose other end has this name and this address.
+pub type OtherEnd<'a> = &'a dyn Fn(&Port, MacAddr) -> Result<Option<Port>>;
+
+/// The VM that a domain's XML describes while libvirt starts it, like [`domain`].
+///
+/// # Errors
+/// Like [`domain`], or if `other_end` cannot tell.
+pub fn starting(xml: &str, other_end: OtherEnd) -> Result<Vm> {
     limits::check_text(FORMAT.name, xml, XML_LIMIT)?;
-    vm(FORMAT.parse(xml)?.root_element())
+    read(FORMAT.parse(xml)?.root_element(), other_end)
+}
+
+/// Whether the XML is that of a container of libvirt's LXC driver.
+pub fn is_container(xml: &str) -> bool {
+    let tree = FORMAT.parse(xml);
+    tree.is_ok_and(|tree| tree.root_element().attribute("type") == Some("lxc"))
 }
 
 /// The VM that a `<domain>` describes, like [`domain`].
 pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
+    read(domain, &|_, _| Ok(None))
+}
+
+fn read(domain: Node<'_, '_>, other_end: OtherEnd) -> Result<Vm> {
     ensure!(
         domain.has_tag_name("domain"),
         "not domain XML: its root is <{}>",
@@ -46,7 +72,7 @@ pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
     let interfaces = devices.filter(|device| device.has_tag_name("interface"));
     for (count, interface) in (1..).zip(interfaces) {
         limits::NICS.check(FORMAT.name, count)?;
-        match nic(interface).with_context(|| format!("VM {name:?}"))? {
+        match nic(interface, other_end).with_context(|| format!("VM {name:?}"))? {
             Ok(nic) => vm.nics.push(nic),
             Err(why) => vm.skipped.push(why),
         }
@@ -60,7 +86,7 @@ const TYPES_WITH_PORT: [&str; 4] = ["bridge", "network", "ethernet", "direct"];
 
 /// The NIC that an `<interface>` describes, or why it has none: a shut off domain's port has no
 /// name yet, a passed-through device never gets one.
-fn nic(interface: Node<'_, '_>) -> Result<Result<Nic, String>> {
+fn nic(interface: Node<'_, '_>, other_end: OtherEnd) -> Result<Result<Nic, String>> {
     let attribute = |element, name| child(interface, element).and_then(|e| e.attribute(name));
     let mac = attribute("mac", "address");
     // As libvirt reads it where nothing is said.
@@ -73,7 +99,15 @@ fn nic(interface: Node<'_, '_>) -> Result<Result<Nic, String>> {
             quoted(kind)
         )));
     }
-    let Some(port) = attribute("target", "dev") else {
+    let port = match (
+        attribute("target", "dev"),
+        attribute("guest", "actual"),
+        mac,
+    ) {
+        (None, Some(end), Some(mac)) => other_end(&end.parse()?, mac.parse()?)?,
+        (port, ..) => port.map(str::parse).transpose()?,
+    };
+    let Some(port) = port else {
         let who = mac
             .map(|mac| format!(" {}", quoted(mac)))
             .unwrap_or_default();
@@ -82,11 +116,11 @@ fn nic(interface: Node<'_, '_>) -> Result<Result<Nic, String>> {
     let Some(mac) = mac else {
         return Ok(Err(format!(
             "the interface {} has no MAC address",
-            quoted(port)
+            quoted(port.as_str())
         )));
     };
     let bridge = attribute("source", "bridge").map(str::to_owned);
-    Nic::new(port.parse()?, mac.parse()?, bridge).map(Ok)
+    Nic::new(port, mac.parse()?, bridge).map(Ok)
 }
 
 fn child<'a, 'x>(node: Node<'a, 'x>, name: &str) -> Option<Node<'a, 'x>> {
@@ -130,6 +164,29 @@ mod tests {
                 "the interface has no target device",
             ]
         );
+    }
+
+    #[test]
+    fn the_port_of_a_container_that_starts_is_found_by_its_other_end() {
+        let xml = "<domain type='lxc'><name>web</name><devices><interface type='bridge'>\
+            <mac address='02:00:c0:a8:00:05'/><source bridge='br0'/>\
+            <guest dev='eth0' actual='vnet1'/></interface></devices></domain>";
+        assert!(is_container(xml) && !is_container(CAPTURE) && !is_container("<domain"));
+        let vnet0 = |end: &Port, mac: MacAddr| {
+            assert_eq!(
+                (end.as_str(), &*mac.to_string()),
+                ("vnet1", "02:00:c0:a8:00:05")
+            );
+            Ok(Some("vnet0".parse()?))
+        };
+        let vm = starting(xml, &vnet0).unwrap();
+        assert_eq!(vm.nics[0].port.as_str(), "vnet0");
+        let no_target = r#"the interface "02:00:c0:a8:00:05" has no target device"#;
+        assert_eq!(domain(xml).unwrap().skipped, [no_target]);
+        // A target that the XML tells is believed.
+        let told = xml.replace("<guest", "<target dev='web0'/><guest");
+        let vm = starting(&told, &|_, _| unreachable!()).unwrap();
+        assert_eq!(vm.nics[0].port.as_str(), "web0");
     }
 
     #[test]

@@ -1,18 +1,23 @@
-//! `macfence hook libvirt`: libvirt's hook for QEMU domains. It must not ask libvirt anything back:
-//! libvirt waits for us, with the domain locked. It prints nothing, because for some operations libvirt
-//! would take that for XML.
+//! `macfence hook libvirt`: libvirt's hook for QEMU domains and LXC containers. It must not ask libvirt
+//! anything back: libvirt waits for us, with the domain locked. It prints nothing, because for some
+//! operations libvirt would take that for XML.
+//!
+//! QEMU's domains and LXC's have names of their own, and so has what other hypervisors run: the fence of a
+//! VM may have ports of another one with the same name. They keep their guards.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bridge;
 use crate::commands::enforce::{Told, fence_vms, unfence};
 use crate::commands::shared::{read, warn_of_skipped};
 use crate::config::Config;
 use crate::fence::Keep;
 use crate::report;
 use crate::source::libvirt;
-use crate::vm::{Vm, VmName};
+use crate::vm::{Port, Vm, VmName};
 
 /// Runs it.
 pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
@@ -22,6 +27,9 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
         // The ports exist and are on their bridges, and no guest instruction has been run: also
         // where a domain is restored or comes in by migration.
         "start" => fence(config, name, &xml, Told::OfStarting),
+        // A container's port is told by its name only now. Had it not been found at the start, it is
+        // fenced here; if that fails, libvirt ends the container.
+        "started" if libvirt::is_container(&xml) => fence(config, name, &xml, Told::OfStarting),
         // libvirtd has been restarted, and ends a domain whose hook fails. It has been running all
         // the while, with the fence that it had.
         "reconnect" => {
@@ -32,9 +40,13 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
         }
         // QEMU has ended, and nobody is left who could send.
         "stopped" | "release" => {
-            unfence(config, &described(name, &xml)?, &Keep::nothing(), |_, _| {
-                true
-            })
+            let vm = described(name, &xml)?;
+            let is_anothers = is_anothers(&vm);
+            let keep = Keep {
+                ports: Box::new(&is_anothers),
+                ..Keep::nothing()
+            };
+            unfence(config, &vm, &keep, |port, _| !is_anothers(port))
         }
         _ => Ok(()),
     }
@@ -43,11 +55,21 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
 fn fence(config: &Config, name: &VmName, xml: &str, told: Told) -> Result<()> {
     let vm = described(name, xml)?;
     warn_of_skipped(&vm);
-    fence_vms(config, vec![vm], &Keep::nothing(), told).map(|_| ())
+    let keep = Keep {
+        ports: Box::new(is_anothers(&vm)),
+        ..Keep::nothing()
+    };
+    fence_vms(config, vec![vm], &keep, told).map(|_| ())
+}
+
+/// Which ports are those of another VM with the same name: they are there, and not the domain's.
+fn is_anothers(vm: &Vm) -> impl Fn(&Port) -> bool + use<> {
+    let own: BTreeSet<_> = vm.nics.iter().map(|nic| nic.port.clone()).collect();
+    move |port| !own.contains(port) && bridge::is_in_use(port)
 }
 
 fn described(name: &VmName, xml: &str) -> Result<Vm> {
-    let vm = libvirt::domain(xml).context("standard input")?;
+    let vm = libvirt::starting(xml, &bridge::other_end).context("standard input")?;
     ensure!(
         vm.name == *name,
         "standard input describes the domain {:?}, not {:?}",

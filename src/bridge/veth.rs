@@ -1,0 +1,37 @@
+//! Which veth is the other end of one: libvirt tells of a container that it starts only the end that
+//! the container gets.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::{DEVICES, read};
+use crate::mac::MacAddr;
+use crate::vm::Port;
+
+/// The host's end of a veth whose other end is still on this host; `None` if the other end is gone, is no
+/// veth, or has another address.
+///
+/// # Errors
+/// If sysfs cannot be read.
+pub fn other_end(end: &Port, mac: MacAddr) -> Result<Option<Port>> {
+    let end = end.as_str();
+    let address = read(end, "address")?.and_then(|text| text.parse().ok());
+    let (Some(own), Some(others)) = (read(end, "ifindex")?, read(end, "iflink")?) else {
+        return Ok(None);
+    };
+    if address != Some(mac) {
+        return Ok(None);
+    }
+    let devices = fs::read_dir(DEVICES).with_context(|| format!("cannot read {DEVICES}"))?;
+    let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    for name in names.filter(|name| name != end) {
+        // Each must be the other's: a VLAN device and a macvlan also name another device.
+        let is_it = read(&name, "ifindex")?.as_ref() == Some(&others)
+            && read(&name, "iflink")?.as_ref() == Some(&own);
+        if is_it && let Ok(port) = name.parse() {
+            return Ok(Some(port));
+        }
+    }
+    Ok(None)
+}
