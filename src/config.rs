@@ -34,8 +34,8 @@ pub struct Config {
     pub backend: backend::Choice,
     /// What to enforce.
     pub policy: Policy,
-    /// The libvirt to ask, as `virsh -c` takes it.
-    pub connect: String,
+    /// The libvirts to ask, as `virsh -c` takes them.
+    pub connect: Vec<String>,
     /// Whether to change settings of bridges that rules cannot make up for.
     pub harden_bridges: bool,
     /// Whether to tell what is done.
@@ -84,8 +84,9 @@ impl Config {
             },
             connect: flags
                 .connect
+                .map(|uri| vec![uri])
                 .or(file.connect)
-                .unwrap_or_else(|| DEFAULT_CONNECT.to_owned()),
+                .unwrap_or_else(|| vec![DEFAULT_CONNECT.to_owned()]),
             harden_bridges: file.harden_bridges.unwrap_or(true),
             verbose: flags.verbose,
             origins,

@@ -17,7 +17,7 @@ use crate::policy::{AddressGuard, Extras, Isolation, Network, Overrides, Selecto
 pub struct File {
     pub(super) backend: Option<backend::Choice>,
     pub(super) bridges: Option<Vec<String>>,
-    pub(super) connect: Option<String>,
+    pub(super) connect: Option<Vec<String>>,
     pub(super) harden_bridges: Option<bool>,
     pub(super) global: Overrides,
     pub(super) networks: Vec<Network>,
@@ -41,7 +41,7 @@ impl File {
         let mut parsed = Self {
             backend: file.word("backend", &backends)?,
             bridges: file.list("bridges", "a list of names of bridges", bridge)?,
-            connect: file.text("connect", "a libvirt URI", |text| Ok(text.to_owned()))?,
+            connect: file.text_or_list("connect", "a libvirt URI or a list of them")?,
             harden_bridges: file.flag("harden-bridges")?,
             global: overrides(&mut file)?,
             networks: networks(file.sections("network")?, &mut sections)?,

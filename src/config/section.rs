@@ -111,6 +111,18 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// A list of texts, or one text alone.
+    pub fn text_or_list(&mut self, key: &'static str, what: &str) -> Result<Option<Vec<String>>> {
+        let text = |value: &DeValue| match value {
+            DeValue::String(text) => Ok(text.clone().into_owned()),
+            _ => Err(None),
+        };
+        self.read(key, what, |value| match value {
+            DeValue::Array(values) => values.iter().map(|value| text(value.get_ref())).collect(),
+            value => text(value).map(|text| vec![text]),
+        })
+    }
+
     /// A list of what can be read from a text.
     pub fn list_of<T: FromStr<Err = Error>>(
         &mut self,

@@ -18,7 +18,7 @@ fn every_key_is_read() {
     );
     assert_eq!(file.backend, Some(backend::Choice::Nft));
     assert_eq!(file.bridges.unwrap(), ["br0", "br1"]);
-    assert_eq!(file.connect.unwrap(), "xen:///");
+    assert_eq!(file.connect.unwrap(), ["xen:///"]);
     assert_eq!(file.harden_bridges, Some(false));
     let trusted = ["02:00:0a:00:00:01/48", "02:00:0a:01:00:00/32"];
     let all = Overrides {
@@ -175,4 +175,20 @@ fn flags_go_before_the_global_values_only() {
     let policy = Config::new(cli.global).unwrap().policy;
     assert_eq!(policy.global.prefix_len.bits(), 48);
     assert_eq!(policy.networks[0].overrides.prefix_len.unwrap().bits(), 32);
+}
+
+#[test]
+fn several_libvirts_can_be_named_or_none() {
+    let connect = |text: &str| File::parse(text).map(|file| file.connect);
+    let both = connect("connect = ['qemu:///system', 'lxc:///']").unwrap();
+    assert_eq!(both.unwrap(), ["qemu:///system", "lxc:///"]);
+    assert_eq!(connect("connect = []").unwrap().unwrap().len(), 0);
+    assert_eq!(connect("").unwrap(), None);
+    for wrong in ["connect = 1", "connect = ['a', 2]"] {
+        let error = connect(wrong).unwrap_err().to_string();
+        assert!(
+            error.contains("connect must be a libvirt URI or a list of them, not"),
+            "{error}"
+        );
+    }
 }

@@ -15,6 +15,10 @@ pub const TEMPLATE_TEXT: usize = 64 << 20;
 /// bytes a line.
 pub const TABLE_TEXT: usize = 4 << 20;
 
+/// The most text of Incus' list of instances that is read, in bytes. An instance takes some 3 KiB, and
+/// more with the scripts that users have put into it.
+pub const INSTANCES_TEXT: usize = 256 << 20;
+
 /// Elements of one document. A domain has some hundred; one with 1,000 NICs some 10,000. A template
 /// has some hundred to a few thousand. A tree of so many takes some 20 MB.
 pub const ELEMENTS: Limit = Limit(100_000, "elements");
@@ -58,6 +62,9 @@ pub const EXTRA_ADDRESSES: Limit = Limit(64, "IP addresses");
 
 /// Domains that Xen runs: it gives no number beyond 0x7fef (`DOMID_FIRST_RESERVED`).
 pub const DOMAINS: Limit = Limit(0x7ff0, "domains");
+
+/// Instances of Incus: as many as domains of Xen. A bridge has at most 1,024 ports.
+pub const INSTANCES: Limit = Limit(0x7ff0, "instances");
 
 /// A limit on how many of something there may be.
 #[derive(Clone, Copy, Debug)]

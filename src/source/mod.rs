@@ -1,6 +1,7 @@
 //! Where VMs come from: each source asks one hypervisor, or reads what one wrote, and knows
 //! nothing of rules. [`Hypervisors`] is the one way to ask.
 
+pub mod incus;
 pub mod libvirt;
 mod limits;
 pub mod opennebula;
@@ -53,9 +54,11 @@ trait Hypervisor {
     fn named(&self, names: &[VmName]) -> Vec<Result<Vm>>;
 }
 
-/// All hypervisors that we can ask, the first one first; `uri` is libvirt's.
-fn known(uri: &str) -> Vec<Box<dyn Hypervisor>> {
-    vec![Box::new(virsh::Virsh::at(uri)), Box::new(xen::Xen)]
+/// All hypervisors that we can ask, the first one first; `uris` are libvirt's.
+fn known(uris: &[String]) -> Vec<Box<dyn Hypervisor>> {
+    let libvirts = uris.iter().map(|uri| Box::new(virsh::Virsh::at(uri)) as _);
+    let others: [Box<dyn Hypervisor>; 2] = [Box::new(xen::Xen), Box::new(incus::Incus)];
+    libvirts.chain(others).collect()
 }
 
 /// The hypervisors of this host. While this value lives nobody else asks them: whoever acts on an
@@ -66,13 +69,13 @@ pub struct Hypervisors {
 }
 
 impl Hypervisors {
-    /// Waits for its turn to ask the hypervisors that this host has; `uri` is libvirt's. Where
+    /// Waits for its turn to ask the hypervisors that this host has; `uris` are libvirt's. Where
     /// there is none it is libvirt, so that the error says that virsh was not found.
     ///
     /// # Errors
     /// If another process keeps the lock for a minute.
-    pub fn ask(uri: &str) -> Result<Self> {
-        let mut asked = known(uri);
+    pub fn ask(uris: &[String]) -> Result<Self> {
+        let mut asked = known(uris);
         if asked.iter().any(|hypervisor| hypervisor.is_there()) {
             asked.retain(|hypervisor| hypervisor.is_there());
         } else {
@@ -86,8 +89,8 @@ impl Hypervisors {
     ///
     /// # Errors
     /// Like [`Self::ask`].
-    pub fn ask_only(kind: Kind, uri: &str) -> Result<Self> {
-        let mut asked = known(uri);
+    pub fn ask_only(kind: Kind, uris: &[String]) -> Result<Self> {
+        let mut asked = known(uris);
         asked.retain(|hypervisor| hypervisor.runs(kind));
         Self::open(asked)
     }
