@@ -10,6 +10,7 @@ mod bridge_settings;
 mod busy_host;
 mod changes;
 mod command_line;
+mod containers;
 mod crash;
 mod damage;
 mod dice;

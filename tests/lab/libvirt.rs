@@ -65,9 +65,11 @@ impl<'a> Libvirt<'a> {
             std::fs::create_dir_all("/etc/libvirt/hooks").expect("/etc/libvirt/hooks");
             tmpfs("/etc/libvirt/hooks");
             if !hook.is_empty() {
-                let dir = Path::new("/etc/libvirt/hooks/qemu.d");
-                std::fs::create_dir(dir).expect("qemu.d");
-                script(dir, "macfence", hook);
+                for dir in ["qemu.d", "lxc.d"] {
+                    let dir = Path::new("/etc/libvirt/hooks").join(dir);
+                    std::fs::create_dir(&dir).expect("a directory");
+                    script(dir, "macfence", hook);
+                }
             }
             std::fs::create_dir("/run/libvirt").expect("/run/libvirt");
             // The first shell is process 1 there: it reaps what daemons leave.

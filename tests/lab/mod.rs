@@ -2,6 +2,7 @@
 //! programs run on it. Nothing outside the namespaces changes, and nothing of them outlives the
 //! process.
 
+pub mod containers;
 pub mod frame;
 pub mod guest;
 pub mod learning;
