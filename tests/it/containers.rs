@@ -178,6 +178,20 @@ fn instances_of_incus_are_fenced_while_they_run() {
     macfence(&["sync"]).ok();
     assert!(host.fenced().is_empty());
 
+    // By LXC itself, before the container's program runs: it does not start if it cannot be fenced.
+    let hook = "raw.lxc=lxc.hook.start-host = /usr/sbin/macfence apply -- \"$LXC_NAME\"";
+    incus.run(&["profile", "set", "default", hook]).ok();
+    assert_eq!(incus.run(&["start", "web"]).status, 1);
+    assert!(host.fenced().is_empty());
+    incus.install(&config);
+    // Incus takes a moment to see that it has not started.
+    until("it starts", || incus.run(&["start", "web"]).status == 0);
+    assert_eq!(host.fenced(), ["web"]);
+    macfence(&["check"]).quiet();
+    incus.ok("stop -f web");
+    macfence(&["sync"]).ok();
+    incus.ok("profile unset default raw.lxc");
+
     // By the service; in another project an instance of the same name is another VM.
     let log = incus.dir.path().join("log");
     let _watch = Watch(host.run(|| {

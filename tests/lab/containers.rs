@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 
-use super::{Host, Ran, fetched, need, script, tmpfs, until};
+use super::{Host, MACFENCE, Ran, fetched, need, script, tmpfs, until};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -187,6 +187,15 @@ impl<'a> Incus<'a> {
         self.ok("profile device add default eth0 nic nictype=bridged parent=br0");
         // What an idle container may do is not the matter, and needs no subordinate ids.
         self.ok("profile set default security.privileged=true");
+    }
+
+    /// Installs macfence and this configuration where the daemon sees them.
+    pub fn install(&self, config: &Path) {
+        self.host.run(|| {
+            let root = Path::new(ROOT);
+            fs::copy(MACFENCE, root.join("usr/sbin/macfence")).expect("macfence");
+            fs::copy(config, root.join("etc/macfence.toml")).expect("a configuration");
+        });
     }
 
     /// Runs `incus`.
