@@ -79,6 +79,16 @@ pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> 
     Ok(exec(program, command, stdin, TIME_LIMIT)?)
 }
 
+/// Like [`run`] with nothing to read, but with this in its environment.
+///
+/// # Errors
+/// Like [`run`].
+pub fn run_with(program: &'static str, args: &[&str], variable: (&str, &str)) -> Result<Output> {
+    let (name, value) = variable;
+    let command = Exec::cmd(find(program)?).args(args).env(name, value);
+    Ok(exec(program, command, "", TIME_LIMIT)?)
+}
+
 /// Like [`run`] with nothing to read, but with as much time.
 ///
 /// # Errors

@@ -26,6 +26,9 @@ const INSTANCES_PATH: &str = "/1.0/instances?recursion=1&all-projects=true";
 /// What it answers, in the words of error messages.
 const ANSWER: &str = "Incus' list of instances";
 
+/// Where `incus` looks for root's configuration.
+const NO_CONFIGURATION: (&str, &str) = ("INCUS_CONF", "/nonexistent");
+
 /// The project whose instances go by their own names.
 const DEFAULT_PROJECT: &str = "default";
 
@@ -83,9 +86,11 @@ fn all() -> Result<Vec<Told>> {
     vms(instances, here.as_deref(), &bridge::is_there)
 }
 
-/// Asks the daemon of this host, whatever remotes root has configured.
+/// Asks the daemon of this host. What root has configured, remotes and aliases, is not read: the service may
+/// not look into root's home, and the program fails then.
 fn ask(path: &str) -> Result<String> {
-    process::run("incus", &["query", "--force-local", path], "")?.checked()
+    let args = ["query", "--force-local", path];
+    process::run_with("incus", &args, NO_CONFIGURATION)?.checked()
 }
 
 /// An instance, as far as is of interest: [its documentation][1].

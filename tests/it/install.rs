@@ -39,6 +39,7 @@ const FILES: &str = "\
 644 share/doc/macfence/docs/configuration.md
 644 share/doc/macfence/docs/getting-started.md
 644 share/doc/macfence/docs/how-it-works.md
+644 share/doc/macfence/docs/incus.md
 644 share/doc/macfence/docs/libvirt.md
 644 share/doc/macfence/docs/migrating.md
 644 share/doc/macfence/docs/oned-conf.md
