@@ -135,6 +135,22 @@ pub enum Command {
         #[arg(long, conflicts_with = "json")]
         graph: bool,
     },
+    /// Show who was dropped in the last 10 minutes, where and why
+    ///
+    /// Prints one line for each port and source address: whose address it is, how many frames, and when
+    /// the last one came. Changes nothing. Only with nft.
+    #[command(after_long_help = include_str!("help/drops.txt"))]
+    Drops {
+        /// Only at the ports of this VM. May be given several times
+        #[arg(value_name = "VM")]
+        vms: Vec<VmName>,
+        /// Print further ones as they come, until interrupted
+        #[arg(long)]
+        follow: bool,
+        /// Print JSON; with --follow one object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Compare the kernel's rules with what the running VMs should have
     ///
     /// Prints a line for each difference, and what to run. Changes nothing.

@@ -231,6 +231,14 @@ fn other_differences(should: &Guard, now: &ActualGuard) -> Vec<String> {
         let may = may(!now.ra_guard);
         found.push(format!("port \"{port}\" {may} be an IPv6 router"));
     }
+    if let Some(log) = now.log
+        && log != should.log
+    {
+        let to = |log: Option<u16>| {
+            log.map_or("nowhere".to_owned(), |group| format!("to nflog:{group}"))
+        };
+        found.push(format!("drops at port \"{port}\" are logged {}", to(log)));
+    }
     found
 }
 

@@ -80,6 +80,7 @@ impl Config {
                 global: global.over(&Settings::default()),
                 networks: file.networks,
                 nics: file.nics,
+                log: file.log.flatten(),
                 proxies: BTreeMap::new(),
             },
             connect: flags

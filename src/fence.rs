@@ -36,6 +36,8 @@ pub struct Guard {
     /// Whether IPv6 router advertisements and redirects are dropped. Stops a VM that makes itself its
     /// neighbours' router.
     pub ra_guard: bool,
+    /// The group of netlink sockets that are told of some of the dropped frames.
+    pub log: Option<u16>,
 }
 
 impl Guard {
@@ -50,6 +52,7 @@ impl Guard {
             addresses: None,
             dhcp_guard: false,
             ra_guard: false,
+            log: None,
         }
     }
 
@@ -222,6 +225,9 @@ pub struct ActualGuard {
     pub dhcp_guard: bool,
     /// Whether router advertisements are dropped.
     pub ra_guard: bool,
+    /// The group that dropped frames are logged to, or that they are not; `None` where the firewall
+    /// logs nothing.
+    pub log: Option<Option<u16>>,
     /// Rules that a guard like this has and that are missing, or the other way round, each in
     /// words. A guard of an earlier version lacks some.
     pub defects: Vec<String>,
@@ -253,6 +259,7 @@ impl ActualGuard {
             addresses: None,
             dhcp_guard: false,
             ra_guard: false,
+            log: None,
             defects: Vec::new(),
             dropped: Dropped::default(),
         }
@@ -296,6 +303,7 @@ impl ActualGuard {
             },
             dhcp_guard: self.dhcp_guard,
             ra_guard: self.ra_guard,
+            log: self.log.flatten(),
         })
     }
 

@@ -26,6 +26,8 @@ pub struct Policy {
     pub networks: Vec<Network>,
     /// What single NICs may use besides their own, by their MAC address.
     pub nics: BTreeMap<MacAddr, Extras>,
+    /// The group of netlink sockets that are told of dropped frames.
+    pub log: Option<u16>,
     /// The ports of OpenNebula's transparent proxies, by bridge: see [`Policy::on_host`].
     pub proxies: BTreeMap<String, Port>,
 }
@@ -171,6 +173,7 @@ impl Policy {
             addresses: addresses(nic, &settings, extras.ips),
             dhcp_guard: settings.dhcp_guard,
             ra_guard: settings.ra_guard,
+            log: self.log,
             ..Guard::new(nic.port.clone(), nic.mac, hears)
         }
     }

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 
 use super::ebtables::Ebtables;
 use super::nft::Nft;
-use super::{Backend, Enforced, Snapshot};
+use super::{Backend, Enforced, Noted, Snapshot};
 use crate::fence::{Fence, Keep};
 use crate::vm::Port;
 
@@ -93,6 +93,10 @@ impl Backend for Auto {
         let released = self.try_both(|backend| backend.release(ports))?;
         let left = self.left_behind().iter().any(|port| ports.contains(port));
         Ok(released | (left && Ebtables.release(ports)?))
+    }
+
+    fn noted(&self) -> Result<Option<Vec<Noted>>> {
+        self.try_both(|backend| backend.noted())
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {

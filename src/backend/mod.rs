@@ -3,12 +3,15 @@
 mod auto;
 pub mod ebtables;
 pub mod nft;
+mod noted;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::vm::Port;
+
+pub use self::noted::{Noted, Reason};
 
 /// A firewall that holds fences. It knows VMs, ports and guards, and no hypervisor.
 ///
@@ -44,6 +47,11 @@ pub trait Backend {
     /// Deletes all that refers to these ports, in one step, and the fences that are left without a
     /// port. Returns whether anything changed.
     fn release(&self, ports: &[Port]) -> Result<bool>;
+
+    /// Who was dropped of late, newest first; `None` where nobody notes that.
+    fn noted(&self) -> Result<Option<Vec<Noted>>> {
+        Ok(None)
+    }
 
     /// Whether the firewall can hold this fence at all: not every name can be told to it. Starts no
     /// process.

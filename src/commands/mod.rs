@@ -3,7 +3,9 @@
 
 mod apply;
 mod check;
+mod columns;
 mod doctor;
+mod drops;
 mod enforce;
 pub mod explain;
 mod export;
@@ -48,6 +50,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::List { json, graph } => list::run(&flags, json, graph),
         Command::Check { json, xml } => return check::run(&config, json, xml),
         Command::Explain(question) => return explain::run(&config, &question),
+        Command::Drops { vms, follow, json } => drops::run(&config, &vms, follow, json),
         Command::Metrics { output } => metrics::run(&config, output.as_ref()),
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
@@ -61,7 +64,10 @@ pub fn run(cli: Cli) -> Result<Exit> {
 /// How a command ends that could not be done.
 pub fn exit_on_failure(command: &Command) -> Exit {
     match command {
-        Command::Check { .. } | Command::Doctor { .. } | Command::Explain(_) => Exit::Unknown,
+        Command::Check { .. }
+        | Command::Doctor { .. }
+        | Command::Drops { .. }
+        | Command::Explain(_) => Exit::Unknown,
         _ => Exit::Failed,
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::origin::{Lines, Origins};
 use super::section::Section;
@@ -19,6 +19,7 @@ pub struct File {
     pub(super) bridges: Option<Vec<String>>,
     pub(super) connect: Option<Vec<String>>,
     pub(super) harden_bridges: Option<bool>,
+    pub(super) log: Option<Option<u16>>,
     pub(super) global: Overrides,
     pub(super) networks: Vec<Network>,
     pub(super) nics: BTreeMap<MacAddr, Extras>,
@@ -43,6 +44,11 @@ impl File {
             bridges: file.list("bridges", "a list of names of bridges", bridge)?,
             connect: file.text_or_list("connect", "a libvirt URI or a list of them")?,
             harden_bridges: file.flag("harden-bridges")?,
+            log: file.text(
+                "log",
+                "\"none\", or \"nflog:\" and a group from 0 to 65535",
+                log,
+            )?,
             global: overrides(&mut file)?,
             networks: networks(file.sections("network")?, &mut sections)?,
             nics: nics(file.sections("nic")?)?,
@@ -155,6 +161,17 @@ fn extras(section: &mut Section) -> Result<Extras> {
 fn ips(section: &mut Section, key: &'static str) -> Result<BTreeSet<IpAddr>> {
     let ips = section.list(key, "a list of IP addresses", ip)?;
     Ok(ips.unwrap_or_default().into_iter().collect())
+}
+
+fn log(text: &str) -> Result<Option<u16>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let group = text
+        .strip_prefix("nflog:")
+        .and_then(|group| group.parse().ok());
+    let group = group.with_context(|| format!("{text:?} is neither"))?;
+    Ok(Some(group))
 }
 
 /// The name of a bridge.

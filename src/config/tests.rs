@@ -10,7 +10,7 @@ fn file(text: &str) -> File {
 #[test]
 fn every_key_is_read() {
     let file = file(
-        "backend = 'nft'\nbridges = ['br0', 'br1']\nconnect = 'xen:///'\nharden-bridges = false\n\
+        "backend = 'nft'\nbridges = ['br0', 'br1']\nconnect = 'xen:///'\nharden-bridges = false\nlog = 'nflog:5'\n\
          prefix-len = 32\ntrusted = ['02:00:0a:00:00:01', '2:0:a:1:0:0/32']\n\
          trusted-ports = ['br0b']\nopennebula-proxy = false\nisolation = 'always'\n\
          multicast-querier = true\naddresses = 'mac'\nlink-local = 'any'\ndhcp-guard = true\n\
@@ -20,6 +20,7 @@ fn every_key_is_read() {
     assert_eq!(file.bridges.unwrap(), ["br0", "br1"]);
     assert_eq!(file.connect.unwrap(), ["xen:///"]);
     assert_eq!(file.harden_bridges, Some(false));
+    assert_eq!(file.log, Some(Some(5)));
     let trusted = ["02:00:0a:00:00:01/48", "02:00:0a:01:00:00/32"];
     let all = Overrides {
         prefix_len: Some(32.try_into().unwrap()),

@@ -30,7 +30,7 @@ pub fn spoofed(words: Words, port: &Port, guard: &ActualGuard) -> String {
         Words::Nft => {
             let all = own.into_iter().chain(&guard.extra_macs);
             let macs: String = all.map(|mac| format!(" ether saddr != {mac}")).collect();
-            format!("iifname \"{port}\"{macs} counter drop")
+            format!("iifname \"{port}\"{macs} counter goto dropped-spoofed")
         }
         Words::Ebtables => {
             let mac = own.map(ToString::to_string).unwrap_or_default();
@@ -60,7 +60,7 @@ pub fn foreign(
                     .iter()
                     .map(|port| format!(" iifname != \"{port}\"")),
             );
-            rule + " counter drop"
+            rule + " counter goto dropped-foreign"
         }
         Words::Ebtables => {
             let (base, mask) = (own.base(), own.mask());
@@ -72,7 +72,9 @@ pub fn foreign(
 /// A rule about the sender's IP addresses, by its comment.
 pub fn forged(words: Words, port: &Port, comment: &str) -> String {
     match words {
-        Words::Nft => format!("iifname \"{port}\" ... counter drop comment \"{comment}\""),
+        Words::Nft => {
+            format!("iifname \"{port}\" ... counter goto dropped-forged comment \"{comment}\"")
+        }
         Words::Ebtables => format!("nat PREROUTING -i {port}, in its chain: {comment}"),
     }
 }

@@ -219,14 +219,14 @@ fn the_rule_that_decides_comes_with_its_counter() {
     let steps = verdict(&from, &side(&own, &guard), frame, Words::Nft);
     let step = deciding(&steps).unwrap();
     let rule = "oifname \"a\" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 ether saddr != \
-                00:16:3e:00:00:01 iifname != \"br0b\" counter drop";
+                00:16:3e:00:00:01 iifname != \"br0b\" counter goto dropped-foreign";
     assert_eq!((step.rule.as_deref(), step.dropped), (Some(rule), Some(5)));
     let steps = verdict(&from, &side(&own, &guard), frame, Words::Ebtables);
     let rule = "filter FORWARD -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o a";
     assert_eq!(deciding(&steps).unwrap().rule.as_deref(), Some(rule));
     let steps = verdict(&side(&own, &guard), &from, frame, Words::Nft);
     let step = deciding(&steps).unwrap();
-    let rule = "iifname \"a\" ether saddr != 02:00:c0:a8:00:05 counter drop";
+    let rule = "iifname \"a\" ether saddr != 02:00:c0:a8:00:05 counter goto dropped-spoofed";
     assert_eq!((step.rule.as_deref(), step.dropped), (Some(rule), Some(3)));
 }
 

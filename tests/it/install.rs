@@ -70,6 +70,7 @@ const FILES: &str = "\
 644 share/man/man8/macfence-apply.8
 644 share/man/man8/macfence-check.8
 644 share/man/man8/macfence-doctor.8
+644 share/man/man8/macfence-drops.8
 644 share/man/man8/macfence-explain.8
 644 share/man/man8/macfence-export.8
 644 share/man/man8/macfence-flush.8

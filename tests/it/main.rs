@@ -16,6 +16,7 @@ mod damage;
 mod dice;
 mod doctor;
 mod drift;
+mod drops;
 mod ebtables;
 mod explain;
 mod export;

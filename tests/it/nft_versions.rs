@@ -47,6 +47,12 @@ fn check(version: &str) {
             .exec(Command::new(nft).args(["-j", "-f", "-"]), &export)
             .ok();
         assert_eq!(words(&empty.ok(nft, &["list", "ruleset"])), words(&listed));
+        // Into a live kernel as well, be it its own or another's.
+        for host in [&empty, &host] {
+            host.exec(Command::new(nft).args(["-j", "-f", "-"]), &export)
+                .ok();
+            assert_eq!(words(&host.ok(nft, &["list", "ruleset"])), words(&listed));
+        }
         empty.ok(nft, &["flush", "ruleset"]);
         empty
             .exec(Command::new(nft).args(["-f", "-"]), &listed)

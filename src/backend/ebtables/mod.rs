@@ -58,7 +58,7 @@ pub struct Ebtables;
 /// More calls than this are worth asking whether one process can do them all.
 const FEW: usize = 4;
 
-const LIMITS: [&str; 7] = [
+const LIMITS: [&str; 8] = [
     "ebtables does not look behind an 802.1Q tag: a VM's multicast queries with a tag are not \
      dropped, even with VLAN ID 0, and a bridge that snoops believes them; such queries of others \
      do not reach VMs of other networks.",
@@ -76,6 +76,7 @@ const LIMITS: [&str; 7] = [
      not look at the version in an IP packet.",
     "Where a VM may be no DHCP server or no router but may use any IP address, ebtables drops all \
      its frames with VLAN ID 0 or a provider's tag, and does not look into those of a VLAN.",
+    "Drops are neither noted for macfence drops nor logged.",
 ];
 
 impl Backend for Ebtables {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use nftables::expr::{BinaryOperation, Expression, Meta, MetaKey, NamedExpression};
 use nftables::expr::{Payload, PayloadBase, PayloadField, PayloadRaw};
-use nftables::stmt::{Counter, Match, Operator, Statement};
+use nftables::stmt::{Counter, JumpTarget, Match, Operator, Statement};
 
 use crate::vm::Port;
 
@@ -12,6 +12,18 @@ use crate::vm::Port;
 pub fn count_and_drop(mut matches: Vec<Statement<'static>>) -> Vec<Statement<'static>> {
     matches.push(Statement::Counter(Counter::Anonymous(None)));
     matches.push(Statement::Drop(None));
+    matches
+}
+
+/// Ends a rule: what matched is counted, and dropped by a chain of the skeleton that first notes who it was.
+/// A rule cannot do both: it ends, without its drop, where the set to note in is full.
+pub fn count_and_note(
+    mut matches: Vec<Statement<'static>>,
+    chain: &'static str,
+) -> Vec<Statement<'static>> {
+    let target = Cow::Borrowed(chain);
+    matches.push(Statement::Counter(Counter::Anonymous(None)));
+    matches.push(Statement::Goto(JumpTarget { target }));
     matches
 }
 

@@ -10,10 +10,12 @@
 //!     }
 //!     chain input { … only frames to link-local addresses: iifname vmap @ports }
 //!     chain forward { … all but multicast queries: oifname vmap @ports }
+//!     chain dropped-spoofed { … notes the source address in the set spoofed; drop }
 //!     chain vm-one-42 {
-//!         iifname "one-42-0" ether saddr != 02:00:c0:a8:00:05 counter drop
+//!         iifname "one-42-0" ether saddr != 02:00:c0:a8:00:05 counter goto dropped-spoofed
 //!         iifname "one-42-0" meta pkttype multicast jump meddling
-//!         oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter drop
+//!         oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter \
+//!             goto dropped-foreign
 //!         … and where IP addresses or roles are guarded, what `address_guard` adds
 //!     }
 //! }
@@ -23,6 +25,7 @@ mod address_guard;
 pub mod chain_name;
 mod listing;
 mod matching;
+mod noted;
 pub mod others;
 mod plan;
 mod program;
@@ -43,7 +46,7 @@ use self::program::commit;
 use self::rule::Rule;
 use self::ruleset::Ruleset;
 use self::transaction::{Command, Transaction};
-use super::{Backend, Enforced, Snapshot};
+use super::{Backend, Enforced, Noted, Snapshot};
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::vm::Port;
 
@@ -117,6 +120,10 @@ impl Backend for Nft {
         chain_of(fence).map(drop)
     }
 
+    fn noted(&self) -> Result<Option<Vec<Noted>>> {
+        noted::query().map(Some)
+    }
+
     fn export(&self, fences: &[Fence]) -> Result<String> {
         export(fences)?.to_json_lines()
     }
@@ -154,9 +161,10 @@ fn or_probed(found: Option<Ruleset>) -> Result<Ruleset> {
     program::probe()?.expecting(&[]).map(|_| Ruleset::nothing())
 }
 
-/// What holds these fences in an empty kernel.
+/// What holds these fences in an empty kernel. It can be loaded again.
 fn export(fences: &[Fence]) -> Result<Transaction> {
-    let mut commands = vec![Command::AddSkeleton];
+    let sets = skeleton::Actual::default().missing_sets()?;
+    let mut commands = vec![Command::AddSets(sets), Command::AddSkeleton];
     for (chain, fence) in desired(fences)? {
         if fence.guards.is_empty() {
             continue;
@@ -169,5 +177,6 @@ fn export(fences: &[Fence]) -> Result<Transaction> {
         let ports = fence.ports().into_iter().cloned();
         commands.extend(ports.map(|port| Command::AddPort(port, chain.clone())));
     }
+    commands.push(Command::ListPorts);
     Ok(Transaction(commands))
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::chain_name::ChainName;
 use super::rule::Rule;
-use super::ruleset::Ruleset;
+use super::ruleset::{ActualRule, Ruleset};
 use super::skeleton::FORWARD;
 use super::transaction::{Command, Transaction};
 use crate::backend::Enforced;
@@ -93,6 +93,13 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
     if let Some(skeleton) = actual.skeleton.as_ref().filter(|_| !claims.is_empty())
         && !skeleton.defects()?.is_empty()
     {
+        let other_sets = skeleton.other_sets()?;
+        let sets = [skeleton.missing_sets()?, other_sets.clone()].concat();
+        let drops = other_sets.into_iter().map(Command::DropSet);
+        change.skeleton.0.extend(drops);
+        if !sets.is_empty() {
+            change.skeleton.0.push(Command::AddSets(sets));
+        }
         let misplaced = skeleton.misplaced()?;
         let drop = |name: &String| Command::DropBaseChain(name.clone());
         if skeleton.checks_senders_in_forward() {
@@ -110,6 +117,9 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
             change.skeleton.0.push(Command::AddSkeleton);
         }
         for chain in actual.chains.keys() {
+            if !desired.contains_key(chain) {
+                change.renew(actual, chain);
+            }
             change.complete(actual, chain, |port| {
                 let owner = claims.get(port.as_str()).map(|(_, owner)| *owner);
                 match desired.get(chain) {
@@ -218,10 +228,16 @@ impl Change {
             self.chains.0.push(Command::AddChain(chain.clone()));
         }
         let mut missing: Vec<_> = desired.iter().collect();
+        let mut before: Vec<&Rule> = Vec::new();
         for rule in now.into_iter().flatten() {
             let own = rule.rule.as_ref().map(|(rule, _)| rule);
+            let own = own.filter(|own| !before.iter().any(|before| own.is_void_behind(before)));
+            before.extend(own.filter(|own| !own.must_be_first()));
             match own.and_then(|own| missing.iter().position(|m| *m == own)) {
-                Some(index) => drop(missing.remove(index)),
+                Some(index) => {
+                    missing.remove(index);
+                    self.renew_rule(actual, chain, rule);
+                }
                 None => {
                     let delete = Command::DeleteRule(chain.clone(), rule.handle);
                     self.chains.0.push(delete);
@@ -243,6 +259,22 @@ impl Change {
                 let delete = Command::DeleteRule(chain.clone(), rule.handle);
                 self.chains.0.push(delete);
             }
+        }
+    }
+
+    /// Brings the rules of an earlier version to what they are now.
+    fn renew(&mut self, actual: &Ruleset, chain: &ChainName) {
+        for rule in actual.chains.get(chain).into_iter().flatten() {
+            self.renew_rule(actual, chain, rule);
+        }
+    }
+
+    fn renew_rule(&mut self, actual: &Ruleset, chain: &ChainName, rule: &ActualRule) {
+        if let Some((own, packets)) = &rule.rule
+            && actual.is_outdated(chain, rule)
+        {
+            let renew = Command::RenewRule(chain.clone(), rule.handle, own.clone(), *packets);
+            self.chains.0.push(renew);
         }
     }
 

@@ -79,12 +79,12 @@ pub fn chain(chain: &ChainName, ports: &BTreeSet<&Port>) -> Result<Found> {
     })
 }
 
-/// One base chain, and whether the table is in force. (nft 1.0.6 and 1.1.3 fail where two different
+/// One chain of the skeleton, and whether the table is in force. (nft 1.0.6 and 1.1.3 fail where two different
 /// chains are listed: "No such file or directory".)
 ///
 /// # Errors
 /// As for [`chain`].
-fn base_chain(name: &str) -> Result<skeleton::Actual> {
+fn shared_chain(name: &str) -> Result<skeleton::Actual> {
     let question = format!(
         "list ruleset {OTHER_FAMILY}\nlist tables {FAMILY_NAME}\n\
          {LIST} {FAMILY_NAME} {TABLE} {name}\n"
@@ -98,21 +98,26 @@ fn base_chain(name: &str) -> Result<skeleton::Actual> {
     }
 }
 
-/// What one VM's fence needs to know, asked side by side: its chain, and one base chain.
+/// What one VM's fence needs to know, asked side by side: its chain, and these chains of the skeleton.
 ///
 /// # Errors
 /// As for [`chain`].
-pub fn chain_and_base_chain(
+pub fn chain_and_shared_chains(
     chain: &ChainName,
     ports: &BTreeSet<&Port>,
-    base: &str,
+    names: &BTreeSet<&str>,
 ) -> Result<(Found, skeleton::Actual)> {
     thread::scope(|scope| {
-        let asked = scope.spawn(|| base_chain(base));
+        let ask = |name| scope.spawn(move || shared_chain(name));
+        let asked: Vec<_> = names.iter().copied().map(ask).collect();
         let found = self::chain(chain, ports);
-        let base = asked.join();
-        let base = base.map_err(|_| anyhow!("a thread that asked nft has panicked"))?;
-        Ok((found?, base?))
+        let mut shared = skeleton::Actual::default();
+        for asked in asked {
+            let answer = asked.join();
+            let answer = answer.map_err(|_| anyhow!("a thread that asked nft has panicked"))?;
+            shared.add(answer?);
+        }
+        Ok((found?, shared))
     })
 }
 

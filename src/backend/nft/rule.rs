@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::address_guard::{self, Check};
+use super::skeleton::{DROPPED_FOREIGN, DROPPED_FORGED, DROPPED_SPOOFED};
 use crate::fence::{ActualGuard, Guard, Hears};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::Port;
@@ -58,6 +59,14 @@ pub enum Rule {
         /// What is dropped.
         check: Check,
     },
+    /// Logs some of the frames that a rule behind it drops. Has a limit of its own: a limit in the rule
+    /// that drops would limit the drops.
+    Logged {
+        /// The group of netlink sockets that are told.
+        group: u16,
+        /// The rule that drops: `Spoofed`, `Foreign` or `Forged`.
+        of: Box<Rule>,
+    },
 }
 
 impl Rule {
@@ -100,6 +109,16 @@ impl Rule {
             port: port(),
             check,
         }));
+        if let Some(group) = guard.log {
+            let logged = rules.iter().filter(|rule| rule.is_logged());
+            let log = |rule: &Self| Self::Logged {
+                group,
+                of: Box::new(rule.clone()),
+            };
+            // Whoever reads them sees them where they are loaded: in front.
+            let logs: Vec<_> = logged.map(log).collect();
+            rules.splice(0..0, logs);
+        }
         rules
     }
 
@@ -111,7 +130,32 @@ impl Rule {
             | Self::Foreign { port, .. }
             | Self::Overheard { port, .. }
             | Self::Forged { port, .. } => port,
+            Self::Logged { of, .. } => of.port(),
         }
+    }
+
+    fn is_logged(&self) -> bool {
+        self.drops_in().is_some()
+    }
+
+    /// The chain of the skeleton that notes and drops what the rule matches; `None` if it drops by itself.
+    pub fn drops_in(&self) -> Option<&'static str> {
+        match self {
+            Self::Spoofed { .. } => Some(DROPPED_SPOOFED),
+            Self::Foreign { .. } => Some(DROPPED_FOREIGN),
+            Self::Forged { .. } => Some(DROPPED_FORGED),
+            Self::Meddling { .. } | Self::Overheard { .. } | Self::Logged { .. } => None,
+        }
+    }
+
+    /// Whether the rule must stand in front of others in order to see frames.
+    pub fn must_be_first(&self) -> bool {
+        matches!(self, Self::Logged { .. })
+    }
+
+    /// Whether it is of no use behind this rule.
+    pub fn is_void_behind(&self, other: &Self) -> bool {
+        matches!(self, Self::Logged { of, .. } if **of == *other)
     }
 
     /// The base chains from which frames must come to this rule.
@@ -122,6 +166,7 @@ impl Rule {
                 &["prerouting", "input"]
             }
             Self::Foreign { .. } | Self::Overheard { .. } => &["forward"],
+            Self::Logged { of, .. } => of.places(),
         }
     }
 
@@ -137,6 +182,9 @@ impl Rule {
             }
             Self::Forged { check, .. } => {
                 format!("no rule against \"{}\" from \"{port}\"", check.name())
+            }
+            Self::Logged { group, .. } => {
+                format!("no rule that logs drops at \"{port}\" to nflog:{group}")
             }
             Self::Spoofed { .. } => {
                 format!("rules that contradict each other about who sends from \"{port}\"")
@@ -165,6 +213,7 @@ pub fn guards<'a>(rules: impl Iterator<Item = (&'a Rule, u64)>) -> Vec<ActualGua
 
 fn guard(port: &Port, rules: &[(&Rule, u64)]) -> ActualGuard {
     let mut guard = ActualGuard::none(port.clone());
+    guard.log = Some(None);
     for (rule, packets) in rules {
         let count = |dropped: &mut Option<u64>| {
             *dropped = Some(dropped.unwrap_or_default() + packets);
@@ -193,6 +242,7 @@ fn guard(port: &Port, rules: &[(&Rule, u64)]) -> ActualGuard {
                 count(&mut guard.dropped.foreign);
             }
             Rule::Meddling { queries, .. } => guard.queries |= queries,
+            Rule::Logged { group, .. } => guard.log = Some(Some(*group)),
             Rule::Overheard { .. } => count(&mut guard.dropped.foreign),
             Rule::Forged { check, .. } => {
                 check.tell(&mut guard);
@@ -213,6 +263,15 @@ fn defects(guard: &ActualGuard, rules: &[(&Rule, u64)]) -> Vec<String> {
     };
     let mut rules: Vec<_> = rules.iter().map(|(rule, _)| *rule).collect();
     let mut defects = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let mut before = rules.iter().take(index);
+        if before.any(|before| rule.is_void_behind(before)) {
+            let port = &guard.port;
+            defects.push(format!(
+                "a rule behind the one whose drops at \"{port}\" it should log"
+            ));
+        }
+    }
     for rule in Rule::of(&meant) {
         match rules.iter().position(|actual| **actual == rule) {
             Some(index) => drop(rules.remove(index)),
@@ -229,101 +288,4 @@ fn defects(guard: &ActualGuard, rules: &[(&Rule, u64)]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::skeleton::Skeleton;
-    use super::*;
-
-    fn guard(hears: Hears) -> Guard {
-        Guard::new(
-            "one-1-0".parse().unwrap(),
-            "02:00:c0:a8:00:05".parse().unwrap(),
-            hears,
-        )
-    }
-
-    fn network(trusted: &[&str]) -> Hears {
-        Hears::Network {
-            prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
-            trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
-            trusted_ports: Vec::new(),
-        }
-    }
-
-    const ROUTER: &str = "00:16:3e:00:00:01";
-
-    #[test]
-    fn every_guard_can_be_read_back_from_its_rules() {
-        for hears in [network(&[]), network(&[ROUTER]), Hears::All] {
-            for queries in [false, true] {
-                let guard = Guard {
-                    queries,
-                    ..guard(hears.clone())
-                };
-                let rules = Rule::of(&guard);
-                let read = guards(rules.iter().map(|rule| (rule, 1)));
-                assert_eq!(read.len(), 1);
-                assert_eq!(read[0].whole(), Some(guard));
-            }
-        }
-    }
-
-    #[test]
-    fn a_guard_without_any_one_of_its_rules_is_not_whole() {
-        for hears in [network(&[]), network(&[ROUTER]), Hears::All] {
-            let all = Rule::of(&guard(hears));
-            for lost in &all {
-                let rest = all.iter().filter(|rule| *rule != lost);
-                let read = guards(rest.map(|rule| (rule, 0)));
-                assert_eq!(read[0].whole(), None, "{lost:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn rules_that_belong_to_another_guard_are_a_defect() {
-        let overheard = Rule::of(&guard(network(&[ROUTER]))).pop().unwrap();
-        let mut rules = Rule::of(&guard(network(&[])));
-        rules.push(overheard);
-        let read = guards(rules.iter().map(|rule| (rule, 0)));
-        let defect = "1 rules too many for port \"one-1-0\"";
-        assert_eq!(read[0].defects, [defect]);
-        assert_eq!(read[0].whole(), None);
-    }
-
-    #[test]
-    fn what_an_earlier_version_lacks_is_named_and_what_it_meant_is_known() {
-        let now = guard(network(&[ROUTER]));
-        let rules = Rule::of(&now);
-        let old = [&rules[0], &rules[2]];
-        let read = guards(old.into_iter().map(|rule| (rule, 0)));
-        assert_eq!(read[0].meant(), Some(now));
-        assert_eq!(read[0].defects.len(), 2, "{:?}", read[0].defects);
-    }
-
-    #[test]
-    fn a_rule_twice_shows_in_the_guard_and_its_drops_are_added() {
-        let rules = Rule::of(&guard(network(&[])));
-        let twice = guards(rules.iter().chain(&rules).zip(1..));
-        assert_eq!(twice.len(), 1);
-        assert_eq!((twice[0].macs.len(), twice[0].hears.len()), (2, 2));
-        assert_eq!(twice[0].dropped.spoofed, Some(1 + 4));
-        assert_eq!(twice[0].dropped.foreign, Some(3 + 6));
-    }
-
-    #[test]
-    fn every_rule_is_reached_from_the_base_chains_where_it_belongs() {
-        let chains = Skeleton::read().unwrap().chains();
-        for rule in Rule::of(&guard(network(&[ROUTER]))) {
-            let key = match rule {
-                Rule::Spoofed { .. } | Rule::Meddling { .. } | Rule::Forged { .. } => "iifname",
-                Rule::Foreign { .. } | Rule::Overheard { .. } => "oifname",
-            };
-            for place in rule.places() {
-                assert!(
-                    chains[*place].looks_up().contains(&key),
-                    "{rule:?}: {place}"
-                );
-            }
-        }
-    }
-}
+mod tests;

@@ -25,6 +25,8 @@ pub struct Ruleset {
     pub strays: BTreeSet<String>,
     /// The rules of each VM's chain, in order.
     pub chains: BTreeMap<ChainName, Vec<ActualRule>>,
+    /// The rules that are as an earlier version wrote them, by chain and handle: they note nobody.
+    pub outdated: BTreeSet<(ChainName, u32)>,
     /// What all fences share; `None` where it was not listed.
     pub skeleton: Option<skeleton::Actual>,
 }
@@ -82,6 +84,8 @@ impl Ruleset {
             self.read_map(map).context("an unknown map")?;
         } else if let Some(chain) = object.remove("chain") {
             self.read_chain(chain).context("an unknown chain")?;
+        } else if let Some(set) = object.remove("set") {
+            self.read_set(set);
         } else if let Some(rule) = object.remove("rule") {
             self.read_rule(rule);
         }
@@ -112,6 +116,16 @@ impl Ruleset {
         Ok(())
     }
 
+    fn read_set(&mut self, mut set: Value) {
+        let name = set.get("name").and_then(Value::as_str);
+        let name = name.unwrap_or_default().to_owned();
+        if let Some(set) = set.as_object_mut() {
+            set.remove("elem");
+        }
+        let skeleton = self.skeleton.get_or_insert_default();
+        skeleton.sets.insert(name, set);
+    }
+
     fn read_rule(&mut self, mut rule: Value) {
         // A rule that the crate does not know is somebody else's: only its place matters.
         let Some(name) = rule.get("chain").and_then(Value::as_str) else {
@@ -126,7 +140,13 @@ impl Ruleset {
         if let Some(handle) = handle.and_then(|handle| handle.try_into().ok()) {
             spelling::unify(&mut rule);
             let rule = serde_json::from_value::<NftRule>(rule).ok();
-            let rule = rule.and_then(|rule| statement::parse(&rule.expr, rule.comment.as_deref()));
+            let rule = rule.and_then(|listed| {
+                let parsed = statement::parse(&listed.expr, listed.comment.as_deref())?;
+                if statement::is_of_earlier_version(&listed.expr, &parsed.0) {
+                    self.outdated.insert((chain.clone(), handle));
+                }
+                Some(parsed)
+            });
             self.chains
                 .entry(chain)
                 .or_default()
@@ -144,6 +164,11 @@ impl Ruleset {
     pub fn rules_of(&self, chain: &ChainName) -> impl Iterator<Item = (&Rule, u64)> + Clone {
         let rules = self.chains.get(chain).into_iter().flatten();
         rules.filter_map(|actual| actual.rule.as_ref().map(|(rule, packets)| (rule, *packets)))
+    }
+
+    /// Whether a rule is as an earlier version wrote it.
+    pub fn is_outdated(&self, chain: &ChainName, rule: &ActualRule) -> bool {
+        !self.outdated.is_empty() && self.outdated.contains(&(chain.clone(), rule.handle))
     }
 
     /// What the rules of a chain say about each port.
@@ -201,6 +226,13 @@ impl Ruleset {
                 1 => found.push("the chain has a rule that is not macfence's".to_owned()),
                 n => found.push(format!("the chain has {n} rules that are not macfence's")),
             }
+            let outdated = rules.iter().filter(|rule| self.is_outdated(chain, rule));
+            match outdated.count() {
+                0 => {}
+                n => found.push(format!(
+                    "{n} rules of the chain drop without noting whom, as an earlier version did"
+                )),
+            }
             let fenced: BTreeSet<_> = ours.iter().map(|(rule, _)| rule.port().as_str()).collect();
             for port in &fenced {
                 found.extend(match self.ports.get(*port) {
@@ -239,95 +271,4 @@ impl Ruleset {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fence::{Guard, Hears};
-
-    /// A fenced VM `one-1` as three versions of nft list it.
-    fn listed(listing: &str) -> ActualFence {
-        let mut ruleset = Ruleset::default();
-        ruleset.read(listing).unwrap();
-        let vm = ChainName::of(&"one-1".parse().unwrap()).unwrap();
-        assert_eq!(ruleset.ports, [("one-1-0".to_owned(), Some(vm))].into());
-        let mut fences = ruleset.fences().unwrap();
-        assert_eq!(fences.len(), 1);
-        fences.remove(0)
-    }
-
-    fn guard(trusted: &[&str]) -> Guard {
-        Guard::new(
-            "one-1-0".parse().unwrap(),
-            "02:00:c0:a8:00:05".parse().unwrap(),
-            Hears::Network {
-                prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),
-                trusted: trusted.iter().map(|t| t.parse().unwrap()).collect(),
-                trusted_ports: Vec::new(),
-            },
-        )
-    }
-
-    #[test]
-    fn the_listings_of_three_nft_versions_read_alike() {
-        for listing in [
-            include_str!("../../../tests/captures/nft-0.9.8-list-table.json"),
-            include_str!("../../../tests/captures/nft-1.0.6-list-table.json"),
-            include_str!("../../../tests/captures/nft-1.1.3-list-table.json"),
-        ] {
-            let fence = listed(listing);
-            assert_eq!(fence.defects, [""; 0]);
-            assert_eq!(fence.guards[0].whole(), Some(guard(&["00:16:3e:00:00:01"])));
-        }
-    }
-
-    #[test]
-    fn what_version_0_1_has_loaded_is_known_and_not_whole() {
-        for listing in [
-            include_str!("../../../tests/captures/nft-0.9.8-list-table-0.1.json"),
-            include_str!("../../../tests/captures/nft-1.0.6-list-table-0.1.json"),
-            include_str!("../../../tests/captures/nft-1.1.3-list-table-0.1.json"),
-        ] {
-            let fence = listed(listing);
-            assert_eq!(fence.guards[0].meant(), Some(guard(&[])));
-            assert_eq!(fence.guards[0].whole(), None);
-            assert!(
-                fence
-                    .defects
-                    .contains(&"the table has no base chain prerouting".to_owned())
-            );
-        }
-    }
-
-    #[test]
-    fn what_is_not_a_listing_is_an_error() {
-        for listing in [
-            "{",
-            "[]",
-            "nft> ",
-            r#"{"nftables": 1}"#,
-            r#"{"nftables": [{"map": 3}]}"#,
-        ] {
-            assert!(Ruleset::default().read(listing).is_err(), "{listing}");
-        }
-    }
-
-    #[test]
-    fn what_somebody_else_added_is_kept_apart() {
-        let listing = r#"{"nftables": [
-            {"map": {"family": "bridge", "name": "ports", "table": "macfence", "elem": [
-                ["eth9", {"drop": null}], [{"elem": {"val": "a", "comment": "x"}}, {"jump": {"target": "vm-b"}}]]}},
-            {"rule": {"family": "bridge", "table": "macfence", "chain": "vm-b", "handle": 9, "expr": [{"future": 1}]}},
-            {"flowtable": {"unheard": "of"}}]}"#;
-        let mut ruleset = Ruleset::default();
-        ruleset.read(listing).unwrap();
-        let b = ChainName::parse("vm-b").unwrap();
-        assert_eq!(ruleset.ports_of(&b).collect::<Vec<_>>(), ["a"]);
-        assert_eq!(ruleset.ports["eth9"], None);
-        assert_eq!(
-            ruleset.chains[&b],
-            [ActualRule {
-                handle: 9,
-                rule: None
-            }]
-        );
-    }
-}
+mod tests;

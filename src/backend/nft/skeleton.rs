@@ -11,6 +11,12 @@
 //! - `meddling` drops what no VM may send to the bridge: control frames, and IGMP and MLD queries.
 //!   The bridge takes an IGMP fragment for a whole message, so they go as well. `meta protocol` also
 //!   matches frames with a VLAN tag, unlike the `ether type` that nft would add by itself.
+//! - `dropped-spoofed` and its like drop what VMs' chains send there, and note who it was in a set of
+//!   the same name: a known address always, a new one as long as `…-pace` says that the port has not
+//!   shown too many of late. nft leaves a rule where a set is full, so the drop is a rule of its own, the
+//!   last. A frame passes if somebody takes it away: whoever fences a VM looks at these chains first.
+
+mod chain;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +25,8 @@ use nftables::types::NfFamily;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+
+pub use self::chain::Chain;
 
 /// The family of our table.
 pub const FAMILY: NfFamily = NfFamily::Bridge;
@@ -34,6 +42,17 @@ pub const PREROUTING: &str = "prerouting";
 pub const FORWARD: &str = "forward";
 /// The chain that drops what no VM may send to the bridge.
 pub const MEDDLING: &str = "meddling";
+
+/// The chain that notes and drops what has a false source address.
+pub const DROPPED_SPOOFED: &str = "dropped-spoofed";
+/// The chain that notes and drops what comes from another network.
+pub const DROPPED_FOREIGN: &str = "dropped-foreign";
+/// The chain that notes and drops what the address guard does not let pass.
+pub const DROPPED_FORGED: &str = "dropped-forged";
+/// What begins the names of these chains, before the name of their set.
+const DROPPED: &str = "dropped-";
+/// What ends the names of the sets that keep a port from filling the set of this name.
+const PACE: &str = "-pace";
 
 /// Adding what exists changes nothing, and the base chains' rules are replaced by the same ones.
 const SKELETON: &str = include_str!("skeleton.json");
@@ -54,9 +73,31 @@ impl Skeleton {
         serde_json::from_str(SKELETON).context("skeleton.json")
     }
 
-    /// All commands, as text.
+    /// All commands but those that add sets, as text.
     pub fn commands(&self) -> impl Iterator<Item = &str> {
-        self.commands.iter().map(|command| command.get())
+        let all = self.commands.iter().map(|command| command.get());
+        all.filter(|command| added(command, "set").is_none())
+    }
+
+    /// The commands that add the table and these sets, as text.
+    ///
+    /// nft before 1.0.7 fails where such a set is there already ("File exists"). It marks a set as dynamic
+    /// by itself where a rule fills it, and its JSON has no word for that. But where it has read the
+    /// kernel's set, it marks that one, and adds the set unmarked; the kernel takes it for another one.
+    pub fn commands_for_sets(&self, names: &[String]) -> impl Iterator<Item = &str> {
+        let all = self.commands.iter().map(|command| command.get());
+        all.filter(|command| {
+            let set = added(command, "set");
+            added(command, "table").is_some()
+                || set.is_some_and(|set| names.contains(&text(&set, "name")))
+        })
+    }
+
+    /// The sets, by name.
+    pub fn sets(&self) -> BTreeMap<String, Value> {
+        let all = self.commands.iter().map(|command| command.get());
+        let sets = all.filter_map(|command| added(command, "set"));
+        sets.map(|set| (text(&set, "name"), set)).collect()
     }
 
     /// All commands but those about this chain, as text.
@@ -96,88 +137,13 @@ fn text(object: &Value, key: &str) -> String {
     text.unwrap_or_default().to_owned()
 }
 
-/// A chain of the skeleton: where it is hooked in, if it is, and its rules.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Chain {
-    /// The chain as nft describes it; null if it is not there.
-    pub chain: Value,
-    /// Its rules, in order, as nft describes them.
-    pub rules: Vec<Value>,
-}
-
-impl Chain {
-    /// Whether the kernel's chain is hooked in like this one. nft lists more than it was told.
-    fn is_hooked_in_like(&self, desired: &Self) -> bool {
-        let mut desired = desired.chain.as_object().into_iter().flatten();
-        desired.all(|(key, value)| self.chain.get(key) == Some(value))
-    }
-
-    fn has_the_rules_of(&self, desired: &Self) -> bool {
-        self.rules.len() == desired.rules.len()
-            && self
-                .rules
-                .iter()
-                .zip(&desired.rules)
-                .all(|(own, desired)| is_same(own, desired))
-    }
-
-    /// What the rules look up in the map: `iifname` for frames from a port, `oifname` for frames to
-    /// it.
-    pub fn looks_up(&self) -> Vec<&str> {
-        let statements = self
-            .rules
-            .iter()
-            .filter_map(|rule| rule.get("expr")?.as_array());
-        let keys = statements.flatten();
-        let keys = keys.filter_map(|statement| statement.pointer("/vmap/key/meta/key")?.as_str());
-        keys.collect()
-    }
-}
-
-/// IGMP's number. nft knows its name, in both directions, only where `/etc/protocols` has it.
-const IGMP: u8 = 2;
-
-/// Whether the kernel's rule is this one. nft does not list a `meta protocol` that a later match
-/// implies; one that is listed must be the same.
-fn is_same(actual: &Value, desired: &Value) -> bool {
-    let actual = statements(actual);
-    let mut actual = actual.iter().peekable();
-    for statement in statements(desired) {
-        if actual.next_if_eq(&&statement).is_none() && !is_protocol(&statement) {
-            return false;
-        }
-    }
-    actual.next().is_none()
-}
-
-fn is_protocol(statement: &Value) -> bool {
-    let key = statement.pointer("/match/left/meta/key");
-    key.is_some_and(|key| key == "protocol")
-}
-
-/// A rule's statements, as far as every nft lists them alike on every host: without what was counted,
-/// and with numbers for names.
-fn statements(rule: &Value) -> Vec<Value> {
-    let plain = |statement: &Value| {
-        let mut statement = statement.clone();
-        if let Some(counter) = statement.get_mut("counter") {
-            *counter = Value::Null;
-        } else if let Some(number) = statement.pointer_mut("/match/right")
-            && *number == "igmp"
-        {
-            *number = IGMP.into();
-        }
-        statement
-    };
-    let all = rule.get("expr").and_then(Value::as_array);
-    all.into_iter().flatten().map(plain).collect()
-}
-
 /// The skeleton as the kernel holds it, or as much of it as was listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Actual {
     /// The chains that are no VM's, by name.
     pub chains: BTreeMap<String, Chain>,
+    /// The sets, by name, without their elements.
+    pub sets: BTreeMap<String, Value>,
     /// Whether the table is out of force.
     pub is_dormant: bool,
 }
@@ -190,6 +156,13 @@ impl Actual {
     /// If our own skeleton cannot be read.
     pub fn defects(&self) -> Result<Vec<String>> {
         self.defects_of(None)
+    }
+
+    /// Adds what was listed elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.chains.extend(other.chains);
+        self.sets.extend(other.sets);
+        self.is_dormant |= other.is_dormant;
     }
 
     /// The same of one chain only, if one is named.
@@ -213,14 +186,49 @@ impl Actual {
                 defects.push(format!(
                     "the {kind} {name} is not hooked in as it should be"
                 ));
+            } else if desired.drops_in_the_end() && !actual.drops_in_the_end() {
+                defects.push(format!("the {kind} {name} lets pass what it should drop"));
             } else if !actual.has_the_rules_of(&desired) {
                 defects.push(format!("the {kind} {name} has other rules than its own"));
             }
+        }
+        if chain.is_none() {
+            let missing = self.missing_sets()?.into_iter();
+            defects.extend(missing.map(|name| format!("the table has no set {name}")));
+            let other = self.other_sets()?.into_iter();
+            defects.extend(other.map(|name| format!("the set {name} is not as it should be")));
         }
         if self.is_dormant {
             defects.push("the table is dormant".to_owned());
         }
         Ok(defects)
+    }
+
+    /// The sets that are not there.
+    ///
+    /// # Errors
+    /// If our own skeleton cannot be read.
+    pub fn missing_sets(&self) -> Result<Vec<String>> {
+        let mut sets = Skeleton::read()?.sets();
+        sets.retain(|name, _| !self.sets.contains_key(name));
+        Ok(sets.into_keys().collect())
+    }
+
+    /// The sets that somebody has made otherwise. They must be deleted and added again.
+    ///
+    /// # Errors
+    /// If our own skeleton cannot be read.
+    pub fn other_sets(&self) -> Result<Vec<String>> {
+        let mut sets = Skeleton::read()?.sets();
+        let is_other = |now: &Value, desired: &Value| {
+            let mut keys = ["type", "timeout", "size"].iter();
+            keys.any(|key| now.get(key) != desired.get(key))
+        };
+        sets.retain(|name, desired| {
+            let now = self.sets.get(name);
+            now.is_some_and(|now| is_other(now, desired))
+        });
+        Ok(sets.into_keys().collect())
     }
 
     /// Whether `forward` checks what comes from ports as well, as version 0.1 had it: its only base
@@ -248,6 +256,11 @@ impl Actual {
         let misplaced = chains.into_iter().filter(is_misplaced);
         Ok(misplaced.map(|(name, _)| name).collect())
     }
+}
+
+/// The chain that fills a set.
+pub fn chain_that_fills(set: &str) -> String {
+    format!("{DROPPED}{}", set.strip_suffix(PACE).unwrap_or(set))
 }
 
 #[cfg(test)]

@@ -1,16 +1,22 @@
 //! The rules as nft statements, and back.
 
+mod earlier;
+mod log;
+
 use std::borrow::Cow;
 
 use nftables::expr::{BinaryOperation, Expression, Meta, MetaKey, NamedExpression};
 use nftables::stmt::{AnonymousCounter, Counter, JumpTarget, Match, Operator, Statement};
 
+use self::log::log;
 use super::address_guard::Check;
-use super::matching::{and, count_and_drop, field, is, is_not, meta, passes, text};
+use super::matching::{and, count_and_drop, count_and_note, field, is, is_not, meta, passes, text};
 use super::rule::Rule;
-use super::skeleton::MEDDLING;
+use super::skeleton::{DROPPED_FOREIGN, DROPPED_FORGED, DROPPED_SPOOFED, MEDDLING};
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::vm::Port;
+
+pub use self::earlier::{is_of_earlier_version, with_packets};
 
 /// The comment on the rule of a port that hears all networks.
 const HEARS_ALL: &str = "hears all networks";
@@ -34,6 +40,7 @@ pub fn comment(rule: &Rule) -> Option<Cow<'static, str>> {
             hears_all: true, ..
         } => Some(Cow::Borrowed(HEARS_ALL)),
         Rule::Forged { check, .. } => Some(Cow::Borrowed(check.name())),
+        Rule::Logged { of, .. } => comment(of),
         _ => None,
     }
 }
@@ -62,6 +69,7 @@ pub fn of(rule: &Rule) -> Vec<Statement<'static>> {
             receivers,
         } => drop_overheard(port, *own, receivers),
         Rule::Forged { port, check } => drop_forged(port, check),
+        Rule::Logged { group, of } => log(*group, of),
     }
 }
 
@@ -72,7 +80,7 @@ fn drop_spoofed(port: &Port, senders: &[MacAddr]) -> Vec<Statement<'static>> {
     let mut matches = vec![passes(MetaKey::Iifname, port)];
     let senders = senders.iter();
     matches.extend(senders.map(|mac| sender_is_not_in(MacPrefix::of(*mac, PrefixLen::FULL))));
-    count_and_drop(matches)
+    count_and_note(matches, DROPPED_SPOOFED)
 }
 
 /// `iifname PORT meta pkttype multicast jump meddling`: stops a VM that makes itself the root bridge,
@@ -108,7 +116,7 @@ fn drop_foreign(
     let mut matches = vec![passes(MetaKey::Oifname, port), sender_is_not_in(own)];
     matches.extend(trusted.iter().copied().map(sender_is_not_in));
     matches.extend(trusted_ports.iter().map(comes_not_through));
-    count_and_drop(matches)
+    count_and_note(matches, DROPPED_FOREIGN)
 }
 
 /// `oifname PORT ether saddr & MASK != NETWORK ether daddr != MAC`, not for groups: stops a VM that
@@ -136,7 +144,7 @@ fn drop_overheard(port: &Port, own: MacPrefix, receivers: &[MacAddr]) -> Vec<Sta
 fn drop_forged(port: &Port, check: &Check) -> Vec<Statement<'static>> {
     let mut matches = check.matches();
     matches.insert(matches.len().min(1), passes(MetaKey::Iifname, port));
-    count_and_drop(matches)
+    count_and_note(matches, DROPPED_FORGED)
 }
 
 fn sender_is_not_in(prefix: MacPrefix) -> Statement<'static> {
@@ -176,7 +184,8 @@ pub fn parse(statements: &[Statement], comment: Option<&str>) -> Option<(Rule, u
         .map_or(Some(0), |counter| packets_of(counter))?;
     let rule = candidate(&others, comment)?;
     // Whatever the candidate, a rule is ours only if it is what we write.
-    is_same(statements, &of(&rule)).then_some((rule, packets))
+    let is_ours = is_same(statements, &of(&rule)) || is_of_earlier_version(statements, &rule);
+    is_ours.then_some((rule, packets))
 }
 
 /// Whether listed statements are these, whatever was counted. nft does not list a `meta protocol`
@@ -209,6 +218,12 @@ fn is_implied(statement: &Statement) -> bool {
 
 /// The rule that these statements may be.
 fn candidate(statements: &[&Statement], comment: Option<&str>) -> Option<Rule> {
+    if let Some((Statement::Log(Some(log)), limited)) = statements.split_last() {
+        let group = log.group?.try_into().ok()?;
+        // The limit stands where the drop would.
+        let of = Box::new(candidate(limited, comment)?);
+        return Some(Rule::Logged { group, of });
+    }
     if let Some(check) = comment.and_then(|comment| Check::candidate(comment, statements)) {
         let devices = statements.iter().take(2);
         let (_, port) = devices.filter_map(|match_| device_of(match_)).next()?;

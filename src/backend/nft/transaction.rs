@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::chain_name::ChainName;
 use super::rule::Rule;
-use super::skeleton::{FAMILY, FORWARD, PORTS, Skeleton, TABLE};
+use super::skeleton::{self, FAMILY, FORWARD, PORTS, Skeleton, TABLE};
 use super::statement;
 use crate::vm::Port;
 
@@ -26,6 +26,12 @@ pub enum Command {
     AddSkeleton,
     /// Makes sure of the skeleton but for the chain `forward`, which stays as it is.
     AddSkeletonButForward,
+    /// Adds the table and these sets of the skeleton. nft 1.0.6 fails if one is there: see
+    /// [`Skeleton::commands_for_sets`].
+    AddSets(Vec<String>),
+    /// Deletes a set of the skeleton, in order to add it again as it should be. Takes the rules away
+    /// that fill it.
+    DropSet(String),
     /// Deletes a chain of the skeleton, in order to add it again in its place.
     DropBaseChain(String),
     /// Adds a chain, unless it exists.
@@ -34,8 +40,11 @@ pub enum Command {
     FlushChain(ChainName),
     /// Deletes a chain with its rules. Fails in the kernel while the map refers to it.
     DeleteChain(ChainName),
-    /// Appends a rule to a chain.
+    /// Adds a rule to a chain: at its end, or at its beginning where the rule must see what others drop.
     AddRule(ChainName, Rule),
+    /// Puts a rule in the place of the one with this handle, which is like it and has dropped so many
+    /// packets. Fails in the kernel if it is not there.
+    RenewRule(ChainName, u32, Rule, u64),
     /// Deletes the rule with this handle. Fails in the kernel if it is not there.
     DeleteRule(ChainName, u32),
     /// Makes a port's frames pass a chain. Fails in the kernel if they pass another one.
@@ -45,6 +54,9 @@ pub enum Command {
     AssertEntry(String, ChainName),
     /// Deletes an entry of the map. Fails in the kernel if there is none.
     DeleteEntry(String),
+    /// Lists the map of ports. As the last command it saves nft before 1.0.7 from reading the sets of the
+    /// skeleton, which [`Command::AddSets`] may then add though they are there.
+    ListPorts,
     /// Lists this chain of the skeleton. As the last command it saves nft 1.0.6 from reading all
     /// chains and all elements of the map, 12 ms with 4,000 VMs.
     ListChain(&'static str),
@@ -105,7 +117,14 @@ impl Command {
                 let skeleton = Skeleton::read()?;
                 return Ok(skeleton.commands_but(FORWARD).map(str::to_owned).collect());
             }
+            Self::AddSets(names) => {
+                let skeleton = Skeleton::read()?;
+                let commands = skeleton.commands_for_sets(names);
+                return Ok(commands.map(str::to_owned).collect());
+            }
+            Self::DropSet(name) => return Ok(drop_set(name)),
             Self::ListChain(name) => return Ok(list_chain(name)),
+            Self::ListPorts => return Ok(vec![list_ports()]),
             Self::DropBaseChain(name) => vec![
                 NfCmd::Flush(FlushObject::Chain(chain(name.as_str()))),
                 NfCmd::Delete(NfListObject::Chain(chain(name.as_str()))),
@@ -116,11 +135,29 @@ impl Command {
                 NfCmd::Flush(FlushObject::Chain(chain(name.as_str()))),
                 NfCmd::Delete(NfListObject::Chain(chain(name.as_str()))),
             ],
-            Self::AddRule(name, rule) => vec![NfCmd::Add(NfListObject::Rule(NftRule {
-                expr: statement::of(rule).into(),
-                comment: statement::comment(rule),
-                ..nft_rule(name)
-            }))],
+            Self::AddRule(name, rule) => {
+                let object = NfListObject::Rule(NftRule {
+                    expr: statement::of(rule).into(),
+                    comment: statement::comment(rule),
+                    ..nft_rule(name)
+                });
+                vec![if rule.must_be_first() {
+                    NfCmd::Insert(object)
+                } else {
+                    NfCmd::Add(object)
+                }]
+            }
+            Self::RenewRule(name, handle, rule, packets) => vec![
+                NfCmd::Delete(NfListObject::Rule(NftRule {
+                    handle: Some(*handle),
+                    ..nft_rule(name)
+                })),
+                NfCmd::Add(NfListObject::Rule(NftRule {
+                    expr: statement::with_packets(rule, *packets).into(),
+                    comment: statement::comment(rule),
+                    ..nft_rule(name)
+                })),
+            ],
             Self::DeleteRule(name, handle) => vec![NfCmd::Delete(NfListObject::Rule(NftRule {
                 handle: Some(*handle),
                 ..nft_rule(name)
@@ -141,6 +178,22 @@ fn list_chain(name: &str) -> Vec<String> {
         json!({"list": {"chain": {"family": FAMILY, "table": TABLE, "name": name}}}),
     ];
     lists.iter().map(ToString::to_string).collect()
+}
+
+fn list_ports() -> String {
+    json!({"list": {"map": {"family": FAMILY, "table": TABLE, "name": PORTS}}}).to_string()
+}
+
+/// The crate's types want a set's type and flags in order to delete it.
+fn drop_set(name: &str) -> Vec<String> {
+    let chain = json!({"family": FAMILY, "table": TABLE, "name": skeleton::chain_that_fills(name)});
+    let commands = [
+        // The kernel flushes only what is there.
+        json!({"add": {"chain": chain}}),
+        json!({"flush": {"chain": chain}}),
+        json!({"delete": {"set": {"family": FAMILY, "table": TABLE, "name": name}}}),
+    ];
+    commands.iter().map(ToString::to_string).collect()
 }
 
 fn chain(name: &str) -> Chain<'static> {

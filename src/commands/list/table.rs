@@ -1,8 +1,8 @@
 //! The table that people read.
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{CellAlignment, Table, presets};
 
+use crate::commands::columns::columns;
 use crate::commands::shared::is_coloured;
 use crate::fence::{ActualGuard, Hears};
 use crate::survey::{Cause, Entry, Status};
@@ -23,15 +23,7 @@ pub fn text(entries: &[Entry], backend: &str) -> String {
 }
 
 fn table(entries: &[Entry], is_coloured: bool) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(HEADER);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    for column in table.column_iter_mut().skip(6).take(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = columns(HEADER, 6..9);
     for entry in entries {
         let dropped = entry.held.as_ref().map(|guard| guard.dropped);
         let dropped = dropped.unwrap_or_default();

@@ -113,7 +113,7 @@ frame   from 52:54:00:aa:bb:01 to 02:00:c0:a8:00:05
 bridge  passes   br0 forwards it from another port to \"vnet0\"
 from    passes   it comes in by a port without a fence
 to      drops    52:54:00:aa:bb:01 is neither in its network 02:00:c0:a8:00:00/40 nor trusted
-        rule     oifname \"vnet0\" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter drop
+        rule     oifname \"vnet0\" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter goto dropped-foreign
         dropped  1 so far
 config  prefix-len = 40 (the default)
 config  trusted = [] (the default)
@@ -166,7 +166,7 @@ frame   from 00:16:3e:00:00:01 to 02:00:c0:a8:01:05
 bridge  passes   br0 forwards it from another port to \"vnet2\"
 from    passes   it comes in by a port without a fence
 to      drops    00:16:3e:00:00:01 is neither in its network 02:00:c0:a8:01:05/48 nor trusted
-        rule     oifname \"vnet2\" ether saddr != 02:00:c0:a8:01:05 ether saddr != 00:16:3e:00:00:02 counter drop
+        rule     oifname \"vnet2\" ether saddr != 02:00:c0:a8:01:05 ether saddr != 00:16:3e:00:00:02 counter goto dropped-foreign
         dropped  0 so far
 config  prefix-len = 48 (line 6 of /etc/macfence.toml, [[network]] mac = \"02:00:c0:a8:01:00/40\")
 config  trusted = [\"00:16:3e:00:00:02\"] (line 8 of /etc/macfence.toml, [[network]] mac = \"02:00:c0:a8:01:00/40\")
@@ -182,10 +182,10 @@ line 8 of /etc/macfence.toml, then run \"macfence sync\"
 frame   from 02:00:c0:a8:01:05 to 02:00:c0:a8:01:06, ARP of 192.168.1.1
 bridge  passes   br0 forwards it from \"vnet2\" to \"vnet3\"
 from    passes   \"vnet2\" may send as 02:00:c0:a8:01:05
-        rule     iifname \"vnet2\" ether saddr != 02:00:c0:a8:01:05 counter drop
+        rule     iifname \"vnet2\" ether saddr != 02:00:c0:a8:01:05 counter goto dropped-spoofed
         dropped  0 so far
 from    drops    of such IP addresses \"vnet2\" may use only 192.168.1.5
-        rule     iifname \"vnet2\" ... counter drop comment \"false IP address in ARP\"
+        rule     iifname \"vnet2\" ... counter goto dropped-forged comment \"false IP address in ARP\"
         dropped  0 so far
 to      passes   nothing is fenced at \"vnet3\"
 config  addresses = \"mac\" (line 7 of /etc/macfence.toml, [[network]] mac = \"02:00:c0:a8:01:00/40\")
@@ -463,7 +463,7 @@ fn json_has_all_that_the_text_has() {
              "why": "it comes in by a port without a fence", "rule": nobody, "dropped": nobody},
             {"at": "to", "outcome": "drops", "reason": "foreign", "why": why,
              "rule": "oifname \"vnet0\" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 ether saddr \
-                      != 00:16:3e:00:00:01 counter drop", "dropped": 0},
+                      != 00:16:3e:00:00:01 counter goto dropped-foreign", "dropped": 0},
         ],
         "settings": [
             {"key": "prefix-len", "value": "40", "origin": "the default", "line": nobody,

@@ -34,6 +34,7 @@ fn holding(fences: &[Fence]) -> Ruleset {
     let mut ruleset = Ruleset {
         skeleton: Some(skeleton::Actual {
             chains: Skeleton::read().unwrap().chains(),
+            sets: Skeleton::read().unwrap().sets(),
             is_dormant: false,
         }),
         ..Ruleset::default()
@@ -60,6 +61,11 @@ fn foreign(handle: u32) -> ActualRule {
 /// The plan, one line for each command.
 fn lines(plan: Option<Plan>) -> Option<Vec<String>> {
     let line = |command: &Command| match command {
+        Command::AddSets(sets) => format!("{} sets", sets.len()),
+        Command::DropSet(set) => format!("delete set {set}"),
+        Command::RenewRule(chain, handle, _, packets) => {
+            format!("renew {chain} {handle} with {packets}")
+        }
         Command::AddSkeleton => "skeleton".to_owned(),
         Command::AddSkeletonButForward => "skeleton but forward".to_owned(),
         Command::DropBaseChain(name) => format!("drop {name}"),
@@ -71,6 +77,7 @@ fn lines(plan: Option<Plan>) -> Option<Vec<String>> {
         Command::AddPort(port, chain) => format!("map {port} {chain}"),
         Command::AssertEntry(port, chain) => format!("assert {port} {chain}"),
         Command::DeleteEntry(port) => format!("unmap {port}"),
+        Command::ListPorts => "list map".to_owned(),
         Command::ListChain(name) => format!("list {name}"),
     };
     plan.map(|plan| plan.changes.0.iter().map(line).collect())
@@ -88,6 +95,7 @@ fn shown(rule: &Rule) -> String {
         Rule::Foreign { .. } => format!("{port} foreign"),
         Rule::Overheard { .. } => format!("{port} overheard"),
         Rule::Forged { check, .. } => format!("{port} {}", check.name()),
+        Rule::Logged { of, .. } => format!("log of {}", shown(of)),
     }
 }
 
@@ -353,5 +361,6 @@ fn two_vms_cannot_have_one_port() {
 }
 
 mod address_guard;
+mod logging;
 mod release;
 mod skeleton_repair;

@@ -3,6 +3,7 @@ use super::*;
 fn whole() -> Actual {
     Actual {
         chains: Skeleton::read().unwrap().chains(),
+        sets: Skeleton::read().unwrap().sets(),
         is_dormant: false,
     }
 }
@@ -11,13 +12,29 @@ fn whole() -> Actual {
 fn the_skeleton_is_whole_in_its_own_eyes() {
     let skeleton = Skeleton::read().unwrap();
     let names: Vec<_> = skeleton.chains().into_keys().collect();
-    assert_eq!(names, ["forward", "input", MEDDLING, "prerouting"]);
+    assert_eq!(
+        names,
+        [
+            DROPPED_FOREIGN,
+            DROPPED_FORGED,
+            DROPPED_SPOOFED,
+            "forward",
+            "input",
+            MEDDLING,
+            "prerouting"
+        ]
+    );
     assert_eq!(whole().defects().unwrap(), [""; 0]);
 }
 
 #[test]
 fn every_chain_is_compared_for_itself() {
     for (name, desired) in whole().chains {
+        let without_rules = if name.starts_with(DROPPED) {
+            "lets pass what it should drop"
+        } else {
+            "has other rules than its own"
+        };
         for (damaged, words) in [
             (Chain::default(), "the table has no"),
             (
@@ -25,7 +42,7 @@ fn every_chain_is_compared_for_itself() {
                     rules: Vec::new(),
                     ..desired.clone()
                 },
-                "has other rules than its own",
+                without_rules,
             ),
             (
                 Chain {
@@ -48,6 +65,30 @@ fn every_chain_is_compared_for_itself() {
             assert_eq!(defects.len(), 1, "{defects:?}");
             assert!(defects[0].contains(words) && defects[0].contains(&name));
         }
+    }
+}
+
+#[test]
+fn a_chain_that_should_drop_does_it_last_and_lets_nothing_pass_before() {
+    let rule = |statement: &str| serde_json::json!({"expr": [{statement: null}]});
+    let drops = Chain {
+        rules: vec![rule("counter"), rule("drop")],
+        ..Chain::default()
+    };
+    assert!(drops.drops_in_the_end());
+    for verdict in [
+        "accept", "return", "jump", "goto", "queue", "vmap", "unknown",
+    ] {
+        let mut behind = drops.clone();
+        behind.rules.push(rule(verdict));
+        assert!(!behind.drops_in_the_end(), "{verdict}");
+        let mut before = drops.clone();
+        before.rules.insert(0, rule(verdict));
+        assert_eq!(before.drops_in_the_end(), verdict == "unknown");
+        // A drop that not all packets come to.
+        let mut rarely = drops.clone();
+        rarely.rules[1] = serde_json::json!({"expr": [{verdict: null}, {"drop": null}]});
+        assert!(!rarely.drops_in_the_end(), "{verdict}");
     }
 }
 

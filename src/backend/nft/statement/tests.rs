@@ -1,5 +1,5 @@
 use super::*;
-use crate::fence::{Guard, Hears};
+use crate::fence::{Addresses, Guard, Hears};
 
 /// Every kind of rule.
 fn rules() -> Vec<Rule> {
@@ -16,7 +16,18 @@ fn rules() -> Vec<Rule> {
             hears,
         )
     };
+    let guarded = Guard {
+        addresses: Some(Addresses {
+            v4: vec!["192.168.0.5".parse().unwrap()],
+            v6: vec!["2001:db8::5".parse().unwrap()],
+            ..Addresses::default()
+        }),
+        dhcp_guard: true,
+        ra_guard: true,
+        ..guard(network(&[]), false)
+    };
     [
+        guarded,
         guard(network(&[]), false),
         guard(
             network(&["00:16:3e:00:00:01", "02:00:00:00:00:00/16"]),
@@ -25,7 +36,15 @@ fn rules() -> Vec<Rule> {
         guard(Hears::All, false),
     ]
     .iter()
-    .flat_map(Rule::of)
+    .flat_map(|guard| {
+        let logged = Guard {
+            log: Some(5),
+            ..guard.clone()
+        };
+        let mut rules = Rule::of(guard);
+        rules.extend(Rule::of(&logged).into_iter().filter(Rule::must_be_first));
+        rules
+    })
     .collect()
 }
 

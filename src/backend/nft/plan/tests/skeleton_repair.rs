@@ -88,7 +88,7 @@ fn a_misplaced_base_chain_is_deleted_before_it_is_added_again() {
 fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
     let mut actual = holding(&[fence("a", &["p0"])]);
     actual.skeleton = Some(skeleton::Actual::default());
-    let repair = Some(vec!["skeleton".to_owned()]);
+    let repair = Some(vec!["6 sets".to_owned(), "skeleton".to_owned()]);
     assert_eq!(
         enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing()),
         repair
@@ -100,6 +100,30 @@ fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
         enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing()),
         None
     );
+}
+
+#[test]
+fn all_rules_that_note_nobody_are_renewed_with_what_they_have_counted() {
+    let mut actual = holding(&[fence("a", &["p0"]), fence("b", &["p1"])]);
+    actual.outdated = [(chain("a"), 1), (chain("b"), 3)].into();
+    let rules = actual.chains.get_mut(&chain("b")).unwrap();
+    rules[2].rule.as_mut().unwrap().1 = 7;
+    // As long as the skeleton is whole, only what is to be fenced is looked at.
+    let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing());
+    assert_eq!(planned.unwrap(), ["renew vm-a 1 with 0"]);
+    let skeleton = actual.skeleton.as_mut().unwrap();
+    skeleton.sets.remove("spoofed");
+    let pace = skeleton.sets.get_mut("forged-pace").unwrap();
+    pace["timeout"] = 3.into();
+    let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing());
+    let expected = [
+        "delete set forged-pace",
+        "2 sets",
+        "skeleton",
+        "renew vm-a 1 with 0",
+        "renew vm-b 3 with 7",
+    ];
+    assert_eq!(planned.unwrap(), expected);
 }
 
 #[test]
