@@ -47,7 +47,7 @@ fn mac(text: &str) -> MacAddr {
     text.parse().unwrap()
 }
 
-fn hears(dice: &mut Dice, own: MacAddr, is_nft: bool) -> Hears {
+fn hears(dice: &mut Dice, own: MacAddr) -> Hears {
     if dice.once_in(6) {
         return Hears::All;
     }
@@ -64,7 +64,7 @@ fn hears(dice: &mut Dice, own: MacAddr, is_nft: bool) -> Hears {
     Hears::Network {
         prefix: MacPrefix::of(own, len),
         trusted,
-        trusted_ports: if is_nft && dice.once_in(4) {
+        trusted_ports: if dice.once_in(4) {
             vec!["br0b".parse().unwrap()]
         } else {
             Vec::new()
@@ -72,13 +72,13 @@ fn hears(dice: &mut Dice, own: MacAddr, is_nft: bool) -> Hears {
     }
 }
 
-fn guard(dice: &mut Dice, port: &str, own: MacAddr, is_nft: bool) -> Guard {
-    let hears = hears(dice, own, is_nft);
+fn guard(dice: &mut Dice, port: &str, own: MacAddr) -> Guard {
+    let hears = hears(dice, own);
     let mut guard = Guard::new(port.parse().unwrap(), own, hears);
-    if is_nft && dice.once_in(4) {
+    if dice.once_in(4) {
         guard.extra_macs = vec![mac("00:00:5e:00:01:07")];
     }
-    if is_nft && dice.once_in(2) {
+    if dice.once_in(2) {
         let v4: Ipv4Addr = IPS[0].parse().unwrap();
         let v6: Ipv6Addr = IPS[2].parse().unwrap();
         guard.addresses = Some(Addresses {
@@ -91,7 +91,7 @@ fn guard(dice: &mut Dice, port: &str, own: MacAddr, is_nft: bool) -> Guard {
 }
 
 /// Two bridges with up to eight VMs, an uplink each and a port of the host.
-fn parties(dice: &mut Dice, host: &Host, is_nft: bool) -> Vec<Party> {
+fn parties(dice: &mut Dice, host: &Host) -> Vec<Party> {
     let mut parties = Vec::new();
     host.bridge("br0");
     host.bridge("br1");
@@ -104,7 +104,7 @@ fn parties(dice: &mut Dice, host: &Host, is_nft: bool) -> Vec<Party> {
             vm: format!("one-{n}"),
             bridge,
             tap: host.tap(bridge, &port),
-            guard: is_fenced.then(|| guard(dice, &port, own, is_nft)),
+            guard: is_fenced.then(|| guard(dice, &port, own)),
             port,
             mac: own,
         });
@@ -300,7 +300,7 @@ fn check_host(seed: u64, choice: Choice, is_damaged: bool, tally: &mut Tally) {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let host = Host::new();
     let is_nft = choice == Choice::Nft;
-    let parties = parties(&mut dice, &host, is_nft);
+    let parties = parties(&mut dice, &host);
     let fence = |party: &Party| {
         let guards = vec![party.guard.clone()?];
         let vm = party.vm.parse().unwrap();
