@@ -1,5 +1,5 @@
-//! What one call costs on a host that has more and more VMs fenced, beside the same work done as
-//! the seed's script does it. One real libvirt is asked by all.
+//! Measures what one call costs as more and more VMs are fenced on the host, and compares it with
+//! the seed's script doing the same work. Both ask one real libvirt.
 
 use std::process::Command;
 
@@ -18,14 +18,14 @@ pub const SIZES: [usize; 3] = [10, 1000, 4000];
 const ROUNDS: usize = 9;
 
 pub const PART: &str = "call";
-/// What is done.
+/// The work.
 pub const APPLY_NEW: &str = "apply of a new VM";
 pub const APPLY_SAME: &str = "apply of a fenced VM";
 pub const POST_NEW: &str = "one-post of a new VM";
 pub const POST_SAME: &str = "one-post of a fenced VM";
 const REMOVE: &str = "remove";
 pub const SCRIPT: &str = "a new VM";
-/// Who does it.
+/// Those who do it.
 pub const OURS: &str = "macfence";
 pub const SEED: &str = "the ebtables script";
 /// The comparisons.
@@ -33,7 +33,7 @@ pub const TIMES_SEED: &str = "times the ebtables script";
 pub const TIMES_SMALL: &str = "times 10 VMs";
 pub const NFT_PROCESSES: &str = "nft processes";
 
-/// The VM that comes and goes, beyond all others.
+/// The VM that comes and goes. Its number is above all others.
 const GUEST: Vm = Vm(5000);
 const POST: [&str; 3] = ["hook", "one-post", "-"];
 
@@ -64,11 +64,11 @@ pub fn measure(figures: &mut Figures) {
     compare(figures);
 }
 
-/// A host with our fences, and one with the seed's rules.
+/// A host with our fences and a host with the seed's rules.
 struct Pair {
     ours: Host,
     seeds: Host,
-    /// The VM's template, as OpenNebula hands it over.
+    /// The VM's template, as OpenNebula passes it.
     template: NamedTempFile,
 }
 
@@ -116,7 +116,7 @@ impl Pair {
         self.ours.macfence(["remove", &GUEST.name()]).ok();
     }
 
-    /// Which also makes sure that they were there.
+    /// Fails if the rules were not there.
     fn take_the_seeds_rules_away(&self) {
         for rule in GUEST.of_the_seed() {
             let words: Vec<_> = ["-D"].into_iter().chain(rule.split(' ')).collect();
@@ -137,7 +137,8 @@ impl Pair {
     }
 }
 
-/// A VM template in base64 as OpenNebula's network drivers get it, with all that matters here.
+/// Writes a VM template in base64, as OpenNebula's network drivers get it, with the parts that
+/// matter here.
 fn template(vm: Vm) -> NamedTempFile {
     let (id, port, mac, bridge) = (vm.0, vm.port(), vm.mac(), vm.bridge());
     let xml = format!(

@@ -1,23 +1,24 @@
-//! What was measured, its medians, and their file. Pure, but for asking what machine this is.
+//! The figures of the bench, their medians, and their file. Pure, except that it reads the name of
+//! the processor.
 
 use std::process::Command;
 use std::thread;
 
-/// The part that tells what was measured on.
+/// The part that names the machine.
 const MACHINE: &str = "machine";
 
-/// What a number is about.
+/// The subject of a number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Figure {
     /// The part of the bench.
     pub part: String,
-    /// What is done.
+    /// The work.
     pub what: String,
-    /// Who does it.
+    /// The program that does it.
     pub way: String,
-    /// How many VMs the host has.
+    /// The number of VMs on the host.
     pub vms: usize,
-    /// What is measured, with its unit; `times X`: as a multiple of what X takes.
+    /// The measured quantity with its unit. `times X` is a multiple of X's figure.
     pub measure: String,
 }
 
@@ -37,7 +38,7 @@ impl Figure {
 pub struct Figures(Vec<(Figure, Vec<f64>)>);
 
 impl Figures {
-    /// None yet, but for what they are measured on.
+    /// Starts with the description of this machine, and no measurements.
     pub fn of_this_machine() -> Self {
         let said = |program: &str, args: &[&str]| {
             let output = Command::new(program).args(args).output();
@@ -65,8 +66,8 @@ impl Figures {
         }
     }
 
-    /// Adds how many times the other figure the first one is, round by round. Where only one of
-    /// them was measured there is nothing to say.
+    /// Adds the ratio of `figure` to `other`, round by round. Adds nothing if only one of them was
+    /// measured.
     pub fn compare(&mut self, figure: Figure, other: &Figure, measure: &str) {
         let numbers = |wanted: &Figure| self.0.iter().find(|(known, _)| known == wanted);
         let (Some((_, these)), Some((_, those))) = (numbers(&figure), numbers(other)) else {
@@ -79,7 +80,7 @@ impl Figures {
         self.0.push((Figure { measure, ..figure }, ratios));
     }
 
-    /// What the rounds come to.
+    /// Summarises the rounds of each figure.
     pub fn rows(&self) -> Vec<Row> {
         let row = |(figure, numbers): &(Figure, Vec<f64>)| {
             let mut sorted = numbers.clone();
@@ -103,13 +104,14 @@ pub struct Row {
     pub figure: Figure,
     pub rounds: usize,
     pub median: f64,
-    /// Below it is a quarter of the rounds.
+    /// A quarter of the rounds are below it.
     pub low: f64,
-    /// Above it is a quarter of the rounds.
+    /// A quarter of the rounds are above it.
     pub high: f64,
 }
 
-/// The name of the processor, without commas. Virtual machines tell little more than its family.
+/// Returns the name of the processor, without commas. A virtual machine tells little more than the
+/// family, so that is added.
 fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let value = |key: &str| {
@@ -124,7 +126,7 @@ fn processor() -> String {
     }
 }
 
-/// What was measured on, in words.
+/// Describes the machine in words.
 pub fn machine(rows: &[Row]) -> String {
     let row = rows.iter().find(|row| row.figure.part == MACHINE);
     let row = row.expect("a machine");
@@ -133,7 +135,7 @@ pub fn machine(rows: &[Row]) -> String {
 
 const HEADER: &str = "part,what,way,vms,measure,rounds,median,low,high";
 
-/// The file; no field holds a comma.
+/// Writes the file. No field contains a comma.
 pub fn to_csv(rows: &[Row]) -> String {
     let mut csv = format!("{HEADER}\n");
     for row in rows {
@@ -160,7 +162,7 @@ pub fn to_csv(rows: &[Row]) -> String {
     csv
 }
 
-/// The file's rows.
+/// Reads the file.
 pub fn from_csv(csv: &str) -> Vec<Row> {
     let mut lines = csv.lines();
     assert_eq!(lines.next(), Some(HEADER));
@@ -170,7 +172,7 @@ pub fn from_csv(csv: &str) -> Vec<Row> {
 fn from_line(line: &str) -> Row {
     let fields: Vec<_> = line.split(',').collect();
     let [part, what, way, vms, measure, rounds, median, low, high] = fields[..] else {
-        panic!("no row: {line}");
+        panic!("not a row: {line}");
     };
     let number = |text: &str| text.parse::<f64>().expect(line);
     Row {

@@ -1,6 +1,6 @@
-//! What it costs to fence a whole host at once, and to look at all of it: beside `nft -f`, which
-//! loads the same ruleset from a file. The hypervisor is a stand-in that costs next to nothing,
-//! and that little is taken off.
+//! Measures what it costs to fence a whole host at once, and to read it back. `nft -f`, which loads
+//! the same ruleset from a file, is the comparison. A stand-in replaces the hypervisor; its small
+//! cost is subtracted.
 
 use std::process::Command;
 
@@ -15,17 +15,17 @@ const SIZES: [usize; 4] = [10, 100, 1000, 4000];
 const ROUNDS: usize = 5;
 
 pub const PART: &str = "fill";
-/// What is done.
+/// The work.
 pub const ALL: &str = "from nothing";
 pub const NOTHING: &str = "with nothing to do";
 pub const ONE: &str = "with one VM changed";
 const LISTING: &str = "description of all VMs";
-/// Who does it.
+/// Those who do it.
 pub const SYNC: &str = "macfence sync";
 pub const NFT: &str = "nft -f";
 pub const NFT_JSON: &str = "nft -j -f";
 const HYPERVISOR: &str = "the stand-in for virsh";
-/// What is measured besides time.
+/// The measured quantities besides time.
 pub const OWN: &str = "wall ms without the hypervisor";
 pub const WRITES: &str = "changes of the ruleset";
 pub const PEAK: &str = "peak MB";
@@ -33,7 +33,7 @@ pub const PEAK_NFT: &str = "peak MB of nft";
 /// The comparison.
 pub const TIMES_NFT: &str = "times nft -f";
 
-/// Calls that look at every VM, once all are fenced.
+/// Calls that look at every VM after all are fenced.
 const CALLS: [(&str, &[&str]); 3] = [
     ("flush with nothing to do", &["flush"]),
     ("list", &["list"]),
@@ -65,7 +65,7 @@ fn figure(what: &str, way: &str, size: usize, measure: &str) -> Figure {
     Figure::new(PART, what, way, size, measure)
 }
 
-/// A host with the ports of its VMs, and the ruleset that they should come to.
+/// A host with the ports of its VMs, and the ruleset that fences them.
 struct Filled {
     vms: Vms,
     host: Host,
@@ -126,7 +126,7 @@ impl Filled {
         figures.add(figure(WRITES), f64::from(writes));
     }
 
-    /// What the stand-in takes to say all that a sync asks of it.
+    /// Measures the stand-in's answers to everything that a sync asks.
     fn hypervisor(&self) -> Cost {
         let path = self.vms.path();
         cost(&self.host, || {
@@ -147,7 +147,7 @@ impl Filled {
         self.host.run(|| run(&mut nft, None));
     }
 
-    /// The most memory that we and nft come to need.
+    /// Measures the peak memory of macfence and of nft.
     fn peaks(&self, figures: &mut Figures) {
         self.empty();
         let sync: &[&str] = &["sync"];

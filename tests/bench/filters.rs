@@ -1,8 +1,8 @@
-//! Who filters what one VM sends to another, and how that is loaded.
+//! The filters between two VMs, and how each is loaded.
 //!
-//! Both VMs are the first ones of every list of rules. A frame that passes meets no rule that ends
-//! its way, so ebtables compares it with all rules wherever those of the two VMs stand. With one VM
-//! only the sender has rules.
+//! Both VMs are the first ones in every list of rules. Their place makes no difference to ebtables:
+//! a frame that passes matches no rule, so ebtables compares it with all of them. If there is only
+//! one VM, it is the sender, and the hearer has no rules.
 
 use crate::lab::Host;
 use crate::layout;
@@ -10,7 +10,7 @@ use crate::vms::{Vm, Vms, load_ebtables, load_nft, load_nft_text};
 
 pub const NOBODY: &str = "no filter";
 pub const NFT: &str = "macfence on nft";
-/// Likewise, with the sender's IP addresses guarded.
+/// As [`NFT`], with the sender's IP addresses guarded.
 pub const GUARDED: &str = "macfence on nft guarding addresses";
 pub const EBTABLES: &str = "macfence on ebtables";
 pub const SEED: &str = "the ebtables scripts' rules";
@@ -20,13 +20,13 @@ pub const TIMES_NOBODY: &str = "times no filter";
 pub const TIMES_NFT: &str = "times macfence on nft";
 pub const TIMES_LAYOUT_0_1: &str = "times version 0.1's layout";
 
-/// The VM that sends, and the one that hears it: of one network, so that frames pass.
+/// The VM that sends and the VM that hears it. They share a network, so frames pass.
 pub const SENDER: Vm = Vm(1);
 pub const HEARER: Vm = Vm(2);
 /// A VM whose address the sender must not use.
 pub const OTHER: Vm = Vm(3);
 
-/// Has a host filter for these VMs in one of these ways.
+/// Loads one of the filters, with rules for these VMs.
 pub fn load(way: &str, host: &Host, vms: &Vms) {
     match way {
         NOBODY => {}

@@ -1,6 +1,6 @@
-//! What a frame costs that a bridge forwards from one VM to another: unfiltered, through our fences
-//! of both kinds and the layout that version 0.1 had, and through the seed's rules. The smallest
-//! frames, from one port to one other.
+//! Measures what a bridge spends on forwarding one frame from one VM to another. Compares no
+//! filter, our fences on nft and on ebtables, the layout of version 0.1, and the seed's rules.
+//! Frames have the smallest size and go from one port to one other.
 
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -19,11 +19,11 @@ use crate::vms::Vms;
 
 const SIZES: [usize; 5] = [1, 10, 100, 1000, 4000];
 const ROUNDS: usize = 15;
-/// How long one slice of a measurement takes, about.
+/// Approximate length of one slice of a measurement.
 const DURATION: Duration = Duration::from_millis(20);
-/// After this, no frame comes any more.
+/// The test fails if no frame arrives for this long.
 const LOST: Duration = Duration::from_secs(2);
-/// Who filters, beside nobody.
+/// The filters to compare with no filter.
 const FILTERS: [&str; 5] = [NFT, GUARDED, LAYOUT_0_1, EBTABLES, SEED];
 
 pub const PART: &str = "frame";
@@ -45,7 +45,7 @@ pub fn measure(figures: &mut Figures) {
     });
     thread::scope(|scope| {
         scope.spawn(|| {
-            // A frame is forwarded by the processor that sends it.
+            // The processor that sends a frame also forwards it.
             stay_on_one();
             for round in 0..ROUNDS {
                 for (vms, lanes) in SIZES.into_iter().zip(&fenced) {
@@ -69,7 +69,7 @@ pub fn measure(figures: &mut Figures) {
     }
 }
 
-/// A host with two VMs on a bridge, of which we hold the far ends.
+/// A host with two VMs on a bridge. We hold the far ends of their ports.
 struct Lane {
     way: &'static str,
     host: Host,
@@ -105,12 +105,12 @@ impl Lane {
         self.exit.check(self.way, &self.sender);
     }
 
-    /// Has the bridge learn where the hearer is, so that frames are not flooded.
+    /// Teaches the bridge the hearer's port, so that it does not flood frames.
     fn teach(&self) {
         send(&self.hearer, &minimal(HEARER.mac(), SENDER.mac()), 1);
     }
 
-    /// What a frame costs, in nanoseconds.
+    /// Measures one frame, in nanoseconds.
     fn cost(&self) -> f64 {
         self.teach();
         let each = |frames: usize| self.time(frames).as_nanos() as f64 / frames as f64;
@@ -119,14 +119,14 @@ impl Lane {
         each(frames.next_multiple_of(BATCH))
     }
 
-    /// How long so many frames take to get through.
+    /// Measures how long this many frames take.
     fn time(&self, frames: usize) -> Duration {
         let frame = minimal(SENDER.mac(), HEARER.mac());
         let until = self.exit.frames() + frames;
         let start = Instant::now();
         send(&self.sender, &frame, frames);
-        // The kernel forwards a frame before it takes the next, unless it has too much to do.
-        // Who slept here would measure the sleep.
+        // The kernel usually forwards a frame before it takes the next; only under load does it lag
+        // behind. Do not sleep here: that would measure the sleep.
         while self.exit.frames() < until {
             assert!(start.elapsed() < LOST, "{}: frames lost", self.way);
         }

@@ -1,10 +1,10 @@
-//! The table as version 0.1 made it, in nft's own language: later layouts are measured against it.
-//! Written by hand, because macfence no longer makes it. Pure.
+//! The table of version 0.1, in nft's own language, as a baseline for later layouts. Written by
+//! hand, because macfence no longer generates it. Pure.
 
 use macfence::mac::{MacAddr, MacPrefix, PrefixLen};
 
-/// The table of VMs with one NIC each, given as name, port and MAC address. A VM's chain is named
-/// after it, so the name must need no escaping.
+/// Returns the table of VMs with one NIC each, given as name, port and MAC address. A chain is
+/// named after its VM, so the name must need no escaping.
 pub fn version_0_1(vms: impl IntoIterator<Item = (String, String, MacAddr)>) -> String {
     let (mut chains, mut elements) = (String::new(), Vec::new());
     for (name, port, mac) in vms {
@@ -18,7 +18,7 @@ pub fn version_0_1(vms: impl IntoIterator<Item = (String, String, MacAddr)>) -> 
         );
         elements.push(format!("\"{port}\" : jump vm-{name}"));
     }
-    // nft refuses a set of no elements.
+    // nft refuses an empty set of elements.
     let elements = if elements.is_empty() {
         String::new()
     } else {

@@ -1,15 +1,15 @@
-//! What macfence costs, measured on throwaway hosts beside what it replaces: the seed's script, and
-//! `nft -f`. Ends with tables, `docs/bench.csv`, and `docs/bench.svg`, which is drawn from it.
+//! Measures what macfence costs on throwaway hosts, and compares it with what it replaces: the
+//! seed's script, and `nft -f`. Prints tables, and writes `docs/bench.csv` and `docs/bench.svg`,
+//! which is drawn from the CSV file.
 //!
-//! All is compared with what was measured in the same round, so that what else the machine does
-//! falls on both sides.
+//! Figures are compared within one round, so that other load on the machine affects both sides.
 //!
-//! Arguments choose parts, which are then measured and printed, but not written to `docs`:
-//! `cargo test --release --locked --quiet --test bench -- frame throughput`. The argument `draw` draws the
-//! picture anew from `docs/bench.csv`.
+//! Arguments choose parts of the bench. Chosen parts are measured and printed, but not written to
+//! `docs`: `cargo test --release --locked --quiet --test bench -- frame throughput`. The argument
+//! `draw` draws the picture anew from `docs/bench.csv`.
 
 #[path = "../lab/mod.rs"]
-#[allow(dead_code, reason = "the tests need more of the lab")]
+#[allow(dead_code, reason = "the tests use more of the lab")]
 mod lab;
 
 mod call;
@@ -36,10 +36,10 @@ use std::time::Instant;
 
 use figures::Figures;
 
-/// A part of the bench, and what measures it.
+/// The name of a part of the bench, and the function that measures it.
 type Part = (&'static str, fn(&mut Figures));
 
-/// What can be measured, in this order; arguments choose among it.
+/// All parts, in the order in which they run.
 const PARTS: [Part; 5] = [
     (frame::PART, frame::measure),
     (throughput::PART, throughput::measure),
@@ -61,7 +61,7 @@ fn main() {
         print!("{}", table::tables(&rows));
         print!("{}", targets::table(&rows));
         if !PARTS.iter().all(|(part, _)| is_asked(part)) {
-            println!("Nothing was written, as not all was measured.");
+            println!("Nothing was written, because only some parts were measured.");
             return;
         }
         std::fs::create_dir_all(&docs).expect("docs");

@@ -1,4 +1,4 @@
-//! What running a program costs.
+//! Measures what it costs to run a program.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,17 +14,17 @@ use crate::lab::Host;
 pub const WALL: &str = "wall ms";
 pub const CPU: &str = "CPU ms";
 
-/// What it took, in milliseconds.
+/// A cost in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// From the start to the end.
+    /// Time from start to end.
     pub wall: f64,
-    /// Of processors, for the program and all that it ran and waited for.
+    /// Processor time of the program and of the children that it waited for.
     pub cpu: f64,
 }
 
 impl Cost {
-    /// Adds both as figures, of which `figure` is either.
+    /// Adds both times as figures. Their measures replace that of `figure`.
     pub fn add_to(self, figures: &mut Figures, figure: &Figure) {
         for (measure, number) in [(WALL, self.wall), (CPU, self.cpu)] {
             let measure = measure.to_owned();
@@ -39,7 +39,7 @@ impl Cost {
     }
 }
 
-/// Does something on the host that runs programs, one after the other.
+/// Measures work that runs programs on the host, one after the other.
 pub fn cost(host: &Host, work: impl FnOnce() + Send) -> Cost {
     host.run(|| {
         let before = cpu_of_children();
@@ -52,18 +52,18 @@ pub fn cost(host: &Host, work: impl FnOnce() + Send) -> Cost {
     })
 }
 
-/// Runs a program that must succeed, with what is in this file as its standard input.
+/// Runs a program with this file as its standard input. Panics if the program fails.
 pub fn run(command: &mut Command, stdin: Option<&Path>) {
     let stdin = stdin.map_or(Stdio::null(), |file| {
         File::open(file).expect("a file").into()
     });
-    // Cargo's own, in which every program would look for its libraries first.
+    // Cargo sets it for itself. Every program would search its libraries there first.
     command.env_remove("LD_LIBRARY_PATH");
     let status = command.stdin(stdin).stdout(Stdio::null()).status();
     assert!(status.expect("a program").success(), "{command:?}");
 }
 
-/// What [`run`] costs on the host.
+/// Measures [`run`] on the host.
 pub fn cost_of(host: &Host, mut command: Command, stdin: Option<&Path>) -> Cost {
     cost(host, || run(&mut command, stdin))
 }

@@ -1,4 +1,4 @@
-//! What the picture shows: who is compared, in which colours, and which figures. Pure.
+//! The content of the picture: tools, their colours, and the figures of each panel. Pure.
 
 use plotters::style::RGBColor;
 
@@ -29,7 +29,7 @@ pub const PAPER: Colour = colour(0xffffff, 0x0d1117);
 pub const INK: Colour = colour(0x1f2328, 0xe6edf3);
 pub const MUTED: Colour = colour(0x57606a, 0x9198a1);
 
-/// Who does it: of one colour in all panels.
+/// A tool. It has the same colour in all panels.
 pub struct Tool {
     pub name: &'static str,
     pub colour: Colour,
@@ -64,12 +64,12 @@ pub const TOOLS: [Tool; 5] = [
     },
 ];
 
-/// Figures of one tool, over the number of VMs.
+/// One tool's figures, by number of VMs.
 pub struct Line {
     pub tool: usize,
-    /// What is written at its end, behind the figure.
+    /// Text at the line's end, after the figure.
     pub label: &'static str,
-    /// Whether the tool has another line in this panel: this one is dashed.
+    /// True for a tool's second line in a panel. It is dashed.
     pub is_second: bool,
     /// The part, what, way and measure of its figures.
     which: [&'static str; 4],
@@ -84,12 +84,12 @@ impl Line {
 
 pub struct Panel {
     pub title: &'static str,
-    /// What is up.
+    /// Label of the vertical axis.
     pub axis: &'static str,
     pub unit: &'static str,
-    /// How much of what was measured makes one unit.
+    /// Number of measured units in one unit of the axis.
     pub per_unit: f64,
-    /// Of figures below 20.
+    /// Decimals of figures below 20.
     pub decimals: usize,
     pub is_logarithmic: bool,
     pub lines: &'static [Line],
@@ -111,7 +111,7 @@ const fn second(line: Line) -> Line {
     }
 }
 
-/// A line for each filter, of frames that pass it.
+/// Returns one line per filter, for frames that pass it.
 const fn filters(part: &'static str, what: &'static str, measure: &'static str) -> [Line; 4] {
     [
         line(SCRIPTS, "scripts", [part, what, filters::SEED, measure]),

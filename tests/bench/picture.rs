@@ -1,5 +1,5 @@
-//! The picture of the figures that matter most: a panel for each, and in the last place what all of them
-//! have in common. Pure, but for writing the file.
+//! Draws the most important figures: a panel for each, and the legend in the last place. Pure,
+//! except that it writes the file.
 
 use std::path::Path;
 
@@ -16,16 +16,16 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, Y>>;
 
 const SIZE: (u32, u32) = (840, 780);
-/// Of an axis, and of the room for what is written at the ends of lines.
+/// Room for the axes, and at the right for the labels at the ends of lines.
 const BOTTOM: u32 = 36;
 const LEFT: u32 = 50;
 const RIGHT: u32 = 128;
-/// From one line of text to the next.
+/// Distance between two lines of text.
 const LEADING: i32 = 16;
-/// The most VMs that are measured: figures at the ends are of these.
+/// The largest number of VMs in the bench. Labels at the ends of lines show its figures.
 const MOST: f64 = 4000.0;
 
-/// Draws it.
+/// Draws the picture into a file.
 pub fn draw(rows: &[Row], file: &Path) {
     let mut svg = String::new();
     {
@@ -38,14 +38,14 @@ pub fn draw(rows: &[Row], file: &Path) {
         legend(rows, cells.last().expect("a place"));
         root.present().expect("bench.svg");
     }
-    // Right after the tag that opens the picture.
+    // Insert the style right after the opening tag.
     let at = svg.find(">\n").expect("a tag") + 2;
     svg.insert_str(at, &for_dark_pages());
     std::fs::write(file, svg).expect("bench.svg");
 }
 
-/// A style that puts another in the place of each colour where the reader's page is dark. It beats the
-/// colours that plotters gives each element.
+/// Returns a style that replaces each colour if the reader's page is dark. A style overrides the
+/// colour attributes that plotters writes.
 fn for_dark_pages() -> String {
     let colours = TOOLS
         .iter()
@@ -137,7 +137,7 @@ impl Panel {
             let label = format!("{:.decimals$}{unit} {name}", end.median);
             ends.push((x + 7, y, label, colour));
         }
-        // Texts must not lie on each other, nor on the axis.
+        // Move texts apart: they must overlap neither each other nor the axis.
         ends.sort_by_key(|(_, y, ..)| *y);
         let (_, floor) = chart.plotting_area().get_pixel_range();
         let mut below = floor.end + LEADING / 2;
@@ -152,7 +152,7 @@ impl Panel {
     }
 }
 
-/// Which colour is who, and what was measured on.
+/// Explains the colours, and names the machine.
 fn legend(rows: &[Row], cell: &Area) {
     let mut y = 18;
     for Tool { name, colour } in TOOLS {
@@ -175,7 +175,7 @@ fn legend(rows: &[Row], cell: &Area) {
     }
 }
 
-/// What was measured with so many VMs.
+/// The figures at one number of VMs.
 struct Point {
     vms: f64,
     median: f64,
@@ -192,7 +192,7 @@ fn point(row: &Row, per_unit: f64) -> Point {
     }
 }
 
-/// A size of 15 is one of 12 pixels.
+/// plotters turns size 15 into 12 pixels.
 fn text(size: i32, colour: RGBColor) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&colour)
 }

@@ -1,10 +1,10 @@
-//! Where and before whom a measuring thread runs.
+//! Processor and priority of a measuring thread.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use rustix::process::setpriority_process;
 
-/// Keeps this thread on the last of its processors, before others.
+/// Pins this thread to the last of its processors, at a higher priority.
 pub fn stay_on_one() {
     let me = Pid::from_raw(0);
     let allowed = sched_getaffinity(me).expect("processors");

@@ -1,6 +1,6 @@
-//! Which programs a command runs, and the memory that each has come to need: told by the kernel
-//! when a process is about to end, so that neither a short one nor a late peak is missed. (What
-//! wait4(2) calls a child's peak may be that of whoever started it.)
+//! Lists the programs that a command runs, with the peak memory of each. The kernel stops each
+//! process just before it ends, so neither a short process nor a late peak is missed. (The peak
+//! that wait4(2) reports for a child may be that of its parent before exec.)
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,21 +19,21 @@ use crate::lab::Host;
 /// A process that has ended.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The first 15 bytes of its name.
+    /// The first 15 bytes of the program's name.
     pub name: String,
-    /// The most memory that it had, in MB (10^6 bytes).
+    /// Peak memory in MB (10^6 bytes).
     pub peak: f64,
 }
 
-/// Runs a command on a host, and returns all processes that it came to. No other child of ours may
-/// end meanwhile.
+/// Runs a command on a host, and returns it and all its descendants. No other child of this program
+/// may end meanwhile.
 pub fn of(host: &Host, mut command: Command, stdin: Option<&Path>) -> Vec<Program> {
     host.run(|| {
         let stdin = stdin.map_or(Stdio::null(), |file| {
             File::open(file).expect("a file").into()
         });
         command.stdin(stdin).stdout(Stdio::null());
-        // SAFETY: between fork and exec there is one system call, and no memory is touched.
+        // SAFETY: between fork and exec there is only one system call, which touches no memory.
         unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
         #[expect(
             clippy::zombie_processes,
@@ -72,8 +72,8 @@ pub fn of(host: &Host, mut command: Command, stdin: Option<&Path>) -> Vec<Progra
     })
 }
 
-/// The signal that a process is to get after it has stopped for it: none where it stopped only
-/// because it is new to us.
+/// Returns the signal to pass on to a process that stopped for it. `None` if the process only
+/// stopped because we began to trace it.
 fn stopped(is_first: bool, pid: Pid, signal: Signal) -> Option<Signal> {
     match signal {
         Signal::SIGTRAP if is_first => {
@@ -92,11 +92,11 @@ fn stopped(is_first: bool, pid: Pid, signal: Signal) -> Option<Signal> {
 }
 
 fn go_on(pid: Pid, signal: Option<Signal>) {
-    // It may have been killed meanwhile.
+    // Fails if somebody has killed the process meanwhile.
     let _ = ptrace::cont(pid, signal);
 }
 
-/// The process that is about to end; `None` if it is one of several threads.
+/// Reads the process that is about to end. `None` if this is only one of its threads.
 fn program(pid: Pid) -> Option<Program> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let field = |name: &str| {

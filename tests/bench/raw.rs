@@ -1,4 +1,4 @@
-//! Frames made by hand, and the kernel's count of those that get through.
+//! Hand-made frames, and the kernel's counters of the frames that get through.
 
 use std::fs::File;
 use std::io::IoSlice;
@@ -19,30 +19,31 @@ use crate::filters::{HEARER, NOBODY, OTHER, SENDER};
 use crate::lab::frame::{Kind, frame};
 use crate::lab::{Host, until};
 
-/// How many frames are handed over in one call.
+/// Number of frames sent in one system call.
 pub const BATCH: usize = 64;
-/// The least frame that Ethernet knows, without its checksum, in bytes.
+/// The smallest Ethernet frame, without its checksum, in bytes.
 const LEN: usize = 60;
-/// More than a batch takes, so that silence means a drop.
+/// Longer than a batch takes, so silence means that frames were dropped.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// An IPv4 packet from the address that OpenNebula makes this MAC address of.
+/// Builds an IPv4 packet. Its source is the IP address from which OpenNebula makes this MAC
+/// address.
 pub fn minimal(src: MacAddr, dst: MacAddr) -> Vec<u8> {
     let mut frame = frame(Kind::Ipv4, src, dst, 0);
     frame.truncate(LEN);
     let [.., a, b, c, d] = src.bytes();
-    // Nobody on the way looks at the header's checksum.
+    // Nothing on the way checks the header's checksum.
     frame[26..30].copy_from_slice(&[a, b, c, d]);
     frame
 }
 
-/// A socket that sends by a device of the caller's namespace and hears nothing.
+/// Opens a socket that sends through a device of the caller's namespace and hears nothing.
 pub fn far_end(device: &str) -> OwnedFd {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None).expect("a socket");
     let index = if_nametoindex(device).expect(device);
-    // SAFETY: all zeros is a valid sockaddr_ll, and from_raw, the only way to one that a packet
-    // socket can be bound to, reads no more than that.
+    // SAFETY: all zeros is a valid sockaddr_ll. from_raw reads no more than that; a packet socket
+    // can be bound to no other type of nix's addresses.
     let address = unsafe {
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = libc::AF_PACKET as u16;
@@ -53,7 +54,7 @@ pub fn far_end(device: &str) -> OwnedFd {
     socket
 }
 
-/// Sends the same so often, to wherever the socket is bound or connected.
+/// Sends the same data `count` times, to the address to which the socket is bound or connected.
 pub fn send(socket: &impl AsRawFd, data: &[u8], count: usize) {
     let slices = [[IoSlice::new(data)]; BATCH];
     let nowhere = [None::<LinkAddr>; BATCH];
@@ -68,7 +69,7 @@ pub fn send(socket: &impl AsRawFd, data: &[u8], count: usize) {
     }
 }
 
-/// What has left the bridge by the hearer's port, as the kernel counts it.
+/// The kernel's counters of frames that left the bridge through the hearer's port.
 pub struct Exit {
     frames: File,
     bytes: File,
@@ -94,9 +95,9 @@ impl Exit {
         number(&self.bytes)
     }
 
-    /// Makes sure that what is measured is what is meant: frames arrive, and are filtered.
+    /// Panics unless honest frames arrive and spoofed ones are filtered.
     pub fn check(&self, way: &str, sender: &OwnedFd) {
-        // The kernel puts new devices into operation a little later, on a busy machine much later.
+        // The kernel brings new devices up a little later, and on a busy machine much later.
         let none_yet = self.frames();
         until("the first frame gets through", || {
             send(sender, &minimal(SENDER.mac(), HEARER.mac()), 1);
@@ -109,9 +110,9 @@ impl Exit {
             thread::sleep(SILENCE);
             self.frames() - before
         };
-        assert_eq!(heard(SENDER.mac()), BATCH, "{way}: frames heard");
+        assert_eq!(heard(SENDER.mac()), BATCH, "{way}: honest frames heard");
         let spoofed = if way == NOBODY { BATCH } else { 0 };
-        assert_eq!(heard(OTHER.mac()), spoofed, "{way}: spoofed ones heard");
+        assert_eq!(heard(OTHER.mac()), spoofed, "{way}: spoofed frames heard");
     }
 }
 

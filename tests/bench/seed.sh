@@ -1,5 +1,5 @@
-# What the seed's script ebtables-kvm does for the VM $1 of the libvirt $2, in sh: without Ruby and
-# sudo, which would take longer.
+# Does what the script ebtables-kvm of the seed does for the VM $1 of the libvirt $2. Written in sh
+# without sudo, because Ruby and sudo would take longer.
 ports=$(ls -d /sys/class/net/*/brport)
 virsh -q -c "$2" dumpxml "$1" |
 sed -n "/<interface/,/<\/interface>/s/.*<\(mac address\|target dev\)='\([^']*\)'.*/\2/p" |

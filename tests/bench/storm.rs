@@ -1,4 +1,4 @@
-//! A storm: every VM of a host is fenced by a call of its own, many at a time.
+//! A storm: one call per VM fences a whole host, with many calls at a time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -25,7 +25,7 @@ pub fn measure(figures: &mut Figures) {
     let (next, vms) = (&AtomicUsize::new(1), &vms);
     let (sender, times) = mpsc::channel();
     let total = cost(&host, move || {
-        // What this thread starts is on the host as well.
+        // Threads inherit the host's namespaces from this thread.
         thread::scope(|scope| {
             for _ in 0..AT_A_TIME {
                 let sender = sender.clone();

@@ -1,5 +1,4 @@
-//! What is printed: the medians, with a table for each part and a column for each number of VMs.
-//! Pure.
+//! Formats the medians: a table for each part, with a column for each number of VMs. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::figures::{Row, machine};
 
-/// What was measured on, and a table for each part.
+/// Describes the machine, then formats a table for each part.
 pub fn tables(rows: &[Row]) -> String {
     let (_, measured) = rows.split_first().expect("a machine");
     let parts = distinct(measured.iter().map(|row| &row.figure.part));
@@ -43,7 +42,7 @@ fn medians(rows: &[&Row]) -> String {
     aligned(&header, lines, 3)
 }
 
-/// Each once, in the order in which they first come.
+/// Returns each item once, in order of first appearance.
 fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut distinct = Vec::new();
     for one in all {
@@ -54,7 +53,7 @@ fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     distinct
 }
 
-/// Columns for people, numbers to the right from the column `numbers` on.
+/// Aligns columns. Those from `numbers` on are numbers and align to the right.
 pub fn aligned(
     header: &[String],
     lines: impl IntoIterator<Item = Vec<String>>,
@@ -75,7 +74,7 @@ pub fn aligned(
     table.trim_fmt()
 }
 
-/// As many digits as say something.
+/// Formats a number with its significant digits.
 pub fn number(number: f64) -> String {
     match number.abs() {
         0.0 => "0".to_owned(),

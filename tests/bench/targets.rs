@@ -1,4 +1,4 @@
-//! What the figures should reach. Pure.
+//! The targets for the figures. Pure.
 
 use crate::call;
 use crate::figures::Row;
@@ -12,9 +12,9 @@ use crate::throughput;
 struct Target {
     claim: &'static str,
     limit: Limit,
-    /// Which: the part, what is done, by whom, what is measured; empty: any.
+    /// The figures: part, work, program and measure. Empty means any.
     which: [&'static str; 4],
-    /// With how many VMs; empty: any number.
+    /// Numbers of VMs. Empty means any.
     sizes: &'static [usize],
 }
 
@@ -26,79 +26,79 @@ enum Limit {
 
 const TARGETS: &[Target] = &[
     Target {
-        claim: "a frame, beside version 0.1's layout",
+        claim: "a frame, compared with version 0.1's layout",
         limit: Limit::AtMost(1.1),
         which: [frame::PART, "", NFT, TIMES_LAYOUT_0_1],
         sizes: &[],
     },
     Target {
-        claim: "a frame through the ebtables scripts' rules, beside ours",
+        claim: "a frame through the ebtables scripts' rules, compared with ours",
         limit: Limit::AtLeast(20.0),
         which: [frame::PART, "", SEED, TIMES_NFT],
         sizes: &[1000],
     },
     Target {
-        claim: "TCP from VM to VM, beside an unfiltered bridge",
+        claim: "TCP from VM to VM, compared with an unfiltered bridge",
         limit: Limit::AtLeast(0.95),
         which: [throughput::PART, throughput::TCP, NFT, TIMES_NOBODY],
         sizes: &[4000],
     },
     Target {
-        claim: "UDP of 64 bytes from VM to VM, beside an unfiltered bridge",
+        claim: "UDP of 64 bytes from VM to VM, compared with an unfiltered bridge",
         limit: Limit::AtLeast(0.88),
         which: [throughput::PART, throughput::UDP, NFT, TIMES_NOBODY],
         sizes: &[4000],
     },
     Target {
-        claim: "one-post of a new VM, beside the script",
+        claim: "one-post of a new VM, compared with the script",
         limit: Limit::AtMost(0.5),
         which: [call::PART, call::POST_NEW, "", call::TIMES_SEED],
         sizes: &[10, 4000],
     },
     Target {
-        claim: "one-post of a fenced VM, beside the script",
+        claim: "one-post of a fenced VM, compared with the script",
         limit: Limit::AtMost(0.5),
         which: [call::PART, call::POST_SAME, "", call::TIMES_SEED],
         sizes: &[10, 4000],
     },
     Target {
-        claim: "one-post of a new VM, beside itself at 10 VMs",
+        claim: "one-post of a new VM, compared with 10 VMs",
         limit: Limit::AtMost(4.0),
         which: [call::PART, call::POST_NEW, "", call::TIMES_SMALL],
         sizes: &[],
     },
     Target {
-        claim: "one-post of a fenced VM, beside itself at 10 VMs",
+        claim: "one-post of a fenced VM, compared with 10 VMs",
         limit: Limit::AtMost(4.0),
         which: [call::PART, call::POST_SAME, "", call::TIMES_SMALL],
         sizes: &[],
     },
     Target {
-        claim: "nft processes where something changes",
+        claim: "nft processes if something changes",
         limit: Limit::AtMost(3.0),
         which: [call::PART, call::POST_NEW, "", call::NFT_PROCESSES],
         sizes: &[],
     },
     Target {
-        claim: "nft processes where nothing changes",
+        claim: "nft processes if nothing changes",
         limit: Limit::AtMost(3.0),
         which: [call::PART, call::POST_SAME, "", call::NFT_PROCESSES],
         sizes: &[],
     },
     Target {
-        claim: "apply of a new VM, beside the script",
+        claim: "apply of a new VM, compared with the script",
         limit: Limit::AtMost(1.0),
         which: [call::PART, call::APPLY_NEW, "", call::TIMES_SEED],
         sizes: &[],
     },
     Target {
-        claim: "apply of a fenced VM, beside the script",
+        claim: "apply of a fenced VM, compared with the script",
         limit: Limit::AtMost(1.0),
         which: [call::PART, call::APPLY_SAME, "", call::TIMES_SEED],
         sizes: &[],
     },
     Target {
-        claim: "sync from nothing without the hypervisor, beside nft -f",
+        claim: "sync from nothing without the hypervisor, compared with nft -f",
         limit: Limit::AtMost(3.0),
         which: [fill::PART, fill::ALL, fill::SYNC, fill::TIMES_NFT],
         sizes: &[4000],
@@ -110,7 +110,7 @@ const TARGETS: &[Target] = &[
         sizes: &[],
     },
     Target {
-        claim: "MB of memory, whatever is done",
+        claim: "MB of memory in any command",
         limit: Limit::AtMost(64.0),
         which: ["", "", "", fill::PEAK],
         sizes: &[],
@@ -126,8 +126,8 @@ impl Target {
             && (self.sizes.is_empty() || self.sizes.contains(&figure.vms))
     }
 
-    /// Each target in a line, with the figure that is furthest from it; none where nothing of it
-    /// was measured.
+    /// Returns one line for this target, with the figure that is furthest from it. `None` if no
+    /// such figure was measured.
     fn line(&self, rows: &[Row]) -> Option<Vec<String>> {
         let rows = rows.iter().filter(|row| self.is_about(row));
         let by_median = |a: &&Row, b: &&Row| a.median.total_cmp(&b.median);
@@ -150,7 +150,7 @@ impl Target {
     }
 }
 
-/// All of them, and whether they are reached.
+/// Formats all targets, and tells which are reached.
 pub fn table(rows: &[Row]) -> String {
     let header = ["TARGET", "LIMIT", "WORST", "HALF OF THE ROUNDS", "VMs", ""].map(str::to_owned);
     let lines = TARGETS.iter().filter_map(|target| target.line(rows));

@@ -1,10 +1,10 @@
-//! What two VMs on one bridge get through to each other, from a socket to a socket: TCP in frames as
-//! large as Linux makes them between veth devices (GSO), and UDP in small datagrams. What arrives is
-//! counted. The bridge learns, as Linux bridges do.
+//! Measures how much two VMs on one bridge can send each other, from socket to socket: TCP in
+//! frames as large as Linux makes them between veth devices (GSO), and UDP in small datagrams. Only
+//! what arrives is counted. The bridge learns, as Linux bridges do.
 //!
-//! A VM is a network namespace here: nothing of a guest or of QEMU makes a difference look smaller
-//! than it is. Sender and hearer share one processor, so that all that a byte costs on its way counts,
-//! wherever it is spent. With a processor each, the rounds also differed more from each other.
+//! A VM is a network namespace here, so no cost of a guest or of QEMU hides a difference between
+//! filters. Sender and hearer share one processor, so every cost on the way counts. With a
+//! processor each, rounds also varied more.
 
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
@@ -26,18 +26,18 @@ use crate::vms::{Vm, Vms};
 
 const SIZES: [usize; 4] = [1, 100, 1000, 4000];
 const ROUNDS: usize = 15;
-/// How long one slice of a measurement takes, and how long it runs before that.
+/// Length of one slice of a measurement, and of the warm-up before it.
 const DURATION: Duration = Duration::from_millis(40);
 const WARM_UP: Duration = Duration::from_millis(10);
-/// After this, nothing comes any more.
+/// The measurement fails if nothing arrives for this long.
 const LOST: Duration = Duration::from_secs(10);
-/// Who filters, beside nobody.
+/// The filters to compare with no filter.
 const FILTERS: [&str; 3] = [NFT, EBTABLES, SEED];
-/// What TCP writes and reads at once, in bytes.
+/// Bytes in one write or read of TCP.
 const CHUNK: usize = 256 << 10;
-/// The payload of a datagram, in bytes.
+/// Payload of a datagram, in bytes.
 const SMALL: usize = 64;
-/// The length of a frame without GSO, in bytes.
+/// Length of a full frame without GSO, in bytes.
 const FULL: usize = 1514;
 /// A VM's network device.
 const NIC: &str = "nic";
@@ -77,11 +77,11 @@ pub fn measure(figures: &mut Figures) {
 /// A host with two VMs on a bridge, and their sockets.
 struct Lane {
     way: &'static str,
-    /// Lives as long as the lane.
+    /// Keeps the bridge alive.
     _bridge: Host,
     /// The VM that sends.
     sender: Host,
-    /// The VM that hears it listens here.
+    /// A socket in the VM that hears.
     listener: TcpListener,
     from: UdpSocket,
     to: UdpSocket,
@@ -102,8 +102,8 @@ impl Lane {
             let listener = TcpListener::bind(any).expect("a port");
             (listener, UdpSocket::bind(any).expect("a port"))
         });
-        // Whoever hears may be kept waiting for its processor: what is lost then, a filter did not
-        // drop.
+        // A large buffer: datagrams that are lost while the hearer waits for its processor were not
+        // dropped by a filter.
         setsockopt(&to, RcvBufForce, &(8 << 20)).expect("a buffer");
         to.set_read_timeout(Some(LOST)).expect("a time limit");
         let from = sender.run(|| {
@@ -123,13 +123,13 @@ impl Lane {
         let (frames, bytes) = (exit.frames(), exit.bytes());
         lane.tcp();
         let mean = (exit.bytes() - bytes) / (exit.frames() - frames);
-        assert!(mean > FULL, "{way}: frames of {mean} bytes, so no GSO");
+        assert!(mean > FULL, "{way}: mean frame of {mean} bytes: GSO is off");
         lane
     }
 
-    /// How many bytes TCP gets through in a second.
+    /// Measures TCP in bytes per second.
     fn tcp(&self) -> f64 {
-        // Each time a new connection, so that none is slow for what it once met.
+        // Open a new connection each time, so that none stays slow after an earlier loss.
         let port = self.listener.local_addr().expect("a port").port();
         let connect = || TcpStream::connect((ip(HEARER), port)).expect(self.way);
         let mut from = self.sender.run(connect);
@@ -139,7 +139,7 @@ impl Lane {
             scope.spawn(move || {
                 stay_on_one();
                 let chunk = vec![0; CHUNK];
-                // Until the other end is closed.
+                // Ends when the other side closes.
                 while from.write_all(&chunk).is_ok() {}
             });
             let hearer = scope.spawn(move || {
@@ -155,14 +155,14 @@ impl Lane {
         })
     }
 
-    /// How many datagrams UDP gets through in a second.
+    /// Measures UDP in datagrams per second.
     fn udp(&self) -> f64 {
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 stay_on_one();
                 let start = Instant::now();
-                // Whoever hears may fail.
+                // The time limit ends the sender if the hearer fails.
                 while !is_over.load(Ordering::Relaxed) && start.elapsed() < 2 * LOST {
                     send(&self.from, &[0; SMALL], BATCH);
                 }
@@ -185,7 +185,7 @@ impl Lane {
     }
 }
 
-/// A new namespace for a VM whose port is on the host's bridge.
+/// Creates a namespace for a VM whose port is on the host's bridge.
 fn plug(vm: Vm, host: &Host) -> Host {
     let guest = Host::new();
     let net = guest.run(|| File::open("/proc/thread-self/ns/net").expect("a namespace"));
@@ -202,13 +202,13 @@ fn plug(vm: Vm, host: &Host) -> Host {
     guest
 }
 
-/// The IP address that is in a VM's MAC address, as OpenNebula does it.
+/// Returns the IP address that OpenNebula would encode in the VM's MAC address.
 fn ip(vm: Vm) -> Ipv4Addr {
     let [_, _, a, b, c, d] = vm.mac().bytes();
     Ipv4Addr::new(a, b, c, d)
 }
 
-/// How much comes in a second, of what is `received` each time.
+/// Measures a rate per second; each call of `received` returns the amount that came.
 fn per_second(mut received: impl FnMut() -> usize) -> f64 {
     let start = Instant::now();
     while start.elapsed() < WARM_UP {

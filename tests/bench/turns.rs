@@ -1,8 +1,8 @@
-//! Who is measured when. Pure.
+//! The order of measurements. Pure.
 
 /// Measures these lanes side by side, each in as many slices as there are lanes, and returns the
-/// means, lane by lane. Slices spread over the whole round, so that all lanes share what the
-/// machine does meanwhile.
+/// mean of each lane. Slices are spread over the whole round, so that other load on the machine
+/// affects all lanes.
 pub fn means<L, const N: usize>(
     round: usize,
     lanes: &[L],
@@ -20,9 +20,9 @@ pub fn means<L, const N: usize>(
     means
 }
 
-/// In which order so many lanes come in this turn. Over the turns of two rounds each comes after
-/// each other one equally often, so that none always inherits the caches, or what is left to do, of
-/// the slowest. A mere rotation would keep the predecessors. (This is a Williams design.)
+/// Returns the order of the lanes in a turn. Over the turns of two rounds each lane follows each
+/// other lane equally often, so no lane always inherits the caches and the leftover work of the
+/// slowest. Plain rotation would keep each lane's predecessor. (This is a Williams design.)
 fn order(turn: usize, lanes: usize) -> Vec<usize> {
     let zigzag = |at: usize| {
         if at.is_multiple_of(2) {

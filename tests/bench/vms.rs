@@ -1,4 +1,4 @@
-//! Made-up VMs, and what a hypervisor and each firewall are told of them.
+//! Made-up VMs: their XML for a hypervisor, and their rules for each firewall.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,15 +8,16 @@ use tempfile::TempDir;
 
 use crate::lab::{Host, MACFENCE, macfence_with, path_with, script};
 
-/// The bridges of a host: one takes at most 1,023 ports.
+/// Number of bridges on a host. A Linux bridge takes at most 1,023 ports.
 pub const BRIDGES: usize = 5;
 
-/// What libvirt printed of a domain, and the rest of what it prints of one of OpenNebula's.
+/// A captured domain of libvirt, and the metadata and devices that libvirt adds for a VM of
+/// OpenNebula.
 const DOMAIN: &str = include_str!("../captures/virsh-9.0-dumpxml-one-1.xml");
 const METADATA: &str = include_str!("metadata.xml");
 const DEVICES: &str = include_str!("devices.xml");
 
-/// One of them, by number, from 1.
+/// A VM, by its number from 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Vm(pub usize);
 
@@ -29,7 +30,7 @@ impl Vm {
         format!("one-{}-0", self.0)
     }
 
-    /// Networks of 250 addresses.
+    /// Puts 250 VMs in each network.
     pub fn mac(self) -> MacAddr {
         let (network, station) = ((self.0 - 1) / 250, (self.0 - 1) % 250 + 1);
         MacAddr::new([2, 0, 0xc0, 0xa8, network as u8, station as u8])
@@ -39,7 +40,7 @@ impl Vm {
         format!("br{}", self.0 % BRIDGES)
     }
 
-    /// The two rules that the seed appends for it.
+    /// Returns the two rules that the seed's script appends for the VM.
     pub fn of_the_seed(self) -> [String; 2] {
         let (port, mac) = (self.port(), self.mac());
         let [a, b, c, d, e, _] = mac.bytes();
@@ -50,12 +51,12 @@ impl Vm {
         ]
     }
 
-    /// Its XML, 5 KB of it.
+    /// Returns its XML, about 5 KB.
     pub fn xml(self) -> String {
         self.xml_with(self.mac())
     }
 
-    /// Its XML with another address.
+    /// Returns its XML with another MAC address.
     pub fn xml_with(self, mac: MacAddr) -> String {
         DOMAIN
             .replace("id='1'>\n  <name>", &format!("id='{}'>\n  <name>", self.0))
@@ -68,7 +69,7 @@ impl Vm {
     }
 }
 
-/// Some VMs, with a hypervisor that does nothing but describe them.
+/// A number of VMs, and a stand-in for a hypervisor that only describes them.
 pub struct Vms {
     pub count: usize,
     dir: TempDir,
@@ -92,7 +93,8 @@ impl Vms {
         assert_ne!(changed, domains);
         vms.write("changed", &changed);
         vms.tell("all");
-        // Without a process of its own for anything, so that little is to be taken off.
+        // `exec` saves a process, because the cost of the stand-in is subtracted and should be
+        // small.
         let says =
             "case $4 in 'list --name') exec cat ${0%/*}/names;; *) exec cat ${0%/*}/now; esac";
         script(&vms.dir, "virsh", says);
@@ -103,19 +105,19 @@ impl Vms {
         (1..=self.count).map(Vm)
     }
 
-    /// The file with a VM's XML.
+    /// Returns the file with a VM's XML.
     pub fn xml(&self, vm: Vm) -> PathBuf {
         self.dir.path().join(vm.name())
     }
 
-    /// Has the hypervisor describe `all` of them as they are, or the first one `changed`.
+    /// Makes the hypervisor describe `all` VMs as they are, or the first one as `changed`.
     pub fn tell(&self, which: &str) {
         let now = self.dir.path().join("now");
         let _ = std::fs::remove_file(&now);
         std::os::unix::fs::symlink(which, now).expect("a link");
     }
 
-    /// macfence, with this hypervisor.
+    /// Returns a command that runs macfence with this hypervisor.
     pub fn macfence(&self, args: &[&str]) -> Command {
         let mut command = macfence_with(&self.dir);
         command.args(args);
@@ -126,7 +128,7 @@ impl Vms {
         path_with(&self.dir)
     }
 
-    /// What macfence exports of them for a firewall.
+    /// Returns macfence's export of their fences for a firewall.
     fn export(&self, host: &Host, args: &[&str]) -> String {
         let mut command = Command::new(MACFENCE);
         command.args(args).arg("export");
@@ -136,12 +138,12 @@ impl Vms {
         host.exec(&mut command, "").ok()
     }
 
-    /// Their fences in nft's JSON.
+    /// Returns their fences in nft's JSON.
     pub fn for_nft(&self, host: &Host) -> String {
         self.export(host, &["--backend", "nft"])
     }
 
-    /// The same, but one of them may use no other IP address than its own.
+    /// Returns their fences in nft's JSON, where one VM may use only its own IP address.
     pub fn for_nft_guarding(&self, host: &Host, vm: Vm) -> String {
         let section = format!("[[network]]\nmac = '{}/48'\naddresses = 'mac'\n", vm.mac());
         self.write("guarding.toml", &section);
@@ -150,7 +152,7 @@ impl Vms {
         self.export(host, &["--backend", "nft", "--config", file])
     }
 
-    /// Their fences for ebtables-restore.
+    /// Returns their fences for ebtables-restore.
     pub fn for_ebtables(&self, host: &Host) -> String {
         let calls = self.export(host, &["--backend", "ebtables"]);
         let mut rules = String::new();
@@ -163,7 +165,7 @@ impl Vms {
                 rules += &format!("*{table}\n");
             }
             rules += &match words.strip_prefix("-N ") {
-                // In this format a chain is made by its policy.
+                // In this format the line of a chain's policy creates the chain.
                 Some(chain) => format!(":{}\n", chain.replace("-P ", "")),
                 None => format!("{words}\n"),
             };
@@ -171,13 +173,13 @@ impl Vms {
         rules
     }
 
-    /// The rules that the seed would have appended by now, for ebtables-restore.
+    /// Returns the rules that the seed's script would have appended, for ebtables-restore.
     pub fn of_the_seed(&self) -> String {
         let append = |vm: Vm| vm.of_the_seed().map(|rule| format!("-A {rule}\n")).concat();
         format!("*filter\n{}", self.all().map(append).collect::<String>())
     }
 
-    /// Gives a host their bridges and ports.
+    /// Creates their bridges and ports on a host.
     pub fn plug_into(&self, host: &Host) {
         for bridge in 0..BRIDGES {
             host.bridge(&format!("br{bridge}"));
@@ -194,18 +196,18 @@ impl Vms {
     }
 }
 
-/// Loads nft's JSON.
+/// Loads rules in nft's JSON.
 pub fn load_nft(host: &Host, json: &str) {
     host.exec(Command::new("nft").args(["-j", "-f", "-"]), json)
         .ok();
 }
 
-/// Loads what is in nft's own language.
+/// Loads rules in nft's own language.
 pub fn load_nft_text(host: &Host, text: &str) {
     host.exec(Command::new("nft").args(["-f", "-"]), text).ok();
 }
 
-/// Loads ebtables' rules.
+/// Loads rules of ebtables.
 pub fn load_ebtables(host: &Host, rules: &str) {
     for table in rules
         .split_inclusive('\n')

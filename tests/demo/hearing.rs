@@ -1,16 +1,16 @@
-//! Who is on the bridge, and who hears whom there.
+//! The parties on the bridge, and which of them hear each other.
 
 use macfence::mac::MacAddr;
 
 use crate::lab::Tap;
 use crate::lab::frame::{Kind, frame, number};
 
-/// Somebody at a port of the bridge.
+/// A VM or the router, at a port of the bridge.
 pub struct Party {
     pub name: &'static str,
     pub port: &'static str,
     pub mac: &'static str,
-    /// Which virtual network. None: the router, which serves both.
+    /// The party's virtual network. `None` for the router, which serves both.
     pub network: Option<char>,
 }
 
@@ -36,15 +36,16 @@ pub const PARTIES: [Party; 5] = [
     },
 ];
 
-/// Those that have a network.
+/// Returns the parties that have a network.
 pub fn vms() -> impl Iterator<Item = &'static Party> {
     PARTIES.iter().filter(|party| party.network.is_some())
 }
 
-/// A frame to everybody: who sends it, and whose address it claims to come from, as places in [`PARTIES`].
+/// A broadcast frame, given by its sender and by the owner of its source address. Both are places
+/// in [`PARTIES`].
 pub type Sender = (usize, usize);
 
-/// Everybody under the own address, and three that lie.
+/// Each party under its own address, and three that lie.
 pub const SENDERS: [Sender; 8] = [
     (0, 0),
     (1, 1),
@@ -56,10 +57,10 @@ pub const SENDERS: [Sender; 8] = [
     (2, 4),
 ];
 
-/// For each sender, which of the parties hear it.
+/// For each sender, the parties that hear it.
 pub type Hearing = Vec<[bool; PARTIES.len()]>;
 
-/// Tries it, with the far ends of all parties' ports.
+/// Sends all frames from the far ends of the parties' ports, and notes who hears them.
 pub fn measured(taps: &[Tap]) -> Hearing {
     let parse = |text: &str| text.parse::<MacAddr>().expect("an address");
     let mut hearing = Vec::new();
@@ -73,8 +74,8 @@ pub fn measured(taps: &[Tap]) -> Hearing {
     hearing
 }
 
-/// How it should be. Without fences everybody else hears a frame. With them nobody hears a false address,
-/// and a VM hears only its own network and the router.
+/// Returns who should hear each frame. Without fences everybody else hears it. With fences nobody
+/// hears a false address, and a VM hears only its own network and the router.
 pub fn expected(fenced: bool) -> Hearing {
     let hears = |(sender, claimed): Sender, listener: usize| {
         let (from, to) = (PARTIES[claimed].network, PARTIES[listener].network);

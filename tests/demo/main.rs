@@ -1,8 +1,8 @@
-//! The main job, shown: who hears whom on a bridge before and after its VMs are fenced. Ends with
-//! an error if it is not what it should be.
+//! Shows the main job: who hears whom on a bridge, before and after its VMs are fenced. Fails if
+//! anything differs from what macfence promises.
 
 #[path = "../lab/mod.rs"]
-#[allow(dead_code, reason = "the tests need more of the lab")]
+#[allow(dead_code, reason = "the tests use more of the lab")]
 mod lab;
 
 mod hearing;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 const PICTURE: &str = "docs/who-hears-whom.svg";
 
-/// Without this, fenced VMs could not hear their router.
+/// Without this entry, fenced VMs could not hear their router.
 const CONFIGURATION: &str = "trusted = [\"52:54:00:12:34:56\"]\n";
 
 fn main() -> ExitCode {
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the frames agree with the map.
+/// Compares the measured frames with the map that macfence draws.
 fn is_same(panel: &Panel) -> bool {
     let mut honest = SENDERS
         .iter()
@@ -112,23 +112,24 @@ fn is_same(panel: &Panel) -> bool {
     })
 }
 
-/// Whether the picture in `docs` shows what was measured. If not, it does from now on.
+/// Compares the picture in `docs` with what was measured. If they differ, it writes the new picture
+/// and returns false.
 fn is_as_drawn(paint: &Paint, picture: &str) -> bool {
     let file = source(PICTURE);
-    let is_new = std::fs::read_to_string(&file).is_ok_and(|old| old == picture);
-    if !is_new {
+    let is_unchanged = std::fs::read_to_string(&file).is_ok_and(|old| old == picture);
+    if !is_unchanged {
         std::fs::write(&file, picture).expect(PICTURE);
         println!(
             "{}",
             paint.red(&format!(
-                "{PICTURE} was another picture. It is drawn anew: look at it."
+                "{PICTURE} was out of date. It is drawn again now: look at it."
             ))
         );
     }
-    is_new
+    is_unchanged
 }
 
-/// What is typed on the host, in a directory with the VMs' domain XML and the configuration.
+/// Runs commands on the host, in a directory with the VMs' domain XML and the configuration.
 struct Shell<'a> {
     host: &'a Host,
     paint: &'a Paint,
@@ -145,7 +146,7 @@ impl<'a> Shell<'a> {
         Self { host, paint, dir }
     }
 
-    /// Shows and runs a command that must succeed, and returns what it prints.
+    /// Shows and runs a command, and returns its output. Panics if the command fails.
     fn run(&self, line: &str) -> String {
         self.paint.command(line);
         let mut words = line.split(' ');
@@ -159,7 +160,7 @@ impl<'a> Shell<'a> {
             .ok()
     }
 
-    /// Has all VMs end.
+    /// Ends all VMs.
     fn end_all(&self) {
         std::fs::write(self.dir.path().join("names"), "").expect("no VMs");
     }
@@ -190,7 +191,7 @@ fn show(paint: &Paint, hearing: &Hearing) {
     }
 }
 
-/// Colours, on a terminal.
+/// Colours, if the output is a terminal.
 struct Paint(bool);
 
 impl Paint {

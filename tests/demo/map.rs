@@ -1,34 +1,34 @@
-//! What `macfence list --graph` says: which VMs are in one box, and whom a box trusts. Pure.
+//! Reads `macfence list --graph`: which VMs share a box, and whom each box trusts. Pure.
 
 use crate::hearing::Party;
 
-/// VMs that hear each other.
+/// VMs that hear each other: a box of the graph.
 pub struct Group {
-    /// How the graph names it.
+    /// The box's title.
     pub label: String,
     /// The VMs' names.
     pub vms: Vec<String>,
-    /// The addresses of those who are trusted.
+    /// The addresses that the VMs trust.
     pub trusted: Vec<String>,
     cluster: String,
 }
 
 /// The map of one bridge.
 pub struct Map {
-    /// How the graph names it.
+    /// The bridge's title.
     pub bridge: String,
     pub groups: Vec<Group>,
 }
 
 impl Group {
-    /// Whether nothing stands in front of its VMs: they hear everybody.
+    /// Returns true if the VMs have no fences and hear everybody.
     pub fn is_open(&self) -> bool {
         self.label == "not fenced"
     }
 }
 
 impl Map {
-    /// Reads what macfence printed; it is not a parser for other people's graphs.
+    /// Reads the output of macfence. It does not parse graphs of other programs.
     pub fn read(dot: &str) -> Self {
         let (mut bridge, mut groups, mut trusted) =
             (String::new(), Vec::<Group>::new(), Vec::new());
@@ -61,7 +61,7 @@ impl Map {
         Self { bridge, groups }
     }
 
-    /// Whether a VM hears somebody: one in its box, or one that it trusts.
+    /// Tells whether a VM hears a party: one in its box, or one that it trusts.
     pub fn hears(&self, vm: &str, sender: &Party) -> bool {
         let own = self
             .groups
@@ -75,7 +75,7 @@ impl Map {
     }
 }
 
-/// The lines of a label.
+/// Returns the lines of a label.
 fn quoted(line: &str) -> Vec<&str> {
     let label = line
         .split("label=\"")

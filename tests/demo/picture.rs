@@ -1,12 +1,12 @@
-//! The picture of who hears whom, as SVG: what was measured, in the boxes of `macfence list --graph`. Pure:
-//! the same frames heard give the same bytes.
+//! Draws who hears whom as SVG: the measured frames, in the boxes of `macfence list --graph`. Pure:
+//! the same measurement gives the same bytes.
 
 use std::fmt::Write;
 
 use crate::hearing::{Hearing, PARTIES, Party, SENDERS, Sender};
 use crate::map::{Group, Map};
 
-/// A host at one time.
+/// The host at one moment.
 pub struct Panel {
     pub title: &'static str,
     pub subtitle: &'static str,
@@ -14,23 +14,23 @@ pub struct Panel {
     pub map: Map,
 }
 
-/// The frames that have a lane through the bridge, and what the legend says of them.
+/// The frames that the picture shows, and their text in the legend.
 const FRAMES: [(Sender, &str); 3] = [
     ((0, 0), "one-1 sends"),
     ((4, 4), "the router sends"),
     ((2, 4), "one-3 lies: “I am the router”"),
 ];
 
-// All in pixels. A panel begins at x = 0.
+// Pixels. Each panel begins at x = 0.
 const WIDTH: i32 = 840;
 const HEIGHT: i32 = 396;
-/// Around all of it.
+/// Space around the picture.
 const MARGIN: i32 = 12;
 const PANEL: i32 = 400;
 const GAP: i32 = 40;
-/// Middles of the parties.
+/// The horizontal middle of each party.
 const MIDDLES: [i32; PARTIES.len()] = [51, 147, 253, 349, 200];
-/// Half the width of a VM, and of the router.
+/// Half the width of a VM and of the router.
 const HALF: i32 = 42;
 const HALF_ROUTER: i32 = 72;
 const TALL: i32 = 46;
@@ -93,7 +93,8 @@ impl Panel {
         }
     }
 
-    /// The way of one frame: from its sender to the bridge, along it, and to those who hear it.
+    /// Draws the path of one frame: from its sender to the bridge, along the bridge, and to those
+    /// who hear it.
     fn draw_frame(&self, svg: &mut String, lane: usize) {
         let (frame, _) = FRAMES[lane];
         let mut measured = SENDERS.iter().zip(&self.hearing);
@@ -101,7 +102,7 @@ impl Panel {
             .find(|(sender, _)| **sender == frame)
             .expect("a frame");
         let y = BRIDGE_TOP + 14 + lane as i32 * 18;
-        // The lanes stand side by side at each port.
+        // Several frames pass a port side by side.
         let x = MIDDLES.map(|middle| middle + (lane as i32 - 1) * 20);
         let (sender, _) = frame;
         let (from, start) = (x[sender], door(sender));
@@ -125,7 +126,7 @@ impl Panel {
                 }
             }
         } else {
-            // Its own fence has stopped it.
+            // The sender's own fence stops it.
             path(svg, lane, &format!("M{from} {start}V{FENCE}"));
             dropped(svg, lane, from);
         }
@@ -134,7 +135,7 @@ impl Panel {
     }
 }
 
-/// A box of VMs, and the fences of their ports.
+/// Draws a box of VMs, with the fences of their ports.
 fn draw_group(svg: &mut String, group: &Group) {
     let places = PARTIES.iter().zip(MIDDLES);
     let members = places.filter(|(party, _)| group.vms.iter().any(|vm| vm == party.name));
@@ -171,7 +172,7 @@ fn top(party: &Party) -> i32 {
     party.network.map_or(ROUTER_TOP, |_| VM_TOP)
 }
 
-/// Where frames leave and reach a party.
+/// Returns the height at which frames leave and reach a party.
 fn door(party: usize) -> i32 {
     PARTIES[party].network.map_or(ROUTER_TOP, |_| VM_BOTTOM)
 }
@@ -188,7 +189,7 @@ fn legend(svg: &mut String) {
     text(svg, "", 760, LEGEND, "dropped");
 }
 
-/// A frame that ends at the fence of a port.
+/// Marks the end of a frame at the fence of a port.
 fn dropped(svg: &mut String, lane: usize, x: i32) {
     let cross = cross(x, FENCE);
     let _ = writeln!(svg, "<path class=\"halo\" d=\"{cross}\"/>");
@@ -199,7 +200,7 @@ fn cross(x: i32, y: i32) -> String {
     format!("M{} {}l12 12m0 -12l-12 12", x - 6, y - 6)
 }
 
-/// Where a frame starts or arrives.
+/// Marks the start of a frame, or its arrival.
 fn end_of(svg: &mut String, lane: usize, d: &str) {
     let _ = writeln!(svg, "<path class=\"end f{lane}\" d=\"{d}\"/>");
 }

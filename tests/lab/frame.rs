@@ -1,32 +1,33 @@
-//! Made-up Ethernet frames, each with a number by which it is known again.
+//! Made-up Ethernet frames. Each ends in a number, so that a test recognises it.
 
 use macfence::mac::MacAddr;
 
-/// What is before the number.
+/// Comes before the number.
 pub const MAGIC: &[u8; 4] = b"MFNC";
 
-/// What a frame carries.
+/// The payload of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A who-has.
+    /// An ARP request.
     Arp,
-    /// A UDP datagram.
+    /// A UDP datagram over IPv4.
     Ipv4,
-    /// A UDP datagram.
+    /// A UDP datagram over IPv6.
     Ipv6,
-    /// An IPv4 datagram in VLAN 7.
+    /// A UDP datagram over IPv4 in VLAN 7.
     Vlan,
     /// An EtherType for local experiments.
     Unknown,
     /// A DHCP discover.
     Dhcp,
-    /// What tells a switch who is at the other end of its cable.
+    /// A frame that tells a switch which device is at the other end of its cable.
     Lldp,
-    /// What makes its sender the root of a spanning tree: no EtherType, but a length.
+    /// A frame that makes its sender the root of a spanning tree. It has a length where others have
+    /// an EtherType.
     Bpdu,
 }
 
-/// A frame from `src` to `dst`, padded as on a wire, with its number at the end.
+/// Builds a frame from `src` to `dst`, padded as on a wire, with its number at the end.
 pub fn frame(kind: Kind, src: MacAddr, dst: MacAddr, number: u32) -> Vec<u8> {
     let mut frame = Vec::with_capacity(80);
     frame.extend(dst.bytes());
@@ -69,7 +70,7 @@ pub fn frame(kind: Kind, src: MacAddr, dst: MacAddr, number: u32) -> Vec<u8> {
         }
         Kind::Bpdu => {
             frame.extend([0, 38, 0x42, 0x42, 3, 0, 0, 0, 0, 0]);
-            let bridge = [&[0, 0], &src.bytes()[..]].concat(); // priority 0: before all others
+            let bridge = [&[0, 0], &src.bytes()[..]].concat(); // priority 0 wins the election
             frame.extend(&bridge);
             frame.extend([0; 4]); // cost
             frame.extend(&bridge);
@@ -81,20 +82,20 @@ pub fn frame(kind: Kind, src: MacAddr, dst: MacAddr, number: u32) -> Vec<u8> {
     numbered(frame, number)
 }
 
-/// A frame with a number at its end by which it is known again.
+/// Appends a number to a frame.
 pub fn numbered(mut frame: Vec<u8>, number: u32) -> Vec<u8> {
     frame.extend(MAGIC);
     frame.extend(number.to_be_bytes());
     frame
 }
 
-/// The number of a frame that was made here.
+/// Returns the number of a frame, or `None` if no number was appended to it.
 pub fn number(frame: &[u8]) -> Option<u32> {
     let (rest, number) = frame.split_last_chunk::<4>()?;
     rest.ends_with(MAGIC).then(|| u32::from_be_bytes(*number))
 }
 
-/// The headers of a UDP datagram with so many bytes behind the UDP header.
+/// Builds the headers of a UDP datagram with `payload` bytes after the UDP header.
 fn ipv4(payload: u16, src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Vec<u8> {
     let mut packet = vec![0x45, 0];
     packet.extend((20 + 8 + payload).to_be_bytes());

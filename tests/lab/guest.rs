@@ -1,5 +1,6 @@
-//! A guest that sends whatever a test wants it to, from its first instruction on: no operating
-//! system has to boot that a fence could come before.
+//! A guest that sends frames from its first instruction. A guest that first boots an operating
+//! system sends nothing until its fence is long in place, so it cannot show that the fence came
+//! first.
 
 use std::process::Command;
 
@@ -7,7 +8,7 @@ use super::{Host, need};
 
 const ROM: &str = "/run/guest.rom";
 
-/// Has the guests of this host's libvirt send these frames, again and again.
+/// Makes the guests of this host's libvirt send these frames, again and again.
 pub fn will_send(host: &Host, frames: &[Vec<u8>]) {
     let mut rom = program();
     let mut at = 0;
@@ -21,7 +22,7 @@ pub fn will_send(host: &Host, frames: &[Vec<u8>]) {
     host.run(|| std::fs::write(ROM, rom)).expect(ROM);
 }
 
-/// The 64 KiB that guest.s stands for: room for frames, then the program.
+/// Assembles guest.s into a ROM of 64 KiB: room for frames, then the program.
 fn program() -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a directory");
     let run = |program: &str, args: &[&str]| {
@@ -39,7 +40,7 @@ fn program() -> Vec<u8> {
     std::fs::read(dir.path().join("guest")).expect("the program")
 }
 
-/// The XML of a domain with such a guest, whose NIC has this address and is on this bridge.
+/// Returns the XML of a domain with such a guest and one NIC.
 pub fn domain(name: &str, mac: &str, bridge: &str) -> String {
     let nic = format!(
         "<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/>\

@@ -1,5 +1,5 @@
-//! A bridge as Linux makes it: it learns where addresses are, and listens to who wants which
-//! multicast. What it knows can be read, and so can what reaches the host itself.
+//! A bridge with the defaults of Linux: it learns addresses and snoops multicast. A test can read
+//! its table, and listen to the frames that reach the host itself.
 
 use std::collections::BTreeMap;
 use std::fs::{File, read_to_string};
@@ -13,23 +13,23 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use super::{Host, Tap};
 
 impl Host {
-    /// A bridge that learns and snoops. Its address is this one whatever ports it gets, as that of
-    /// a host's bridge is in practice.
+    /// Creates a bridge that learns and snoops. Its own address stays the same when ports join, as
+    /// on a real host.
     pub fn learning_bridge(&self, name: &str, mac: &str) {
         self.ip(&format!(
             "link add {name} address {mac} type bridge stp_state 0\nlink set {name} up\n"
         ));
     }
 
-    /// A port as hypervisors make it, whose other end is in our hands.
+    /// Creates a port as hypervisors do. The test holds its other end.
     pub fn learning_tap(&self, bridge: &str, port: &str) -> Tap {
         let tap = self.run(|| Tap::open(port));
         self.ip(&format!("link set {port} master {bridge} up\n"));
         tap
     }
 
-    /// Switches the spanning tree protocol. Ports that forward go on forwarding: only one that comes
-    /// up later has to wait for seconds.
+    /// Switches the spanning tree protocol on or off. A port that forwards goes on forwarding; one
+    /// that comes up later waits for some seconds.
     pub fn stp(&self, bridge: &str, on: bool) {
         self.ip(&format!(
             "link set {bridge} type bridge stp_state {}\n",
@@ -37,20 +37,20 @@ impl Host {
         ));
     }
 
-    /// What a file of a network device in sysfs says.
+    /// Reads a file of a network device from sysfs.
     pub fn device(&self, path: &str) -> String {
         let path = format!("/sys/class/net/{path}");
         let text = self.run(|| read_to_string(&path).expect(&path));
         text.trim().to_owned()
     }
 
-    /// Sets what a file of a network device in sysfs says.
+    /// Writes a file of a network device in sysfs.
     pub fn set_device(&self, path: &str, value: &str) {
         let path = format!("/sys/class/net/{path}");
         self.run(|| std::fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}")));
     }
 
-    /// The table of a bridge whose ports will stay the same.
+    /// Opens the table of a bridge. The bridge's ports must stay the same while the test reads it.
     pub fn table(&self, bridge: &str) -> Table {
         let mut ports = BTreeMap::new();
         for port in self.ports_of(bridge) {
@@ -63,22 +63,22 @@ impl Host {
         Table { file, ports }
     }
 
-    /// Listens to what reaches the host's own stack through a device.
+    /// Listens to the frames that reach the host's own stack through a device.
     pub fn ear(&self, device: &str) -> Ear {
         self.run(|| Ear::on(device))
     }
 }
 
-/// A bridge's table: at which port is which address.
+/// A bridge's table: which address is at which port.
 pub struct Table {
     file: File,
     ports: BTreeMap<u16, String>,
 }
 
 impl Table {
-    /// What the bridge has learned. Its own addresses are not learned.
+    /// Returns the addresses that the bridge has learned. Its own addresses are left out.
     pub fn learned(&self) -> BTreeMap<MacAddr, &str> {
-        // struct __fdb_entry: address, port, is it local, age (4), the port's high byte, padding.
+        // struct __fdb_entry: address, port, local or not, age (4), high byte of the port, padding.
         let mut bytes = [0; 16 * 256];
         let mut learned = BTreeMap::new();
         let mut at = 0;
@@ -118,12 +118,12 @@ impl Ear {
         };
         assert_eq!(bound, 0, "bound to {device}");
         let ear = Self(ear);
-        // Between its birth and being bound it heard every device.
+        // Drop frames of other devices: the socket heard all of them until it was bound.
         ear.heard();
         ear
     }
 
-    /// Every frame that the host has heard, or sent, since the last call.
+    /// Returns every frame that the host has heard or sent since the last call.
     pub fn heard(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut buffer = [0; 2048];

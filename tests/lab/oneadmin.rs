@@ -1,4 +1,4 @@
-//! OpenNebula's user on a lab host: what it may do is what the shipped sudoers file says.
+//! OpenNebula's user on a lab host. The shipped sudoers file alone decides what this user may do.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -8,19 +8,19 @@ use std::process::Command;
 
 use super::{Host, LOGIN_PATH, Ran, install, need, replace, script, source, tmpfs};
 
-/// Where OpenNebula keeps its drivers and hooks on a host.
+/// The directory of OpenNebula's drivers and hooks on a host.
 pub const REMOTES: &str = "/var/tmp/one";
 
-/// The file that lets it run something as root.
+/// The sudoers file that lets the user run macfence as root.
 pub const SUDOERS: &str = "/etc/sudoers.d/macfence";
 
-/// A directory that it may write to.
+/// A directory that the user may write to.
 pub const TMP: &str = "/var/tmp/tmp";
 
 const ID: u32 = 9869;
 
-/// What OpenNebula's own `post` and `clean` do in the end: run what is executable beside them with
-/// their own arguments and standard input, and fail if that fails.
+/// Does what OpenNebula's own `post` and `clean` do at their end: runs the executable files beside
+/// them with the same arguments and standard input, and fails if one of them fails.
 const DRIVER: &str = r#"input=$(mktemp); cat >"$input"
 for hook in "$0.d"/*; do
   [ -x "$hook" ] || continue
@@ -34,16 +34,16 @@ pub struct Oneadmin<'a> {
 }
 
 impl<'a> Oneadmin<'a> {
-    /// Makes the user, and installs macfence and the files in share/ for it.
+    /// Creates the user, and installs macfence and the files of share/ for it.
     pub fn of(host: &'a Host) -> Self {
         need("sudo");
         let share = source("share");
         host.run(|| {
             let passwd = std::fs::read_to_string("/etc/passwd").expect("passwd");
-            // No shadow entry is looked for where the password is no `x`.
+            // A password field that is not `x` keeps sudo from looking for a shadow entry.
             let line = format!("oneadmin:*:{ID}:{ID}::/:/bin/sh\n");
             replace("/etc/passwd", &(passwd + &line));
-            // Nothing that this machine's own file says may help.
+            // Replace this machine's own sudoers file, so that its rules cannot help a test.
             replace("/etc/sudoers", "@includedir /etc/sudoers.d\n");
             tmpfs("/etc/sudoers.d");
             let shipped = std::fs::read_to_string(share.join("sudoers")).expect("sudoers");
@@ -74,8 +74,8 @@ impl<'a> Oneadmin<'a> {
         Self { host }
     }
 
-    /// Runs a command line as OpenNebula does through ssh: no terminal, no environment to speak
-    /// of, and a shell of its own.
+    /// Runs a command line as OpenNebula does through ssh: in a new shell, without a terminal and
+    /// with almost no environment.
     pub fn run(&self, command_line: &str, stdin: &str) -> Ran {
         let mut command = Command::new("/usr/bin/setsid");
         command.args(["-w", "/bin/sh", "-c", command_line]);
@@ -83,12 +83,11 @@ impl<'a> Oneadmin<'a> {
         self.exec(command.env("PATH", LOGIN_PATH), stdin)
     }
 
-    /// Runs a program.
     pub fn exec(&self, command: &mut Command, stdin: &str) -> Ran {
         self.host.exec(self.command(command), stdin)
     }
 
-    /// Makes this the user that a program is run as.
+    /// Sets a command up to run as this user.
     pub fn command<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command.current_dir("/").uid(ID).gid(ID)
     }

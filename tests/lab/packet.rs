@@ -1,4 +1,4 @@
-//! Frames byte by byte, for tests of what reads IP addresses.
+//! Frames built byte by byte, for tests of rules that read IP addresses.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -19,18 +19,18 @@ pub const FRAGMENT: u8 = 44;
 pub const ICMPV6: u8 = 58;
 pub const OPTIONS: u8 = 60;
 
-/// A frame of this EtherType.
+/// Builds a frame of this EtherType.
 pub fn ether(src: MacAddr, dst: MacAddr, kind: u16, payload: &[u8]) -> Vec<u8> {
     [&dst.bytes()[..], &src.bytes(), &kind.to_be_bytes(), payload].concat()
 }
 
-/// A frame with one more VLAN tag before all that it has.
+/// Puts one more VLAN tag in front of the tags that a frame has.
 pub fn tagged(kind: u16, vlan: u16, frame: &[u8]) -> Vec<u8> {
     let (addresses, rest) = frame.split_at(12);
     [addresses, &kind.to_be_bytes(), &vlan.to_be_bytes(), rest].concat()
 }
 
-/// What an ARP or RARP packet says of its sender and of whom it is about.
+/// The fields of an ARP or RARP packet: its sender, and the address that it asks for or announces.
 #[derive(Clone, Copy)]
 pub struct Arp {
     pub operation: u8,
@@ -50,12 +50,12 @@ impl Arp {
     }
 }
 
-/// An IPv4 packet without options.
+/// Builds an IPv4 packet without options.
 pub fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     ipv4_with(src, dst, protocol, 0, &[], payload)
 }
 
-/// An IPv4 packet with this fragment field and these options.
+/// Builds an IPv4 packet with this fragment field and these options.
 pub fn ipv4_with(
     src: Ipv4Addr,
     dst: Ipv4Addr,
@@ -81,13 +81,13 @@ pub fn ipv4_with(
     packet
 }
 
-/// A UDP datagram without a checksum.
+/// Builds a UDP datagram without a checksum.
 pub fn udp(from: u16, to: u16) -> Vec<u8> {
     let fields = [from, to, 8 + 16, 0].map(u16::to_be_bytes).concat();
     [&fields[..], &[0x55; 16]].concat()
 }
 
-/// An IPv6 packet.
+/// Builds an IPv6 packet.
 pub fn ipv6(src: Ipv6Addr, dst: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0];
     packet.extend((payload.len() as u16).to_be_bytes());
@@ -98,18 +98,19 @@ pub fn ipv6(src: Ipv6Addr, dst: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Hop-by-hop or destination options of 8 bytes: a router alert and padding.
+/// Builds 8 bytes of hop-by-hop or destination options: a router alert and padding.
 pub fn options(next: u8, payload: &[u8]) -> Vec<u8> {
     [&[next, 0, 5, 2, 0, 0, 1, 0], payload].concat()
 }
 
-/// A fragment: `place` is the offset in bytes, and one more if others follow.
+/// Builds a fragment. `place` is the offset in bytes, plus one if more fragments follow.
 pub fn fragment(next: u8, place: u16, payload: &[u8]) -> Vec<u8> {
     let [a, b] = place.to_be_bytes();
     [&[next, 0, a, b, 0, 0, 0, 9], payload].concat()
 }
 
-/// An ICMPv6 message about one address: a neighbour solicitation or advertisement, an MLDv1 report.
+/// Builds an ICMPv6 message about one address: a neighbour solicitation or advertisement, or an
+/// MLDv1 report.
 pub fn icmpv6(kind: u8, about: Ipv6Addr) -> Vec<u8> {
     [&[kind, 0, 0, 0, 0, 0, 0, 0], &about.octets()[..]].concat()
 }

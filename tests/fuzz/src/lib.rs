@@ -1,5 +1,5 @@
-//! What is done with foreign text, one function for each kind. None may panic, whatever the text;
-//! what is taken must be such as the rest of the program relies on, and an error short.
+//! One function for each kind of foreign text. None may panic, whatever the text. Accepted values
+//! must keep the promises that the rest of the program relies on, and errors must be short.
 
 use macfence::backend::{ebtables, nft};
 use macfence::config::File;
@@ -16,7 +16,7 @@ pub fn domain(text: &str) {
     }
 }
 
-/// What virsh prints.
+/// The output of virsh.
 pub fn virsh(text: &str) {
     let (domains, rest) = virsh::domains(text);
     assert!(text.ends_with(rest));
@@ -25,7 +25,7 @@ pub fn virsh(text: &str) {
     }
 }
 
-/// OpenNebula's VM template, and the same in base64.
+/// OpenNebula's VM template, as XML and in base64.
 pub fn template(text: &str) {
     let _ = taken(Template::read(text));
     let Some(template) = taken(Template::parse(text)) else {
@@ -41,7 +41,7 @@ pub fn template(text: &str) {
     }
 }
 
-/// The tables of Xen's tools.
+/// The tables that Xen's tools print.
 pub fn xen(text: &str) {
     for (name, id) in taken(xen::domains(text)).into_iter().flatten() {
         assert!(id != 0 && !name.as_str().is_empty());
@@ -49,7 +49,7 @@ pub fn xen(text: &str) {
     let _ = taken(xen::interfaces(text));
 }
 
-/// Both kinds of ebtables' listings.
+/// The listings of both kinds of ebtables.
 pub fn ebtables(text: &str) {
     let mut ruleset = ebtables::ruleset::Ruleset::default();
     if ruleset.read("filter", text).is_err() {
@@ -66,7 +66,7 @@ pub fn ebtables(text: &str) {
     }
 }
 
-/// nft's listings.
+/// The listings of nft.
 pub fn nft(text: &str) {
     let mut ruleset = nft::ruleset::Ruleset::default();
     if ruleset.read(text).is_err() {
@@ -78,7 +78,7 @@ pub fn nft(text: &str) {
     }
 }
 
-/// A file of the memory, which only root can have written.
+/// A record of macfence's memory. Only root can have written one.
 pub fn memory(text: &str) {
     let Ok(record) = Record::parse(text, "one-42.json") else {
         return;
@@ -98,13 +98,13 @@ pub fn config(text: &str) {
     }
 }
 
-/// What a parser has taken. Users write this text: an error must not quote all of it.
+/// Returns the accepted value. An error must not quote all of the text, because users write it.
 fn taken<T>(read: anyhow::Result<T>) -> Option<T> {
     let short = |e: &anyhow::Error| assert!(format!("{e:#}").len() < 3_000, "{e:#}");
     read.inspect_err(short).ok()
 }
 
-/// What every VM goes through, whoever told of it.
+/// Does what happens to every VM, from any source.
 fn fence(vm: &Vm) {
     let everywhere = |_: &_| Ok(Place::Nic("br0".to_owned()));
     let (fence, _) = Policy::default().fence(vm, everywhere).expect("a fence");
@@ -113,7 +113,7 @@ fn fence(vm: &Vm) {
     }
 }
 
-/// A port's name stands in a ruleset as it is.
+/// A port's name is put into rulesets unescaped.
 fn literal(port: &Port) {
     let name = port.as_str();
     assert!(name.len() <= Port::MAX_LEN && !name.contains(['*', '"', '\\', '/', '\n', ' ']));
