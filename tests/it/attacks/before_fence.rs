@@ -1,5 +1,5 @@
-//! What the bridge has learned before there was a fence lives for minutes: fencing a port for the
-//! first time has the bridge forget it.
+//! A bridge remembers for minutes what it learned before a port was fenced. So the first fence of a
+//! port makes the bridge forget that port.
 
 use macfence::mac::MacAddr;
 
@@ -12,7 +12,8 @@ use crate::lab::{fake_virsh, macfence_with};
 
 const NOBODY: MacAddr = MacAddr::new([2, 0, 192, 168, 0, 99]);
 
-/// Nobody is fenced, and the bridge believes victim, router and somebody else at the attacker's port.
+/// A host without fences, whose bridge believes that the victim, the router and an unknown address
+/// are at the attacker's port.
 fn poisoned(firewall: Firewall, by: Party) -> Scene {
     let scene = Scene::new(firewall, Settings::default());
     scene.introduce();
@@ -26,7 +27,7 @@ fn poisoned(firewall: Firewall, by: Party) -> Scene {
     scene
 }
 
-/// Makes sure that nothing false is left behind the attacker's port, and the victim is reached.
+/// Checks that no false address is left at the attacker's port, and that frames reach the victim.
 fn check_forgotten(scene: &Scene, by: Party) {
     for (address, at) in scene.learned() {
         let owner = PARTIES.iter().find(|(_, _, mac)| *mac == address);
@@ -46,7 +47,7 @@ fn check_forgotten(scene: &Scene, by: Party) {
     );
 }
 
-/// Makes sure that `apply` has the bridge forget.
+/// Checks that `apply` makes the bridge forget.
 pub fn check_apply(firewall: Firewall) {
     for by in [INSIDER, OUTSIDER] {
         let scene = poisoned(firewall, by);
@@ -55,7 +56,7 @@ pub fn check_apply(firewall: Firewall) {
     }
 }
 
-/// Makes sure that `sync` has.
+/// Checks that `sync` makes the bridge forget.
 fn check_sync(firewall: Firewall) {
     let xmls: Vec<_> = (VICTIM..ROUTER)
         .map(|party| (PARTIES[party].0.unwrap(), xml(party)))
@@ -73,22 +74,22 @@ fn check_sync(firewall: Firewall) {
 }
 
 #[test]
-fn apply_has_the_bridge_forget_what_it_learned_before_there_was_a_fence() {
+fn apply_makes_the_bridge_forget_what_it_learned_before_the_fence() {
     check_apply(Firewall::Nft);
 }
 
 #[test]
-fn with_ebtables_apply_has_the_bridge_forget_too() {
+fn with_ebtables_apply_makes_the_bridge_forget_too() {
     check_apply(Firewall::Ebtables);
 }
 
 #[test]
-fn sync_has_the_bridge_forget_what_it_learned_before_there_was_a_fence() {
+fn sync_makes_the_bridge_forget_what_it_learned_before_the_fence() {
     check_sync(Firewall::Nft);
 }
 
 #[test]
-fn with_ebtables_sync_has_the_bridge_forget_too() {
+fn with_ebtables_sync_makes_the_bridge_forget_too() {
     check_sync(Firewall::Ebtables);
 }
 
@@ -104,7 +105,7 @@ fn fencing_a_vm_again_leaves_the_bridges_table_alone() {
 }
 
 #[test]
-fn fencing_one_vm_leaves_what_the_bridge_knows_of_others_and_what_the_operator_told_it() {
+fn fencing_one_vm_keeps_learned_entries_of_others_and_the_operators_static_entries() {
     for firewall in [Firewall::Nft, Firewall::Ebtables] {
         let scene = Scene::new(firewall, Settings::default());
         scene.introduce();

@@ -1,5 +1,5 @@
-//! No frame of a VM under a false address changes what the bridge knows, misleads what others send,
-//! or is heard by anybody; and nothing of the control kind leaves by the uplink.
+//! No frame that a VM sends under a false address changes the bridge's table, misdirects other
+//! frames, or is heard by anybody. No control frame of a VM leaves by the uplink.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
@@ -23,7 +23,7 @@ const KINDS: [Kind; 7] = [
     Kind::Bpdu,
 ];
 
-/// All there is to set that decides which hooks a frame passes.
+/// All combinations of the settings that decide which hooks a frame passes.
 pub const SETTINGS: [Settings; 4] = [
     Settings {
         stp: false,
@@ -40,18 +40,18 @@ pub const SETTINGS: [Settings; 4] = [
     },
 ];
 
-/// What a frame may do that it must not.
+/// A harm that a frame must not do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Harm {
-    /// The bridge knows something else than before.
+    /// The bridge's table has changed.
     Learned,
-    /// What router or neighbour sends to the victim next goes elsewhere too, or only.
+    /// The next frame of the router or a neighbour to the victim does not reach the victim alone.
     Misled,
-    /// Somebody on a port hears it.
+    /// A party hears it and should not.
     Heard,
     /// The host hears it.
     HeardByHost,
-    /// It is of the control kind and leaves the host.
+    /// It is a control frame and leaves the host.
     Left,
     /// The bridge takes a VM for the root of its spanning tree.
     Root,
@@ -82,13 +82,13 @@ impl Attack {
         is_control(self.dst)
     }
 
-    /// A BPDU, where the bridge reads them.
+    /// Returns true for a BPDU to the address at which the bridge reads BPDUs.
     fn is_about_the_tree(&self) -> bool {
         self.kind == Kind::Bpdu && self.dst == control(0)
     }
 }
 
-/// 01:80:c2:00:00:0x, which stand for whoever is at the other end of the cable.
+/// Returns 01:80:c2:00:00:0x: an address of the device at the other end of the cable.
 const fn control(x: u8) -> MacAddr {
     MacAddr::new([1, 0x80, 0xc2, 0, 0, x])
 }
@@ -97,8 +97,9 @@ pub fn is_control(dst: MacAddr) -> bool {
     (0..16).any(|x| dst == control(x))
 }
 
-/// Every frame of both attackers, in every shape, to every kind of destination, under their own
-/// address and under those of others. A number makes an address that is nobody's.
+/// Returns every frame of both attackers: in every shape, to every kind of destination, under their
+/// own address, under others' addresses, and under an address that nobody has. The frame's number
+/// makes that address.
 fn attacks() -> impl Iterator<Item = (u32, Attack)> {
     let to_all = [
         BROADCAST,
@@ -125,14 +126,14 @@ fn attacks() -> impl Iterator<Item = (u32, Attack)> {
     })
 }
 
-/// Of the same frames those of one attacker, in these shapes, for somebody else to send.
+/// Returns one attacker's frames of these shapes, for a guest to send.
 pub fn frames_of(by: Party, kinds: &[Kind]) -> Vec<Vec<u8>> {
     let chosen = |(_, attack): &(u32, Attack)| attack.by == by && kinds.contains(&attack.kind);
     let bytes = |(id, attack): (u32, Attack)| frame(attack.kind, attack.src, attack.dst, id);
     attacks().filter(chosen).map(bytes).collect()
 }
 
-/// Sends one frame, and tells what harm it does. The bridge is then as it was.
+/// Sends one frame and returns its harms. Restores the bridge's table.
 fn harm(scene: &Scene, settings: Settings, id: u32, attack: &Attack) -> Vec<Harm> {
     let mut harm = Vec::new();
     let before = scene.learned();
@@ -151,7 +152,7 @@ fn harm(scene: &Scene, settings: Settings, id: u32, attack: &Attack) -> Vec<Harm
             harm.push(Harm::HeardByHost);
         }
     } else {
-        // What is no attack must come through.
+        // An honest frame must arrive.
         assert_eq!(hearers, ought, "{attack}");
         let is_for_host = attack.dst == BRIDGE || attack.dst.is_multicast();
         assert_eq!(is_heard_by_host, is_for_host, "{attack}, at the host");
@@ -165,7 +166,7 @@ fn harm(scene: &Scene, settings: Settings, id: u32, attack: &Attack) -> Vec<Harm
         }
         mended = mend_port(scene, attack.by);
         if mended {
-            // A port that is shut forgets whom it had: that harms nobody else.
+            // A disabled port loses its own entry. That harms nobody else.
             after = after
                 .into_iter()
                 .chain([(mac(attack.by), port(attack.by))])
@@ -190,7 +191,7 @@ fn harm(scene: &Scene, settings: Settings, id: u32, attack: &Attack) -> Vec<Harm
     harm
 }
 
-/// Who is to hear a frame on a bridge that knows everybody, behind fences.
+/// Returns who should hear a frame behind fences, if the bridge knows every party.
 fn ought_to_hear(attack: &Attack) -> Vec<Party> {
     if attack.is_spoofed() || attack.is_control() || attack.dst == BRIDGE {
         return Vec::new();
@@ -202,8 +203,9 @@ fn ought_to_hear(attack: &Attack) -> Vec<Party> {
         .collect()
 }
 
-/// Opens a port that the bridge has shut, or takes for the way to the root, without the seconds that
-/// this takes where a spanning tree is on. Tells whether it had to.
+/// Reopens a port that the bridge has disabled or takes for the way to the root. Switches spanning
+/// tree off meanwhile, because the port would otherwise wait for seconds. Returns whether it had
+/// to.
 fn mend_port(scene: &Scene, party: Party) -> bool {
     let forwarding = "3";
     let device = |path: &str| scene.host.device(path);
@@ -221,8 +223,7 @@ fn mend_port(scene: &Scene, party: Party) -> bool {
     true
 }
 
-/// What the attacks do, with an example of each harm at each destination. Each attacker's own
-/// neighbour and others are told apart only by whether they are of the control kind.
+/// Sends the attacks, and returns each harm with its attack.
 fn harms(scene: &Scene, settings: Settings, kinds: &[Kind]) -> Vec<(Harm, Attack)> {
     let mut harms = Vec::new();
     for (id, attack) in attacks().filter(|(_, attack)| kinds.contains(&attack.kind)) {
@@ -233,12 +234,12 @@ fn harms(scene: &Scene, settings: Settings, kinds: &[Kind]) -> Vec<(Harm, Attack
     harms
 }
 
-/// Makes sure that a fence leaves attackers nothing, however the bridge is set.
+/// Checks that no attack does harm behind a fence, with any setting of the bridge.
 pub fn check(firewall: Firewall) {
     check_some(firewall, &SETTINGS, &KINDS);
 }
 
-/// Likewise with few settings and shapes, for where all would take minutes.
+/// Like [`check`], with fewer settings and shapes, for kernels on which all would take minutes.
 pub fn check_a_few(firewall: Firewall) {
     check_some(
         firewall,
@@ -269,13 +270,13 @@ fn check_scene(scene: &Scene, settings: Settings, kinds: &[Kind]) {
     );
 }
 
-/// Makes sure that without a fence, or with rules in `forward` alone, the same attacks do harm: else
-/// the tests prove nothing.
+/// Checks that the same attacks do harm without a fence, or with rules in `forward` alone.
+/// Otherwise the tests prove nothing.
 fn check_harm(scene: impl Fn(Settings) -> Scene) {
     check_some_harm(scene, &SETTINGS, &KINDS);
 }
 
-/// Likewise with few settings and shapes, without a fence.
+/// Like [`check_harm`], with fewer settings and shapes, and without a fence.
 pub fn check_harm_of_a_few() {
     let scene = |settings| Scene::new(Firewall::Nft, settings);
     check_some_harm(
@@ -337,17 +338,17 @@ fn the_nft_of_debian_bullseye_and_trixie_protect_the_bridges_table_too() {
 }
 
 #[test]
-fn nft_protects_the_bridges_table_where_nobody_has_installed_the_names_of_protocols() {
+fn nft_protects_the_bridges_table_on_a_host_without_etc_protocols() {
     let settings = Settings::default();
     let scene = Scene::new(Firewall::Nft, settings);
-    // Debian's smallest system has no such file.
+    // Debian's smallest system lacks this file.
     scene.host.run(|| replace("/etc/protocols", ""));
     scene.fence_all();
     scene.introduce();
     check_scene(&scene, settings, &[Kind::Arp]);
     let before = scene.host.generation();
     scene.fence_all();
-    assert_eq!(scene.host.generation(), before, "it was all there");
+    assert_eq!(scene.host.generation(), before, "all rules were in place");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A real guest on a real libvirt, which sends every attack from its first instruction on.
+//! A real guest on a real libvirt. It sends every attack from its first instruction.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::lab::frame::{Kind, frame};
 use crate::lab::libvirt::Libvirt;
 use crate::lab::{Host, Tap, guest, until};
 
-/// A host with all but the insider, whom the guest shall be, and which others are heard by whom.
+/// A host with all parties except the insider. The guest takes the insider's place.
 struct Scene<'a> {
     host: &'a Host,
     taps: BTreeMap<usize, Tap>,
@@ -45,13 +45,14 @@ impl<'a> Scene<'a> {
         scene
     }
 
-    /// The guest, once it has sent all its frames many times over.
+    /// Starts the guest.
     fn create(&self, libvirt: &Libvirt) {
         let xml = guest::domain("one-3", &mac(INSIDER).to_string(), "br0");
         libvirt.try_create(&xml).ok();
     }
 
-    /// What the others hear until they have heard enough of the guest: source and destination.
+    /// Returns what the others hear until they have heard many honest frames of the guest: source
+    /// and destination.
     fn heard(&self) -> Vec<(usize, Vec<u8>)> {
         let mut all = Vec::new();
         let mut own = 0;
@@ -73,7 +74,7 @@ fn address(bytes: &[u8]) -> MacAddr {
 }
 
 #[test]
-fn a_guest_that_attacks_from_its_first_instruction_on_gets_nowhere() {
+fn attacks_of_a_guest_fail_from_its_first_instruction() {
     let host = Host::new();
     let scene = Scene::of(&host);
     let before = host.table("br0");
@@ -103,7 +104,7 @@ fn a_guest_that_attacks_from_its_first_instruction_on_gets_nowhere() {
 }
 
 #[test]
-fn without_the_hook_the_same_guest_moves_others_and_its_control_frames_leave() {
+fn without_the_hook_the_same_guest_moves_table_entries_and_sends_control_frames_out() {
     let host = Host::new();
     let scene = Scene::of(&host);
     let libvirt = Libvirt::start_with_hook(&host, "");

@@ -1,4 +1,4 @@
-//! The host itself: what reaches its own stack, and what its bridge has to remember.
+//! Attacks on the host itself: on its network stack, and on the size of its bridge's table.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::lab::frame::{Kind, frame, number};
 
 const HOST: [u8; 4] = [192, 168, 0, 254];
 
-/// Asks for the host's address, or tells it one's own by the answer to a question that it never asked.
+/// Builds an ARP frame: a request for the host's address, or a reply that the host never asked for.
 fn arp(operation: u8, src: MacAddr, dst: MacAddr, ip: [u8; 4], number: u32) -> Vec<u8> {
     let mut frame = [
         &dst.bytes()[..],
@@ -26,7 +26,7 @@ fn arp(operation: u8, src: MacAddr, dst: MacAddr, ip: [u8; 4], number: u32) -> V
     frame
 }
 
-/// The address that the host believes to be behind each IP address.
+/// Returns the host's ARP table: IP addresses and their MAC addresses.
 fn neighbours(scene: &Scene) -> BTreeSet<(String, String)> {
     let json = scene.host.ok("ip", &["-j", "neigh", "show", "dev", "br0"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -37,8 +37,8 @@ fn neighbours(scene: &Scene) -> BTreeSet<(String, String)> {
     json.as_array().unwrap().iter().map(entry).collect()
 }
 
-/// Lets all who are honest and all who are not ask the host for its address. Tells what the host
-/// knows of the honest ones, and of the others.
+/// All parties ask the host for its address, and the attackers also do so under false addresses.
+/// Returns how many honest parties the host knows, and how many false frames and entries it has.
 fn ask_the_host(scene: &Scene) -> (usize, usize) {
     scene.host.ip("addr add 192.168.0.254/24 dev br0\n");
     let mut honest = BTreeSet::new();
@@ -65,7 +65,7 @@ fn ask_the_host(scene: &Scene) -> (usize, usize) {
                         .iter()
                         .filter(|frame| is_it(frame))
                         .count();
-                    // The victim's own IP address, behind somebody else's: the host must not follow.
+                    // An attacker claims the victim's IP address. The host must not believe it.
                     scene.taps[by].send(&arp(operation, nobody, dst, [192, 168, 0, 5], 2));
                 }
             }
@@ -76,7 +76,7 @@ fn ask_the_host(scene: &Scene) -> (usize, usize) {
     (honest, heard + known.len() - honest)
 }
 
-/// Sends a frame from each of so many addresses that are nobody's.
+/// Sends one frame from each of `addresses` made-up addresses.
 fn make_up(scene: &Scene, by: Party, addresses: u32) {
     for n in 0..addresses {
         let [_, a, b, c] = n.to_be_bytes();
@@ -85,7 +85,7 @@ fn make_up(scene: &Scene, by: Party, addresses: u32) {
     }
 }
 
-/// Makes sure that false addresses reach neither the host's stack nor its bridge's table.
+/// Checks that false addresses reach neither the host's stack nor its bridge's table.
 pub fn check(firewall: Firewall, addresses: u32) {
     let scene = Scene::fenced(firewall, Settings::default());
     assert_eq!(ask_the_host(&scene), (6, 0), "{firewall:?}");
@@ -96,8 +96,8 @@ pub fn check(firewall: Firewall, addresses: u32) {
     assert_eq!(scene.learned(), before);
 }
 
-/// Makes sure that the host hears nothing false on a VLAN device of its bridge, and what is honest.
-/// Not every kernel has such devices.
+/// Checks that on a VLAN device of its bridge the host hears honest frames and no false ones. Not
+/// every kernel has VLAN devices.
 pub fn check_vlan(firewall: Firewall) {
     let vlan = |fenced| {
         let scene = if fenced {
@@ -120,7 +120,7 @@ pub fn check_vlan(firewall: Firewall) {
 }
 
 #[test]
-fn false_addresses_do_not_reach_the_host_and_100_000_leave_its_bridges_table_unchanged() {
+fn false_addresses_do_not_reach_the_host_and_100_000_do_not_change_its_bridges_table() {
     check(Firewall::Nft, 100_000);
 }
 
@@ -130,7 +130,7 @@ fn with_ebtables_false_addresses_do_not_reach_the_host_either() {
 }
 
 #[test]
-fn behind_version_0_1s_rules_the_host_believes_false_addresses_and_remembers_all() {
+fn behind_version_0_1s_rules_the_host_believes_and_remembers_false_addresses() {
     let scene = Scene::fenced_by_0_1(Settings::default());
     let (honest, made_up) = ask_the_host(&scene);
     assert!(honest < 6 && made_up > 20, "{honest} {made_up}");

@@ -1,6 +1,6 @@
-//! What a VM may try against the bridge itself and against the host: on bridges that learn and snoop,
-//! as Linux makes them. Elsewhere they flood, so that silence means a drop; but what a bridge learns
-//! decides who gets the victim's frames.
+//! Attacks of a VM on the bridge and on the host. The bridges here learn and snoop, as Linux
+//! bridges do by default: their table decides who gets the victim's frames. In other tests bridges
+//! flood every frame, so silence means that a rule dropped it.
 
 pub mod before_fence;
 pub mod bridge_table;
@@ -28,19 +28,19 @@ pub const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
 /// The bridge's own address.
 pub const BRIDGE: MacAddr = MacAddr::new([6, 0, 0, 0, 0, 1]);
 
-/// The firewall that macfence finds on a host.
+/// The firewall of a host.
 #[derive(Clone, Copy, Debug)]
 pub enum Firewall {
-    /// The nft of this system.
+    /// This system's nft.
     Nft,
-    /// No nft, but ebtables.
+    /// ebtables, and no nft.
     Ebtables,
-    /// The nft of another Debian, by its version.
+    /// The nft of another Debian release, by its version.
     OtherNft(&'static str),
 }
 
 impl Firewall {
-    /// A host with this firewall.
+    /// Creates a host with this firewall.
     pub fn host(self) -> Host {
         let host = Host::new();
         if let Self::Ebtables = self {
@@ -62,21 +62,21 @@ impl Firewall {
     }
 }
 
-/// Those on the bridge, by their place in [`PARTIES`].
+/// A party on the bridge: its place in [`PARTIES`].
 pub type Party = usize;
 pub const VICTIM: Party = 0;
-/// Of the victim's network, as the insider is.
+/// A VM in the victim's network.
 pub const NEIGHBOUR: Party = 1;
-/// An attacker of the victim's network.
+/// An attacker in the victim's network.
 pub const INSIDER: Party = 2;
-/// An attacker of another network.
+/// An attacker in another network.
 pub const OUTSIDER: Party = 3;
-/// Of the outsider's network.
+/// A VM in the outsider's network.
 pub const BYSTANDER: Party = 4;
-/// Trusted, and behind the uplink, which nobody fences.
+/// The trusted router behind the uplink. The uplink has no fence.
 pub const ROUTER: Party = 5;
 
-/// The VM (none: the uplink), the port and the address of each.
+/// The VM of each party (`None` for the uplink), its port and its address.
 pub const PARTIES: [(Option<&str>, &str, MacAddr); 6] = [
     (
         Some("one-1"),
@@ -106,32 +106,32 @@ pub const fn mac(party: Party) -> MacAddr {
     PARTIES[party].2
 }
 
-/// Whether one may hear what the other sends to it, by their networks.
+/// Tells whether the networks allow `listener` to hear `sender`.
 pub fn may_hear(listener: Party, sender: Party) -> bool {
     let is_in_a = |party| party <= INSIDER;
     listener == ROUTER || sender == ROUTER || is_in_a(listener) == is_in_a(sender)
 }
 
-/// How the bridge is set.
+/// Settings of the bridge.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
     pub stp: bool,
-    /// Which frames to 01:80:c2:00:00:0x it forwards all the same: one bit each.
+    /// One bit for each address 01:80:c2:00:00:0x whose frames the bridge forwards.
     pub mask: u16,
 }
 
-/// A host with one bridge that learns, and those on it.
+/// A host with one learning bridge and all parties.
 pub struct Scene {
     pub firewall: Firewall,
     pub host: Host,
     pub taps: Vec<Tap>,
     pub table: Table,
-    /// What the host hears on the bridge.
+    /// Hears what reaches the host through the bridge.
     pub ear: Ear,
 }
 
 impl Scene {
-    /// Nobody is fenced yet, and nobody has said a word.
+    /// Creates a host where nobody is fenced yet and nobody has sent a frame.
     pub fn new(firewall: Firewall, settings: Settings) -> Self {
         let host = firewall.host();
         host.learning_bridge("br0", &BRIDGE.to_string());
@@ -147,7 +147,7 @@ impl Scene {
         }
     }
 
-    /// The same with everybody fenced and known to the bridge.
+    /// Creates a host where everybody is fenced and known to the bridge.
     pub fn fenced(firewall: Firewall, settings: Settings) -> Self {
         let scene = Self::new(firewall, settings);
         scene.fence_all();
@@ -175,7 +175,7 @@ impl Scene {
         self.firewall.macfence(&self.host, &args, "").ok();
     }
 
-    /// Lets everybody say something to all, so that the bridge knows where they are.
+    /// Every party sends a broadcast, so that the bridge learns their ports.
     pub fn introduce(&self) {
         for (party, tap) in self.taps.iter().enumerate() {
             tap.send(&frame(Kind::Unknown, mac(party), BROADCAST, u32::MAX));
@@ -183,7 +183,7 @@ impl Scene {
         self.forget();
     }
 
-    /// Drops what was heard so far.
+    /// Drops all frames heard so far.
     pub fn forget(&self) {
         for tap in &self.taps {
             tap.heard();
@@ -191,26 +191,26 @@ impl Scene {
         self.ear.heard();
     }
 
-    /// Who has heard the frame of this number, since somebody was last asked.
+    /// Returns the parties that have heard the frame with this number since the last call.
     pub fn heard(&self, id: u32) -> Vec<Party> {
-        // A tap's frame has crossed the bridge by the time that its write returns.
+        // A write to a tap returns after the frame has crossed the bridge.
         let heard = |(_, tap): &(Party, &Tap)| has(&tap.heard(), id);
         let taps = self.taps.iter().enumerate();
         taps.filter(heard).map(|(party, _)| party).collect()
     }
 
-    /// Who hears a frame that this one sends.
+    /// Sends a frame and returns the parties that hear it.
     pub fn hearers(&self, sender: Party, bytes: &[u8]) -> Vec<Party> {
         self.taps[sender].send(bytes);
         self.heard(number(bytes).expect("a number"))
     }
 
-    /// Whether the host has heard the frame of this number.
+    /// Tells whether the host has heard the frame with this number.
     pub fn host_heard(&self, id: u32) -> bool {
         has(&self.ear.heard(), id)
     }
 
-    /// What the bridge has learned.
+    /// Returns the addresses that the bridge has learned.
     pub fn learned(&self) -> BTreeMap<MacAddr, &str> {
         self.table.learned()
     }
@@ -226,7 +226,7 @@ fn has(frames: &[Vec<u8>], id: u32) -> bool {
     frames.iter().any(|frame| number(frame) == Some(id))
 }
 
-/// The table that version 0.1 loads for everybody: its rules are in `forward` alone.
+/// Returns the table that version 0.1 loads for all VMs. All its rules are in `forward`.
 pub fn table_of_0_1(trusted: Option<MacAddr>, hears_all: Option<Party>) -> String {
     let mut chains = String::new();
     let mut elements = Vec::new();
@@ -257,7 +257,7 @@ pub fn table_of_0_1(trusted: Option<MacAddr>, hears_all: Option<Party>) -> Strin
 }
 
 impl Scene {
-    /// The same behind the fences of version 0.1, which trusts the router.
+    /// Creates a host with the fences of version 0.1, which trust the router.
     pub fn fenced_by_0_1(settings: Settings) -> Self {
         let scene = Self::new(Firewall::Nft, settings);
         let table = table_of_0_1(Some(mac(ROUTER)), None);

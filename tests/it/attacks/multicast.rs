@@ -1,5 +1,6 @@
-//! A bridge that snoops gives multicast only to those who ask for it, once somebody asks them to. So
-//! who asks decides who hears: no VM may, and a querier on the cable must reach every VM.
+//! A bridge that snoops sends multicast only to members, as soon as somebody asks who they are. So
+//! whoever asks decides who hears. No VM may ask, and the questions of a querier on the cable must
+//! reach every VM.
 
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
@@ -12,13 +13,13 @@ use super::{
     port, xml,
 };
 
-/// Asks on the cable, and nobody was told to trust it.
+/// A querier on the cable that nobody trusts.
 const QUERIER: MacAddr = MacAddr::new([0, 0x11, 0x22, 0x33, 0x44, 0x55]);
 
-/// Longer than the queries leave for answers.
+/// Longer than the time that queries allow for answers.
 const TOO_LATE: Duration = Duration::from_millis(150);
 
-/// The ports at which the bridge believes a querier.
+/// Returns the ports at which the bridge believes a querier.
 fn router_ports(scene: &Scene) -> Vec<String> {
     let json = scene
         .host
@@ -29,19 +30,19 @@ fn router_ports(scene: &Scene) -> Vec<String> {
     ports.into_iter().flatten().map(name).collect()
 }
 
-/// Has the bridge forget that it believes a querier there.
+/// Makes the bridge forget the querier at a port.
 fn forget_router(scene: &Scene, party: Party) {
     let file = format!("{}/brport/multicast_router", port(party));
     scene.host.set_device(&file, "0");
     scene.host.set_device(&file, "1");
 }
 
-/// Whether what this one sends to groups reaches that one.
+/// Tells, for each of the two groups, whether a datagram to it gets from one party to the other.
 fn is_delivered(scene: &Scene, from: Party, to: Party, id: u32) -> [bool; 2] {
     to_groups(mac(from), id).map(|frame| scene.hearers(from, &frame).contains(&to))
 }
 
-/// Makes sure that no VM is taken for a querier.
+/// Checks that the bridge takes no VM for a querier.
 pub fn check_queries_of_vms(firewall: Firewall) {
     let scene = Scene::fenced(firewall, Settings::default());
     let readable = |tagged| !(tagged && matches!(firewall, Firewall::Ebtables));
@@ -54,13 +55,14 @@ pub fn check_queries_of_vms(firewall: Firewall) {
         }
     }
     assert_eq!(router_ports(&scene), [""; 0]);
-    // Nobody has asked, so nobody needs to have answered.
+    // Nobody may ask, so members need not answer, and still hear their groups.
     sleep(TOO_LATE);
     assert_eq!(is_delivered(&scene, VICTIM, NEIGHBOUR, id + 1), [true; 2]);
     assert_eq!(is_delivered(&scene, OUTSIDER, BYSTANDER, id + 2), [true; 2]);
 }
 
-/// Makes sure that every fenced VM hears a querier on the cable, and no other frame of it.
+/// Checks that every fenced VM hears the queries of a querier on the cable, and none of its other
+/// frames.
 pub fn check_queries_of_others(firewall: Firewall) {
     let scene = Scene::fenced(firewall, Settings::default());
     let readable = |tagged| !(tagged && matches!(firewall, Firewall::Ebtables));
@@ -71,7 +73,7 @@ pub fn check_queries_of_others(firewall: Firewall) {
     for (id, query) in asked.enumerate() {
         let hearers = scene.hearers(ROUTER, &query.frame(QUERIER, id as u32));
         let all: Vec<_> = (VICTIM..ROUTER).collect();
-        // Of what is about one group, a bridge that knows a querier tells routers and members only.
+        // A query about one group reaches only routers and members once the bridge knows a querier.
         if query.is_general {
             assert_eq!(hearers, all, "{}", query.name);
         }
@@ -89,12 +91,12 @@ pub fn check_queries_of_others(firewall: Firewall) {
     }
 }
 
-/// Lets ten minutes of queriers and members pass in three seconds. Somebody on the cable asks, or
-/// nobody, while a VM of the other network asks all the time. Tells how often what was sent to a
-/// group was heard, of how often it was to be.
+/// Simulates ten minutes of queriers and members in three seconds. A VM of the other network asks
+/// all the time; a querier on the cable asks if `has_querier`. Returns how many datagrams to groups
+/// arrived, and how many were sent.
 fn pass_time(scene: &Scene, has_querier: bool) -> (usize, usize) {
-    // In hundredths of a second, each a two-hundredth of what is usual: for how long a member is
-    // believed to be one, and a querier to be there.
+    // In hundredths of a second, 200 times shorter than the defaults: how long the bridge remembers
+    // a member and a querier.
     let intervals = [("membership", 130), ("querier", 127), ("last_member", 1)];
     for (interval, value) in intervals {
         let file = format!("br0/bridge/multicast_{interval}_interval");
@@ -142,7 +144,7 @@ fn pass_time(scene: &Scene, has_querier: bool) -> (usize, usize) {
     (heard, sent)
 }
 
-/// Lets time pass on two such hosts at once: one without a querier on the cable, one with.
+/// Simulates that on two hosts at once: one without a querier on the cable, one with.
 fn pass_time_twice(scene: impl Fn() -> Scene + Sync) -> [(usize, usize); 2] {
     thread::scope(|scope| {
         let scene = &scene;
@@ -153,7 +155,7 @@ fn pass_time_twice(scene: impl Fn() -> Scene + Sync) -> [(usize, usize); 2] {
     })
 }
 
-/// Makes sure that multicast goes on while time passes.
+/// Checks that multicast keeps working over time.
 pub fn check_time(firewall: Firewall) {
     let scene = || Scene::fenced(firewall, Settings::default());
     for (heard, sent) in pass_time_twice(scene) {
@@ -163,7 +165,7 @@ pub fn check_time(firewall: Firewall) {
 }
 
 #[test]
-fn no_query_of_a_vm_is_heard_by_anybody_or_believed_by_the_bridge() {
+fn nobody_hears_a_vms_query_and_the_bridge_does_not_believe_it() {
     check_queries_of_vms(Firewall::Nft);
 }
 
@@ -173,27 +175,27 @@ fn with_ebtables_no_untagged_query_of_a_vm_is_heard_or_believed() {
 }
 
 #[test]
-fn a_querier_on_the_cable_that_nobody_trusts_is_heard_by_all_and_nothing_else_of_it() {
+fn all_hear_the_queries_of_an_untrusted_querier_on_the_cable_and_none_of_its_other_frames() {
     check_queries_of_others(Firewall::Nft);
 }
 
 #[test]
-fn with_ebtables_a_querier_on_the_cable_is_heard_by_all_too() {
+fn with_ebtables_all_hear_the_queries_of_a_querier_on_the_cable_too() {
     check_queries_of_others(Firewall::Ebtables);
 }
 
 #[test]
-fn multicast_goes_on_for_ten_minutes_whoever_asks() {
+fn multicast_works_for_ten_minutes_with_and_without_a_querier() {
     check_time(Firewall::Nft);
 }
 
 #[test]
-fn with_ebtables_multicast_goes_on_for_ten_minutes_whoever_asks() {
+fn with_ebtables_multicast_works_for_ten_minutes_with_and_without_a_querier() {
     check_time(Firewall::Ebtables);
 }
 
 #[test]
-fn the_nft_of_debian_bullseye_and_trixie_keep_queries_of_vms_away_too() {
+fn the_nft_of_debian_bullseye_and_trixie_drop_queries_of_vms_too() {
     for version in ["0.9.8", "1.1.3"] {
         check_queries_of_vms(Firewall::OtherNft(version));
         check_queries_of_others(Firewall::OtherNft(version));
@@ -201,7 +203,7 @@ fn the_nft_of_debian_bullseye_and_trixie_keep_queries_of_vms_away_too() {
 }
 
 #[test]
-fn where_the_configuration_has_queriers_among_vms_they_are_heard_and_believed() {
+fn if_the_configuration_allows_it_a_vms_queries_are_heard_and_believed() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("macfence.toml");
     std::fs::write(&config, "multicast-querier = true\n").unwrap();
@@ -214,7 +216,7 @@ fn where_the_configuration_has_queriers_among_vms_they_are_heard_and_believed() 
         scene.introduce();
         for (id, query) in plain_queries().iter().enumerate() {
             let hearers = scene.hearers(INSIDER, &query.frame(mac(INSIDER), id as u32));
-            // In every network: the bridge, too, expects answers from all of them.
+            // In every network: the bridge expects answers from all of them, too.
             for party in (VICTIM..=ROUTER).filter(|party| *party != INSIDER) {
                 assert!(
                     hearers.contains(&party),
@@ -248,7 +250,7 @@ fn without_a_fence_a_query_about_a_group_takes_it_from_members_who_do_not_answer
         for report in reports(mac(NEIGHBOUR), 1) {
             scene.taps[NEIGHBOUR].send(&report);
         }
-        // So that only members get what is sent to the group.
+        // Make the bridge send the group's frames to members only.
         let querier = plain_queries().remove(0);
         scene.taps[ROUTER].send(&querier.frame(QUERIER, 2));
         sleep(TOO_LATE);

@@ -1,4 +1,4 @@
-//! What stays open, as `docs/security.md` says, and how far it goes.
+//! Attacks that macfence does not stop, as `docs/security.md` says, and how far they reach.
 
 use super::{
     BRIDGE, BROADCAST, BYSTANDER, Firewall, INSIDER, NEIGHBOUR, OUTSIDER, Party, ROUTER, Scene,
@@ -10,7 +10,7 @@ use macfence::mac::MacAddr;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const UDP: u8 = 17;
 
-/// An IPv4 datagram from one UDP port to another, with its number at the very end.
+/// Builds an IPv4 datagram from one UDP port to another, with its number at the end.
 fn datagram(src: [u8; 4], dst: [u8; 4], ports: [u16; 2], number: u32) -> Vec<u8> {
     const LEN: u16 = 20 + 8 + 40;
     let mut packet = vec![0x45, 0];
@@ -34,7 +34,7 @@ fn ethernet(dst: MacAddr, src: Party, rest: &[&[u8]]) -> Vec<u8> {
     [&dst.bytes(), &mac(src).bytes(), rest.concat().as_slice()].concat()
 }
 
-/// A router advertisement to all nodes, without its options.
+/// Builds a router advertisement to all nodes, without options.
 fn router_advertisement(src: Party, number: u32) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
     packet.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
@@ -45,7 +45,7 @@ fn router_advertisement(src: Party, number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn what_a_vm_claims_under_its_own_address_is_heard_in_its_network_and_no_further() {
+fn lies_under_a_vms_own_mac_address_are_heard_in_its_network_alone() {
     for firewall in [Firewall::Nft, Firewall::Ebtables] {
         let scene = Scene::fenced(firewall, Settings::default());
         let offer = datagram([192, 168, 0, 7], [255; 4], [67, 68], 2);
@@ -71,7 +71,7 @@ fn what_a_vm_claims_under_its_own_address_is_heard_in_its_network_and_no_further
 }
 
 #[test]
-fn a_host_that_forwards_ip_routes_between_networks_and_one_that_does_not_does_not() {
+fn a_host_routes_between_networks_only_if_it_forwards_ip() {
     for firewall in [Firewall::Nft, Firewall::Ebtables] {
         let scene = Scene::fenced(firewall, Settings::default());
         scene.host.ip(&format!(

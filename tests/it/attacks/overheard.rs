@@ -1,5 +1,5 @@
-//! What a trusted router sends to one VM is heard by that VM alone, even where the bridge does not
-//! know where that is and sends it everywhere.
+//! Only the addressed VM hears what a trusted router sends to it, even if the bridge does not know
+//! the VM's port and floods the frame.
 
 use macfence::mac::MacAddr;
 
@@ -9,14 +9,14 @@ use super::{
 };
 use crate::lab::frame::{Kind, frame};
 
-/// In the victim's network, and at no port of this bridge.
+/// An address in the victim's network that is at no port of this bridge.
 const ABSENT: MacAddr = MacAddr::new([2, 0, 192, 168, 0, 99]);
 
 const KINDS: [Kind; 5] = [Kind::Arp, Kind::Ipv4, Kind::Ipv6, Kind::Vlan, Kind::Unknown];
 
 const ALL: [Party; 5] = [VICTIM, NEIGHBOUR, INSIDER, OUTSIDER, BYSTANDER];
 
-/// Who hears a frame of each kind from one to another. They must agree.
+/// Sends a frame of each kind and returns who hears it. All kinds must give the same answer.
 fn hearers(scene: &Scene, sender: Party, src: MacAddr, dst: MacAddr) -> Vec<Party> {
     let of = |kind| scene.hearers(sender, &frame(kind, src, dst, 7));
     let each = KINDS.map(of);
@@ -27,9 +27,9 @@ fn hearers(scene: &Scene, sender: Party, src: MacAddr, dst: MacAddr) -> Vec<Part
     each.into_iter().next().expect("hearers")
 }
 
-/// Makes sure that nobody hears what the router sends to others.
+/// Checks that nobody hears what the router sends to others.
 pub fn check(firewall: Firewall) {
-    // Everybody is fenced, and the bridge knows nobody.
+    // Everybody is fenced, and the bridge has learned no address.
     let scene = Scene::new(firewall, Settings::default());
     scene.fence_all();
     let from_router = |dst| hearers(&scene, ROUTER, mac(ROUTER), dst);
@@ -44,12 +44,12 @@ pub fn check(firewall: Firewall) {
     ] {
         assert_eq!(from_router(MacAddr::new(group)), ALL, "{group:02x?}");
     }
-    // Inside a network it stays as it was: there a bridge may send everywhere.
+    // Inside a network the bridge still floods.
     let from_insider = |dst| hearers(&scene, INSIDER, mac(INSIDER), dst);
     assert_eq!(from_insider(ABSENT), [VICTIM, NEIGHBOUR, ROUTER]);
     let from_bystander = |dst| hearers(&scene, BYSTANDER, mac(BYSTANDER), dst);
     assert_eq!(from_bystander(ABSENT), [OUTSIDER, ROUTER]);
-    // A table that sends the victim's frames to somebody else is no use for listening.
+    // A table entry that leads the victim's frames to an attacker does not let the attacker listen.
     let wrong = |dev: &str| {
         let entry = [
             "fdb",
@@ -68,7 +68,7 @@ pub fn check(firewall: Firewall) {
     }
 }
 
-/// Makes sure of the same for a router that is trusted and also in one of the networks.
+/// Checks the same for a trusted router that belongs to one of the networks.
 fn check_router_inside(firewall: Firewall) {
     let router = MacAddr::new([2, 0, 192, 168, 0, 1]);
     let scene = Scene::new(firewall, Settings::default());
@@ -99,33 +99,33 @@ fn check_router_inside(firewall: Firewall) {
 }
 
 #[test]
-fn what_a_trusted_router_sends_to_one_vm_nobody_else_hears() {
+fn no_other_vm_hears_what_a_trusted_router_sends_to_one_vm() {
     check(Firewall::Nft);
 }
 
 #[test]
-fn with_ebtables_nobody_else_hears_what_a_trusted_router_sends_to_one_vm() {
+fn with_ebtables_no_other_vm_hears_what_a_trusted_router_sends_to_one_vm() {
     check(Firewall::Ebtables);
 }
 
 #[test]
-fn the_nft_of_debian_bullseye_and_trixie_keep_what_a_router_sends_to_one_vm_too() {
+fn the_nft_of_debian_bullseye_and_trixie_hide_what_a_router_sends_to_one_vm_too() {
     check(Firewall::OtherNft("0.9.8"));
     check(Firewall::OtherNft("1.1.3"));
 }
 
 #[test]
-fn a_trusted_router_of_one_network_is_overheard_in_that_one_alone() {
+fn only_its_own_network_overhears_a_trusted_router() {
     check_router_inside(Firewall::Nft);
 }
 
 #[test]
-fn with_ebtables_a_trusted_router_of_one_network_is_overheard_in_that_one_alone_too() {
+fn with_ebtables_only_its_own_network_overhears_a_trusted_router_too() {
     check_router_inside(Firewall::Ebtables);
 }
 
 #[test]
-fn behind_version_0_1s_rules_all_hear_what_the_router_sends_to_a_vm_that_is_not_known() {
+fn behind_version_0_1s_rules_all_hear_what_the_router_sends_to_an_unknown_vm() {
     let scene = Scene::fenced_by_0_1(Settings::default());
     assert_eq!(hearers(&scene, ROUTER, mac(ROUTER), ABSENT), ALL);
 }

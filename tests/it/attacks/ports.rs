@@ -1,5 +1,5 @@
-//! What a cloud's user may try with a name: `TARGET` in a template, `<target dev>` in a domain. And how
-//! a host gets rid of what an earlier version let through.
+//! Attacks of a cloud's user through names: `TARGET` in a template, `<target dev>` in a domain. And
+//! how a host gets rid of wrong fences that an earlier version made.
 
 use std::slice;
 
@@ -17,7 +17,7 @@ use crate::lab::{Host, Ran, domain, fake_virsh, macfence_with, script};
 const VICTIM: &str = "02:00:c0:a8:00:05";
 const ATTACKER: &str = "02:00:0a:00:00:05";
 
-/// The template of a VM on KVM with one NIC, which is being attached.
+/// Returns the template of a VM on KVM with one NIC, which is being attached.
 fn attaching(vm: u32, nic: u32, mac: &str, target: &str) -> String {
     BASE64_STANDARD.encode(format!(
         "<VM><ID>{vm}</ID><TEMPLATE><NIC><BRIDGE>br0</BRIDGE><MAC>{mac}</MAC><NIC_ID>{nic}</NIC_ID>\
@@ -27,7 +27,7 @@ fn attaching(vm: u32, nic: u32, mac: &str, target: &str) -> String {
     ))
 }
 
-/// A bridge with the host's uplink on it, and ports of VMs.
+/// Creates a bridge with the host's uplink and ports of VMs.
 fn host(firewall: Firewall, ports: &[&str]) -> Host {
     let host = firewall.host();
     host.bridge("br0");
@@ -41,7 +41,7 @@ fn post(host: &Host, virsh: &tempfile::TempDir, template: &str) -> Ran {
     host.exec(macfence_with(virsh).args(["hook", "one-post"]), template)
 }
 
-/// Each fenced port, with the address that its sender must have.
+/// Returns each fenced port with the address that its sender must have.
 fn guards(host: &Host) -> Vec<(String, String)> {
     let list = host.list();
     let nics = list.as_array().unwrap().iter();
@@ -57,7 +57,7 @@ fn is(guards: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_target_that_a_user_wrote_fences_neither_the_uplink_nor_another_vm() {
+fn a_target_in_a_users_template_fences_neither_the_uplink_nor_another_vm() {
     for firewall in [Firewall::Nft, Firewall::Ebtables] {
         let host = host(firewall, &["one-7-0", "one-66-0"]);
         host.apply(&domain("one-7", &[(VICTIM, "one-7-0", "br0")]))
@@ -77,22 +77,23 @@ fn a_target_that_a_user_wrote_fences_neither_the_uplink_nor_another_vm() {
 }
 
 #[test]
-fn a_port_that_another_vm_named_like_mine_is_not_taken_on_the_templates_word() {
+fn a_template_does_not_claim_another_vms_port_that_has_its_name() {
     for firewall in [Firewall::Nft, Firewall::Ebtables] {
         let host = host(firewall, &["one-66-5"]);
-        // The attacker's template has TARGET=one-66-5, and so libvirt gave his port that name.
+        // The attacker's template has TARGET=one-66-5, so libvirt gave that name to the attacker's
+        // port.
         let attackers = domain("one-42", &[(ATTACKER, "one-66-5", "br0")]);
         let virsh = fake_virsh(&[("one-42", &attackers), ("one-66", &domain("one-66", &[]))]);
         host.exec(macfence_with(&virsh).args(["apply", "one-42"]), "")
             .ok();
         let before = guards(&host);
-        // The victim attaches its NIC 5, whose port would have this name: the attacker must not
-        // be given the victim's address and network.
+        // The victim attaches its NIC 5, whose port would have this name. The attacker must not get
+        // the victim's address and network.
         let template = attaching(66, 5, VICTIM, "one-66-5");
         let ran = post(&host, &virsh, &template);
         assert!(ran.stderr.contains("has no port"), "{ran:?}");
         assert_eq!(guards(&host), before, "{firewall:?}");
-        // Where nobody can be asked, the hook fails and says why.
+        // If virsh fails, the hook fails too and says why.
         script(&virsh, "virsh", "echo gone >&2; exit 1");
         let error = post(&host, &virsh, &template).error();
         assert!(
@@ -100,7 +101,8 @@ fn a_port_that_another_vm_named_like_mine_is_not_taken_on_the_templates_word() {
             "{error}"
         );
         assert_eq!(guards(&host), before);
-        // Once the attacker's VM has ended and libvirt gave the port to the victim, it is taken.
+        // When the attacker's VM has ended and libvirt has given the port to the victim, it is
+        // fenced for the victim.
         let victims = domain("one-66", &[(VICTIM, "one-66-5", "br0")]);
         let virsh = fake_virsh(&[("one-66", &victims)]);
         post(&host, &virsh, &template).quiet();
@@ -109,8 +111,8 @@ fn a_port_that_another_vm_named_like_mine_is_not_taken_on_the_templates_word() {
 }
 
 #[test]
-fn a_user_who_writes_attach_into_his_template_leaves_no_nic_open() {
-    // As oned hands over the start of a VM whose user wrote ATTACH: it takes it out of no NIC.
+fn attach_in_a_users_template_leaves_no_nic_open() {
+    // oned leaves a user's ATTACH in the NICs when it starts a VM.
     let nic = |kind: &str, id: u32, attach: &str| {
         format!(
             "<{kind}><MAC>02:00:0a:00:00:0{id}</MAC><NIC_ID>{id}</NIC_ID><VN_MAD>bridge</VN_MAD>\
@@ -135,9 +137,9 @@ fn a_user_who_writes_attach_into_his_template_leaves_no_nic_open() {
 }
 
 #[test]
-fn a_guest_that_takes_its_interface_down_is_not_taken_for_one_that_has_ended() {
+fn a_guest_that_takes_its_interface_down_keeps_its_fence() {
     let host = host(Firewall::Nft, &[]);
-    // A container's interface, as LXC makes it.
+    // An interface of a container, as LXC makes it.
     host.ip("link add one-42-0 type veth peer name inside\n");
     host.plug("br0", "one-42-0");
     let template = "<VM><ID>42</ID><TEMPLATE><NIC><NIC_ID>0</NIC_ID><VN_MAD>bridge</VN_MAD>\
@@ -150,24 +152,24 @@ fn a_guest_that_takes_its_interface_down_is_not_taken_for_one_that_has_ended() {
     hook("one-post").quiet();
     let fenced = is(&[("one-42-0", ATTACKER)]);
     assert_eq!(guards(&host), fenced);
-    // OpenNebula cleans, but could not end it.
+    // OpenNebula cleans up, but could not end the VM.
     host.ip("link set inside down\n");
     let ran = hook("one-clean");
     assert!(ran.stderr.contains("still in use"), "{ran:?}");
     assert_eq!(guards(&host), fenced);
-    // It has ended.
+    // The VM has ended.
     host.unplug("one-42-0");
     hook("one-clean").quiet();
     assert!(guards(&host).is_empty());
 }
 
 #[test]
-fn a_vm_that_does_not_run_takes_no_port() {
+fn a_vm_that_does_not_run_claims_no_port() {
     let host = host(Firewall::Nft, &["one-7-0"]);
     host.apply(&domain("one-7", &[(VICTIM, "one-7-0", "br0")]))
         .ok();
     let before = guards(&host);
-    // libvirt keeps the name that a user wrote, whoever has a port of that name now.
+    // libvirt keeps the name that a user wrote, even if that name is now another VM's port.
     let own = domain("one-66", &[(ATTACKER, "one-7-0", "br0")]);
     let virsh = fake_virsh(&[("one-66", &own.replace(" id='1'", ""))]);
     let hook = post(&host, &virsh, &attaching(66, 0, ATTACKER, "one-7-0"));
@@ -183,7 +185,7 @@ fn a_vm_that_does_not_run_takes_no_port() {
 }
 
 #[test]
-fn a_deploy_id_does_not_make_one_vm_another() {
+fn a_false_deploy_id_is_refused() {
     let host = host(Firewall::Nft, &["one-7-0"]);
     let template = attaching(42, 0, ATTACKER, "one-42-0");
     let hook = ["hook", "one-post", "one-7"];
@@ -236,7 +238,7 @@ fn only_devices_of_kinds_that_vms_have_are_fenced() {
     assert_eq!(host.generation(), before);
 }
 
-/// Fences a port without asking what it is, as version 0.1 did.
+/// Fences a port without checking the device, as version 0.1 did.
 fn fence_anyway(host: &Host, backend: &(dyn Backend + Sync), vm: &str, port: &str) {
     let nic = Nic::new(port.parse().unwrap(), ATTACKER.parse().unwrap(), None).unwrap();
     let fence = Fence {
@@ -252,7 +254,7 @@ fn fence_anyway(host: &Host, backend: &(dyn Backend + Sync), vm: &str, port: &st
 }
 
 #[test]
-fn a_fence_at_the_uplink_is_found_and_goes() {
+fn a_fence_at_the_uplink_is_found_and_removed() {
     let backends: [(Firewall, &(dyn Backend + Sync)); 2] =
         [(Firewall::Nft, &Nft), (Firewall::Ebtables, &Ebtables)];
     for (firewall, backend) in backends {
@@ -270,7 +272,7 @@ fn a_fence_at_the_uplink_is_found_and_goes() {
 }
 
 #[test]
-fn a_fenced_port_that_no_running_vm_has_is_told_and_stays() {
+fn a_fenced_port_of_no_running_vm_is_reported_and_kept() {
     let host = host(Firewall::Nft, &["vnet0", "vnet1"]);
     let both = domain("a", &[(VICTIM, "vnet0", "br0"), (ATTACKER, "vnet1", "br0")]);
     host.apply(&both).ok();

@@ -1,9 +1,9 @@
-//! Multicast as hosts and routers speak of it: queries in every shape that a bridge reads, reports,
-//! and what is sent to groups.
+//! Multicast frames of hosts and routers: queries in every shape that a bridge reads, reports, and
+//! datagrams to groups.
 
 use macfence::mac::MacAddr;
 
-/// A group of IPv4, and one that a neighbour is asked for its address by.
+/// An IPv4 group, and an IPv6 group for neighbour solicitations.
 const GROUP: [u8; 4] = [239, 1, 2, 3];
 const SOLICITED: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 6];
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -16,7 +16,7 @@ const IGMP: u8 = 2;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
-/// Where a frame carries a VLAN tag, or what is read as one.
+/// VLAN tags in front of a query.
 const TAGS: [(&str, &[u8]); 4] = [
     ("", &[]),
     (" in a VLAN", &[0x81, 0, 0, 7]),
@@ -24,15 +24,16 @@ const TAGS: [(&str, &[u8]); 4] = [
     (" in a provider's VLAN", &[0x88, 0xa8, 0, 7]),
 ];
 
-/// A question who wants what.
+/// A query: it asks who is a member.
 #[derive(Clone, Debug)]
 pub struct Query {
     pub name: String,
-    /// It is not about one group, and so makes the bridge believe a querier there.
+    /// True for a query that is about no single group. It makes the bridge believe a querier at the
+    /// port.
     pub is_general: bool,
-    /// ebtables does not read what is behind a tag.
+    /// True behind a tag. ebtables reads nothing behind a tag.
     pub is_tagged: bool,
-    /// No querier does that, but a bridge reads it all the same.
+    /// True for a fragment. No querier sends one, but a bridge reads it.
     pub is_fragment: bool,
     source: fn(MacAddr, &[u8], &[u8]) -> Vec<u8>,
     packet: Vec<u8>,
@@ -40,14 +41,14 @@ pub struct Query {
 }
 
 impl Query {
-    /// The frame, with a number by which it is known again.
+    /// Builds the frame, with a number at its end.
     pub fn frame(&self, src: MacAddr, number: u32) -> Vec<u8> {
         numbered((self.source)(src, self.tag, &self.packet), number)
     }
 }
 
-/// Every query that a bridge takes for one. They leave it a tenth of a second for answers, but for
-/// the oldest, which cannot say so.
+/// Returns every query that a bridge reads. Each allows a tenth of a second for answers, except the
+/// oldest kind, which has no field for that.
 pub fn queries() -> Vec<Query> {
     let v1 = igmp(&[0x11, 0, 0, 0, 0, 0, 0, 0]);
     let v2 = igmp(&[0x11, 1, 0, 0, 0, 0, 0, 0]);
@@ -116,20 +117,20 @@ pub fn queries() -> Vec<Query> {
     queries
 }
 
-/// One query of each family that a VM answers.
+/// Returns one query of each family that a VM answers.
 pub fn plain_queries() -> Vec<Query> {
     let plain = |query: &Query| query.name == "IGMPv2" || query.name == "MLDv1";
     queries().into_iter().filter(plain).collect()
 }
 
-/// Whether a frame asks who wants what.
+/// Tells whether a frame is a query.
 pub fn is_query(frame: &[u8]) -> bool {
     let igmp = frame.get(12..14) == Some(&IPV4) && frame.get(23) == Some(&IGMP);
     let mld = frame.get(12..14) == Some(&IPV6) && frame.get(62) == Some(&130);
     igmp && frame[14 + 4 * usize::from(frame[14] & 15)] == 0x11 || mld
 }
 
-/// Tells that one wants what is sent to the two groups.
+/// Builds reports: the sender is a member of both groups.
 pub fn reports(src: MacAddr, number: u32) -> Vec<Vec<u8>> {
     let igmp = igmp(&[[0x16, 0, 0, 0], GROUP].concat());
     let mld = [&[131, 0, 0, 0, 0, 0, 0, 0][..], &SOLICITED].concat();
@@ -141,14 +142,14 @@ pub fn reports(src: MacAddr, number: u32) -> Vec<Vec<u8>> {
     packets.iter().map(frame).collect()
 }
 
-/// Tells that one wants nothing of the first group any more.
+/// Builds a leave message: the sender is no longer a member of the first group.
 pub fn leave(src: MacAddr, number: u32) -> Vec<u8> {
     let igmp = igmp(&[[0x17, 0, 0, 0], GROUP].concat());
     let packet = ipv4([224, 0, 0, 2], IGMP, 0, &[0x94, 4, 0, 0], &igmp);
     numbered(ethernet(src, &[], &packet), number)
 }
 
-/// A datagram to the IPv4 group, and who-has of IPv6 to the other.
+/// Builds a datagram to the IPv4 group, and a neighbour solicitation to the IPv6 group.
 pub fn to_groups(src: MacAddr, number: u32) -> [Vec<u8>; 2] {
     let udp = [0, 9, 0, 9, 0, 8, 0, 0];
     let solicitation = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &LINK_LOCAL].concat();
@@ -159,7 +160,7 @@ pub fn to_groups(src: MacAddr, number: u32) -> [Vec<u8>; 2] {
     packets.map(|packet| numbered(ethernet(src, &[], &packet), number))
 }
 
-/// Packs it as on a wire, to the address that the packet's group has there.
+/// Puts a packet into a frame to the MAC address of the packet's group.
 fn ethernet(src: MacAddr, tag: &[u8], packet: &[u8]) -> Vec<u8> {
     let (dst, kind) = if packet[0] >> 4 == 4 {
         let group = [packet[17] & 0x7f, packet[18], packet[19]];
@@ -200,8 +201,8 @@ fn ipv4(dst: [u8; 4], protocol: u8, fragment: u16, options: &[u8], payload: &[u8
     packet
 }
 
-/// A message of ICMPv6 behind the hop-by-hop header that says that routers should look, and behind
-/// these other ones: options for the destination (60), or a fragment that is whole (44).
+/// Builds an ICMPv6 message behind a hop-by-hop header with a router alert, and behind these
+/// headers: destination options (60), or the header of an unfragmented fragment (44).
 fn ipv6(dst: [u8; 16], headers: &[u8], message: &[u8]) -> Vec<u8> {
     let message = icmpv6(dst, message);
     let next = |n: usize| headers.get(n).copied().unwrap_or(ICMPV6);
@@ -236,7 +237,7 @@ fn icmpv6(dst: [u8; 16], message: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The checksum of the Internet.
+/// Returns the internet checksum (RFC 1071).
 fn sum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes
         .chunks(2)

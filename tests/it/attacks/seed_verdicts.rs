@@ -1,5 +1,5 @@
-//! The rules that the seed did not know change none of its verdicts: on what is forwarded, and neither
-//! of the control kind nor a query, the seed's two rules and ours agree frame by frame.
+//! Our additional rules change none of the seed's verdicts. For forwarded frames that are neither
+//! control frames nor queries, the seed's two rules and ours agree frame by frame.
 
 use macfence::mac::MacAddr;
 
@@ -10,7 +10,7 @@ use crate::lab::{Host, Tap};
 
 const FRAMES: u32 = 50_000;
 
-/// A bridge that sends everything everywhere, so that silence means a drop.
+/// Creates a host whose bridge floods every frame, so silence means that a rule dropped it.
 fn host(firewall: Firewall) -> (Host, Vec<Tap>) {
     let host = firewall.host();
     host.bridge("br0");
@@ -18,7 +18,7 @@ fn host(firewall: Firewall) -> (Host, Vec<Tap>) {
     (host, taps.into())
 }
 
-/// The seed's rules, by hand.
+/// Appends the seed's rules by hand.
 fn fence_as_the_seed(host: &Host) {
     for party in VICTIM..ROUTER {
         let [a, b, c, d, e, _] = mac(party).bytes();
@@ -31,7 +31,7 @@ fn fence_as_the_seed(host: &Host) {
     }
 }
 
-/// Numbers that look random, and are the same each time.
+/// Random numbers that are the same in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -44,7 +44,7 @@ impl Dice {
     }
 }
 
-/// What follows the addresses: shapes that a rule may trip over.
+/// Payloads that a rule may misread.
 fn odd_payloads() -> Vec<Vec<u8>> {
     let udp = |frame: Vec<u8>| frame[12..].to_vec();
     let own = mac(VICTIM);
@@ -52,7 +52,7 @@ fn odd_payloads() -> Vec<Vec<u8>> {
     let [group4, group6] = to_groups(own, 0).map(udp);
     let mut payloads: Vec<_> = reports(own, 0).into_iter().map(udp).collect();
     payloads.extend([udp(leave(own, 0)), group4, group6.clone()]);
-    // IGMP and MLD that ask nothing: a report of version 1, one of version 3, a trace, a done.
+    // IGMP and MLD that are no queries: reports of IGMPv1 and IGMPv3, a trace, and an MLD done.
     for kind in [0x12, 0x22, 0x1f] {
         let mut igmp = payloads[0].clone();
         igmp[2 + 24] = kind;
@@ -61,17 +61,17 @@ fn odd_payloads() -> Vec<Vec<u8>> {
     let mut done = payloads[1].clone();
     done[2 + 48] = 132;
     payloads.push(done);
-    // Neighbour and router discovery.
+    // Router and neighbour discovery.
     for kind in [133, 134, 136] {
         let mut nd = group6.clone();
         nd[2 + 40] = kind;
         payloads.push(nd);
     }
-    // A UDP fragment, whose payload begins like a query.
+    // A UDP fragment whose payload begins like a query.
     let mut fragment = ipv4.clone();
     (fragment[8], fragment[9], fragment[22]) = (0, 7, 0x11);
     payloads.push(fragment);
-    // What says that it is IP, and is not; or is too short; or has a header that is too long.
+    // Frames with the EtherType of IPv4 and a false version, a short packet or a long header.
     for first in [0x55, 0x4f, 0x41, 0x00] {
         let mut broken = ipv4.clone();
         broken[2] = first;
@@ -79,7 +79,7 @@ fn odd_payloads() -> Vec<Vec<u8>> {
     }
     payloads.push(ipv4[..12].to_vec());
     payloads.push(vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 0]);
-    // Tags, one and two, and the same EtherType as what a rule looks for behind them.
+    // IPv4 and IPv6 behind one tag, and behind two.
     for tag in [
         &[0x81, 0, 0, 0][..],
         &[0x81, 0, 0xff, 0xff],
@@ -88,7 +88,7 @@ fn odd_payloads() -> Vec<Vec<u8>> {
         payloads.push([tag, &ipv4].concat());
         payloads.push([tag, &group6].concat());
     }
-    // Lengths instead of an EtherType, jumbo ones, and PPPoE, MPLS, EAPOL, LACP, LLDP, loopback.
+    // A length instead of an EtherType, jumbo frames, PPPoE, MPLS, EAPOL, LACP, LLDP and loopback.
     let kinds = [
         0, 3, 0x05dc, 0x0600, 0xffff, 0x8864, 0x8847, 0x888e, 0x8809, 0x88cc, 0x9000,
     ];
@@ -96,7 +96,7 @@ fn odd_payloads() -> Vec<Vec<u8>> {
     payloads
 }
 
-/// Where frames go: everybody, nobody, and groups beside those of the control kind.
+/// Destinations: broadcast, unknown addresses, and groups near the control addresses.
 fn destinations() -> Vec<MacAddr> {
     let groups = [
         [1, 0, 0x5e, 0, 0, 1],
@@ -118,7 +118,7 @@ fn destinations() -> Vec<MacAddr> {
         .collect()
 }
 
-/// One of the frames, and who sends it: the same for the same dice.
+/// Rolls a sender and a frame. The same dice give the same frame.
 fn roll(dice: &mut Dice, payloads: &[Vec<u8>], to: &[MacAddr], id: u32) -> (Party, Vec<u8>) {
     let sender = dice.pick(&[VICTIM, 1, 2, 3, 4, ROUTER]);
     let others = [
@@ -152,7 +152,7 @@ fn roll(dice: &mut Dice, payloads: &[Vec<u8>], to: &[MacAddr], id: u32) -> (Part
 }
 
 #[test]
-fn fifty_thousand_frames_are_heard_where_the_seeds_rules_let_them_be() {
+fn fifty_thousand_frames_are_heard_where_the_seeds_rules_allow_it() {
     let hosts = [Firewall::Nft, Firewall::Nft, Firewall::Ebtables].map(host);
     fence_as_the_seed(&hosts[0].0);
     for (host, _) in &hosts[1..] {
@@ -175,6 +175,6 @@ fn fifty_thousand_frames_are_heard_where_the_seeds_rules_let_them_be() {
         heard += seed.len();
         silent += PARTIES.len() - 1 - seed.len();
     }
-    println!("heard {heard} times, kept away {silent} times");
+    println!("heard {heard} times, not heard {silent} times");
     assert!(heard > 50_000 && silent > 50_000, "{heard} {silent}");
 }

@@ -1,5 +1,5 @@
-//! Hosts come from version 0.1, whose rules are in `forward` alone: whatever command comes first
-//! completes the fences of all VMs at once, and at no moment is one open.
+//! Upgrades from version 0.1, whose rules are all in `forward`. The first command of any kind
+//! completes the fences of all VMs at once, and no VM is unfenced at any moment.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -19,10 +19,10 @@ use crate::lab::{Ran, fake_virsh, macfence_with, until};
 const SPOOFED: u32 = 1;
 const HONEST: u32 = 2;
 
-/// This VM hears all networks.
+/// A VM that hears all networks.
 const HEARS_ALL: Party = BYSTANDER;
 
-/// A host as version 0.1 has left it.
+/// Creates a host as version 0.1 left it.
 fn old_host(trusted: Option<MacAddr>) -> Scene {
     let scene = Scene::new(Firewall::Nft, Settings::default());
     let table = table_of_0_1(trusted, Some(HEARS_ALL));
@@ -32,13 +32,13 @@ fn old_host(trusted: Option<MacAddr>) -> Scene {
     scene
 }
 
-/// Whether one may hear another's broadcasts, where nobody is trusted.
+/// Tells whether one party may hear another's broadcasts if nobody is trusted.
 fn may_hear(listener: Party, sender: Party) -> bool {
     let router = listener != ROUTER && sender == ROUTER;
     listener == HEARS_ALL || !router && super::may_hear(listener, sender)
 }
 
-/// Sets this when it goes, even if that is because of a panic.
+/// Sets the flag on drop, so also after a panic.
 struct Finally<'a>(&'a AtomicBool);
 
 impl Drop for Finally<'_> {
@@ -47,7 +47,8 @@ impl Drop for Finally<'_> {
     }
 }
 
-/// Lets everybody send what must not be heard, while something is done and a while before and after.
+/// Every party sends frames that must not be heard, during the work and for a while before and
+/// after it.
 fn under_attack<R>(scene: &Scene, work: impl FnOnce() -> R) -> R {
     let (done, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
     let attack = || {
@@ -75,7 +76,7 @@ fn under_attack<R>(scene: &Scene, work: impl FnOnce() -> R) -> R {
     })
 }
 
-/// Lets one send what must not be heard, and what must be heard by some.
+/// Sends a spoofed frame that nobody may hear, and an honest one that some may hear.
 fn attack_all(scene: &Scene, sender: Party) {
     if sender != ROUTER {
         let spoofed = frame(Kind::Arp, mac(ROUTER), BROADCAST, SPOOFED);
@@ -83,7 +84,7 @@ fn attack_all(scene: &Scene, sender: Party) {
     }
     scene.taps[sender].send(&frame(Kind::Arp, mac(sender), BROADCAST, HONEST));
     for listener in VICTIM..=ROUTER {
-        // The host itself may say something as well.
+        // The host itself may send something as well.
         for id in scene.taps[listener]
             .heard()
             .iter()
@@ -95,7 +96,7 @@ fn attack_all(scene: &Scene, sender: Party) {
     }
 }
 
-/// How many frames a VM's rule against spoofing has counted.
+/// Returns the count of a VM's rule against spoofing.
 fn spoofed(scene: &Scene, party: Party) -> u64 {
     let chain = format!("vm-{}", PARTIES[party].0.unwrap());
     let chain = scene
@@ -106,11 +107,11 @@ fn spoofed(scene: &Scene, party: Party) -> u64 {
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// Whether a VM can move anything in the bridge's table.
+/// Tells whether a VM can move an entry in the bridge's table.
 fn can_move(scene: &Scene, by: Party) -> bool {
     scene.introduce();
     let before = scene.learned();
-    // The second one passes by every hook, if the bridge is not told otherwise.
+    // The second destination bypasses every hook, unless the bridge has no_linklocal_learn.
     for dst in [BROADCAST, MacAddr::new([1, 0x80, 0xc2, 0, 0, 0xe])] {
         scene.taps[by].send(&frame(Kind::Arp, mac(ROUTER), dst, SPOOFED));
     }
@@ -118,7 +119,7 @@ fn can_move(scene: &Scene, by: Party) -> bool {
     scene.learned() != before
 }
 
-/// Stand-ins for virsh that know all VMs.
+/// Writes a stand-in for virsh that knows all VMs.
 fn virsh() -> tempfile::TempDir {
     let xmls: Vec<_> = (VICTIM..ROUTER)
         .map(|party| (PARTIES[party].0.unwrap(), xml(party)))
@@ -127,7 +128,7 @@ fn virsh() -> tempfile::TempDir {
     fake_virsh(&domains)
 }
 
-/// Brings a host from version 0.1 to now by this command, given virsh.
+/// Upgrades a host from version 0.1 with this command. The command gets a stand-in for virsh.
 fn upgrade(command: impl FnOnce(&Scene, Command) -> Ran) {
     let scene = old_host(None);
     let virsh = virsh();
@@ -142,9 +143,9 @@ fn upgrade(command: impl FnOnce(&Scene, Command) -> Ran) {
         command(&scene, macfence_with(&virsh)).ok();
         (before, generation)
     });
-    // A frame that is on its way when a transaction is committed has passed `prerouting` by the old
-    // rules and will pass `forward` by the new ones: what moves a rule from there to here without a
-    // gap is to add it here first.
+    // A frame may pass `prerouting` under the old rules and `forward` under the new ones, if a
+    // transaction is committed in between. So moving a rule from `forward` to `prerouting` without
+    // a gap takes two transactions: first add it to `prerouting`.
     let transactions = scene.host.generation() - generation;
     assert!(
         (1..=2).contains(&transactions),
@@ -193,19 +194,19 @@ fn the_first_hook_of_opennebula_completes_all_fences_of_version_0_1_at_once() {
 }
 
 #[test]
-fn the_first_apply_keeps_what_routers_send_from_all_vms_that_it_is_not_for() {
+fn the_first_apply_hides_a_routers_frames_from_vms_that_they_are_not_for() {
     let scene = old_host(Some(mac(ROUTER)));
     let absent = MacAddr::new([2, 0, 192, 168, 0, 99]);
     let to_absent = frame(Kind::Ipv4, mac(ROUTER), absent, 7);
     let all: Vec<_> = (VICTIM..ROUTER).collect();
     assert_eq!(scene.hearers(ROUTER, &to_absent), all, "the attack works");
     scene.fence(INSIDER);
-    // But for the one that hears all networks.
+    // The VM that hears all networks is the exception.
     assert_eq!(scene.hearers(ROUTER, &to_absent), [HEARS_ALL]);
 }
 
 #[test]
-fn an_upgrade_has_the_bridge_forget_what_it_learned_behind_version_0_1s_rules() {
+fn an_upgrade_makes_the_bridge_forget_what_it_learned_behind_version_0_1s_rules() {
     let scene = old_host(None);
     let spoofed = frame(Kind::Arp, mac(ROUTER), BROADCAST, SPOOFED);
     scene.taps[OUTSIDER].send(&spoofed);
@@ -235,7 +236,7 @@ fn apply_and_sync_complete_the_ebtables_rules_of_version_0_1() {
     let virsh = virsh();
     let macfence =
         |args: &[&str], stdin: &str| scene.host.exec(macfence_with(&virsh).args(args), stdin);
-    assert_eq!(macfence(&["check"], "").status, 1, "it is not whole");
+    assert_eq!(macfence(&["check"], "").status, 1, "it is incomplete");
     macfence(&["apply", "--xml", "-"], &xml(INSIDER)).ok();
     assert!(!can_move(&scene, INSIDER));
     macfence(&["sync"], "").ok();
