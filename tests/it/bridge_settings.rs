@@ -1,5 +1,5 @@
-//! Settings of bridges and ports that stop what no rule sees: what a VM can do without them, and not
-//! with them.
+//! Settings of bridges and ports that stop frames which no rule sees. Each test shows the attack
+//! without the setting, and that it fails with it.
 
 use std::thread;
 
@@ -17,7 +17,7 @@ const LLDP: &str = "01:80:c2:00:00:0e";
 const BPDU: &str = "01:80:c2:00:00:00";
 const ALL: &str = "ff:ff:ff:ff:ff:ff";
 
-/// A bridge that learns, an attacker's port and a victim's.
+/// Creates a bridge that learns, an attacker's port and a victim's.
 fn host() -> (Host, Tap, Tap) {
     let host = Host::new();
     host.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n");
@@ -31,7 +31,7 @@ fn host() -> (Host, Tap, Tap) {
     (host, attacker, victim)
 }
 
-/// The same, with spanning tree.
+/// Creates the same with spanning tree.
 fn host_with_spanning_tree() -> (Host, Tap, Tap) {
     let (host, attacker, victim) = host();
     host.ip("link set dev br0 type bridge stp_state 1\n");
@@ -50,7 +50,7 @@ fn send(tap: &Tap, src: &str, dst: &str) {
     tap.send(&frame(Kind::Unknown, mac(src), mac(dst), 0));
 }
 
-/// The port behind which the bridge takes this address to be.
+/// Returns the port at which the bridge believes this address.
 fn behind(host: &Host, mac: &str) -> Option<String> {
     let table = host.ok("bridge", &["-j", "fdb", "show", "br", "br0"]);
     let table: serde_json::Value = serde_json::from_str(&table).expect("JSON");
@@ -59,20 +59,20 @@ fn behind(host: &Host, mac: &str) -> Option<String> {
     Some(entry["ifname"].as_str().expect("a port").to_owned())
 }
 
-/// Sends a frame, and waits until the bridge takes its source to be behind this port.
+/// Sends a frame, and waits until the bridge believes its source at this port.
 fn teach(host: &Host, tap: &Tap, src: &str, dst: &str, port: &str) {
     send(tap, src, dst);
     until("learned", || behind(host, src).as_deref() == Some(port));
 }
 
-/// A file of a device.
+/// Reads a file of a device.
 fn setting(host: &Host, file: &str) -> String {
     let path = format!("/sys/class/net/{file}");
     let text = host.run(|| std::fs::read_to_string(&path).expect(&path));
     text.trim().to_owned()
 }
 
-/// A BPDU whose sender claims to be the best root there can be.
+/// Builds a BPDU whose sender claims to be the best possible root.
 fn claim_to_be_root() -> Vec<u8> {
     let mut bpdu = [mac(BPDU).bytes(), mac(ATTACKER).bytes()].concat();
     bpdu.extend([0, 38, 0x42, 0x42, 3]);
@@ -83,7 +83,7 @@ fn claim_to_be_root() -> Vec<u8> {
     bpdu
 }
 
-/// Says that the topology has changed.
+/// Builds a BPDU that announces a change of the topology.
 fn topology_change() -> Vec<u8> {
     let mut bpdu = [mac(BPDU).bytes(), mac(ATTACKER).bytes()].concat();
     bpdu.extend([0, 7, 0x42, 0x42, 3, 0, 0, 0, 0x80]);
@@ -123,7 +123,7 @@ fn a_second_call_sends_nothing() {
     let (host, _attacker, _victim) = host_with_spanning_tree();
     assert_eq!(harden_all(&host).changes.len(), 3);
     assert_eq!(harden_all(&host), Hardened::default());
-    // The kernel would refuse whatever this one sends.
+    // As nobody, any message to the kernel would be refused.
     let again = host.run_as_nobody(|| harden(&[port("vnet0"), port("vnet1")]));
     assert_eq!(again.unwrap(), Hardened::default());
 }
@@ -159,7 +159,7 @@ fn a_topology_change_from_a_vm_changes_nothing_after_its_port_is_hardened() {
 }
 
 #[test]
-fn a_port_that_was_disabled_stays_so_whatever_we_do_and_comes_back_when_set_down_and_up() {
+fn a_disabled_port_stays_disabled_until_it_is_set_down_and_up() {
     let (host, attacker, _victim) = host_with_spanning_tree();
     harden_all(&host);
     attacker.send(&claim_to_be_root());
@@ -186,7 +186,7 @@ fn without_spanning_tree_no_port_gets_a_guard() {
 }
 
 #[test]
-fn only_what_was_learned_at_the_port_is_forgotten() {
+fn only_addresses_learned_at_the_port_are_forgotten() {
     let (host, attacker, victim) = host();
     let fixed = "02:00:c0:a8:00:99";
     let add = ["fdb", "add", fixed, "dev", "vnet0", "master", "static"];
@@ -200,7 +200,7 @@ fn only_what_was_learned_at_the_port_is_forgotten() {
 }
 
 #[test]
-fn a_guard_is_one_event_of_its_port_and_none_when_it_is_there() {
+fn setting_a_guard_is_one_event_of_its_port_and_none_if_it_is_already_set() {
     let (host, _attacker, _victim) = host_with_spanning_tree();
     let events = host.run(Events::listen).unwrap();
     harden_all(&host);
@@ -224,7 +224,7 @@ fn ports_and_bridges_that_are_gone_are_no_error() {
 }
 
 #[test]
-fn ports_and_bridges_that_go_meanwhile_are_no_error() {
+fn ports_and_bridges_that_disappear_meanwhile_are_no_error() {
     let host = Host::new();
     thread::scope(|scope| {
         let comes_and_goes = scope.spawn(|| {
@@ -248,7 +248,7 @@ fn ports_and_bridges_that_go_meanwhile_are_no_error() {
 }
 
 #[test]
-fn who_may_not_change_a_bridge_is_told_what_and_by_whom() {
+fn a_user_who_may_not_change_a_bridge_learns_which_change_failed_and_why() {
     let (host, _attacker, _victim) = host_with_spanning_tree();
     let refused = |error: anyhow::Error| format!("{error:#}");
     let harden_one = || harden(&[port("vnet0")]);

@@ -1,5 +1,6 @@
-//! A guest that sends spoofed frames from its first instruction on, on a real libvirt with the hook
-//! as it is shipped: others hear what it sends as itself, and nothing else, whatever is done to it.
+//! A guest on a real libvirt, with the hook as we ship it. The guest sends spoofed frames from its
+//! first instruction. Whatever happens to the guest, others hear its honest frames and no spoofed
+//! one.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,8 @@ const BROADCAST: MacAddr = MacAddr::new([0xff; 6]);
 /// The guest's own address.
 const OWN: MacAddr = MacAddr::new([2, 0, 192, 168, 0, 5]);
 
-/// Those that it pretends to be: its neighbour, one of its network who is not here, one of the
-/// other network, and a router.
+/// The addresses that it fakes: its neighbour's, one of its network that nobody has, one of the
+/// other network, and a router's.
 const SPOOFED: [MacAddr; 4] = [
     NEIGHBOUR,
     MacAddr::new([2, 0, 192, 168, 0, 99]),
@@ -27,13 +28,13 @@ const SPOOFED: [MacAddr; 4] = [
 const NEIGHBOUR: MacAddr = MacAddr::new([2, 0, 192, 168, 0, 6]);
 const FOREIGNER: MacAddr = MacAddr::new([2, 0, 192, 168, 1, 6]);
 
-/// Those who listen on the guest's bridge from before it exists: at an uplink that nobody fences, at
-/// the port of a VM of its network, and at the port of a VM of another.
+/// Listeners on the guest's bridge, there before the guest: an uplink without a fence, a VM of its
+/// network, and a VM of another network.
 struct Bridge<'a> {
     host: &'a Host,
     ports: [(&'static str, Tap); 3],
     heard: [BTreeMap<MacAddr, u64>; 3],
-    /// How often each of the three has heard a RARP packet.
+    /// The number of RARP packets that each listener has heard.
     announced: [u64; 3],
 }
 
@@ -42,7 +43,7 @@ impl<'a> Bridge<'a> {
         host.bridge("br0");
         let listen = |port| {
             let tap = host.tap("br0", port);
-            // All that comes while nobody reads is kept.
+            // Room for all frames that come while nobody reads.
             host.ip(&format!("link set {port} txqueuelen 20000\n"));
             (port, tap)
         };
@@ -66,7 +67,7 @@ impl<'a> Bridge<'a> {
         }
     }
 
-    /// Whom each of the three has heard by now.
+    /// Returns whom each listener has heard so far.
     fn heard(&mut self) -> [Vec<MacAddr>; 3] {
         let heard = self.heard.iter_mut().zip(&mut self.announced);
         for ((port, tap), (heard, announced)) in self.ports.iter().zip(heard) {
@@ -77,20 +78,20 @@ impl<'a> Bridge<'a> {
             }
             let lost = format!("/sys/class/net/{port}/statistics/tx_dropped");
             let lost = self.host.run(|| std::fs::read_to_string(lost).unwrap());
-            assert_eq!(lost, "0\n", "not all that {port} could hear was kept");
+            assert_eq!(lost, "0\n", "{port} has lost frames");
         }
         self.heard
             .each_ref()
             .map(|heard| heard.keys().copied().collect())
     }
 
-    /// Begins anew.
+    /// Forgets what was heard so far.
     fn forget(&mut self) {
         self.heard();
         self.heard = Default::default();
     }
 
-    /// Waits until the guest's own frames have been heard for a while.
+    /// Waits until the guest's honest frames have been heard for a while.
     fn listen(&mut self) -> [Vec<MacAddr>; 3] {
         let own = |bridge: &Self| bridge.heard[1].get(&OWN).copied().unwrap_or_default();
         self.heard();
@@ -103,7 +104,7 @@ impl<'a> Bridge<'a> {
     }
 }
 
-/// A fenced VM, as listed.
+/// Returns a fenced VM, as listed.
 fn listed(host: &Host, vm: &str) -> Value {
     let list = host.list();
     let vms = list.as_array().unwrap();
@@ -116,7 +117,7 @@ fn dropped(host: &Host, vm: &str, why: &str) -> u64 {
         .unwrap()
 }
 
-/// The guest's frames are heard as its own, in its network and beyond it at the uplink.
+/// Only the guest's own address is heard: in its network, and at the uplink.
 fn only_its_own() -> [Vec<MacAddr>; 3] {
     [vec![OWN], vec![OWN], vec![]]
 }
@@ -126,14 +127,14 @@ fn xml() -> String {
 }
 
 #[test]
-fn a_guest_that_spoofs_from_its_first_instruction_on_is_heard_by_nobody() {
+fn nobody_hears_the_spoofed_frames_of_a_guest_even_from_its_first_instruction() {
     let host = Host::new();
     let mut bridge = Bridge::of(&host);
     let libvirt = Libvirt::start_fenced(&host);
     libvirt.try_create(&xml()).ok();
     assert_eq!(bridge.listen(), only_its_own());
-    // Once it stands still they can be counted, before the bridge has seen them: none that it ever
-    // sent came through.
+    // A suspended guest sends nothing more, so that its frames can be counted. None that it sent
+    // before the fence came through.
     libvirt.virsh(&["suspend", "one-1"]);
     bridge.heard();
     let own = bridge.heard[1][&OWN];
@@ -148,7 +149,7 @@ fn a_guest_that_spoofs_from_its_first_instruction_on_is_heard_by_nobody() {
 }
 
 #[test]
-fn without_the_hook_or_with_one_that_comes_late_the_same_guest_is_heard() {
+fn without_the_hook_or_with_a_late_one_the_same_guests_spoofed_frames_are_heard() {
     let late = format!("[ \"$2\" != started ] || {MACFENCE} hook libvirt -- \"$1\" start begin -");
     for hook in ["", &late] {
         let host = Host::new();
@@ -167,7 +168,7 @@ fn without_the_hook_or_with_one_that_comes_late_the_same_guest_is_heard() {
 }
 
 #[test]
-fn a_guest_that_sleeps_and_wakes_stays_behind_the_same_fence() {
+fn a_guest_that_is_suspended_and_resumed_stays_behind_the_same_fence() {
     let host = Host::new();
     let mut bridge = Bridge::of(&host);
     let libvirt = Libvirt::start_fenced(&host);
@@ -183,7 +184,7 @@ fn a_guest_that_sleeps_and_wakes_stays_behind_the_same_fence() {
 }
 
 #[test]
-fn a_guest_that_is_saved_and_goes_on_is_fenced_before_it_does() {
+fn a_guest_that_is_restored_is_fenced_before_it_runs() {
     let host = Host::new();
     let mut bridge = Bridge::of(&host);
     let libvirt = Libvirt::start_fenced(&host);
@@ -199,7 +200,7 @@ fn a_guest_that_is_saved_and_goes_on_is_fenced_before_it_does() {
 }
 
 #[test]
-fn a_fence_outlives_libvirtd_and_is_put_back_when_libvirtd_is() {
+fn a_fence_outlives_libvirtd_and_is_restored_when_libvirtd_restarts() {
     let host = Host::new();
     let mut bridge = Bridge::of(&host);
     let mut libvirt = Libvirt::start_fenced(&host);
@@ -209,7 +210,7 @@ fn a_fence_outlives_libvirtd_and_is_put_back_when_libvirtd_is() {
     assert_eq!(bridge.listen(), only_its_own());
     libvirt.start_daemon();
     assert_eq!(bridge.listen(), only_its_own());
-    assert_eq!(host.generation(), generation, "nothing was amiss");
+    assert_eq!(host.generation(), generation, "nothing had to change");
 
     libvirt.stop_daemon();
     host.ok("nft", &["delete", "table", "bridge", "macfence"]);
@@ -217,7 +218,7 @@ fn a_fence_outlives_libvirtd_and_is_put_back_when_libvirtd_is() {
     assert_eq!(
         uplink.len(),
         1 + SPOOFED.len(),
-        "the fence was what held it"
+        "without a fence all are heard"
     );
     libvirt.start_daemon();
     until("the fence is back", || host.fenced() == ["one-1"]);
@@ -227,7 +228,7 @@ fn a_fence_outlives_libvirtd_and_is_put_back_when_libvirtd_is() {
 }
 
 #[test]
-fn a_guest_that_migrates_is_fenced_where_it_arrives_before_it_runs_there() {
+fn a_migrating_guest_is_fenced_on_the_destination_before_it_runs_there() {
     let hosts = [Host::new(), Host::new()];
     let [mut here, mut there] = hosts.each_ref().map(Bridge::of);
     let [from, to] = hosts.each_ref().map(Libvirt::start_fenced);
@@ -241,7 +242,7 @@ fn a_guest_that_migrates_is_fenced_where_it_arrives_before_it_runs_there() {
 }
 
 #[test]
-fn behind_the_address_guard_a_guest_that_migrates_is_announced_where_it_arrives() {
+fn behind_the_address_guard_a_migrating_guest_is_announced_on_the_destination() {
     let hosts = [Host::new(), Host::new()];
     let [mut here, mut there] = hosts.each_ref().map(Bridge::of);
     let dir = tempfile::tempdir().unwrap();
@@ -258,7 +259,8 @@ fn behind_the_address_guard_a_guest_that_migrates_is_announced_where_it_arrives(
     here.listen();
     assert_eq!(there.announced, [0; 3]);
     from.try_migrate("one-1", &to).ok();
-    // QEMU tells the switches by RARP, to the uplink and to the guest's network.
+    // QEMU tells the switches by RARP where the guest is now. The uplink and the guest's network
+    // hear it.
     until("QEMU announces the guest", || {
         there.heard();
         there.announced[0] > 0 && there.announced[1] > 0
@@ -269,7 +271,7 @@ fn behind_the_address_guard_a_guest_that_migrates_is_announced_where_it_arrives(
 }
 
 #[test]
-fn a_guest_that_cannot_be_fenced_where_it_should_migrate_to_stays() {
+fn a_guest_that_cannot_be_fenced_on_the_destination_does_not_migrate() {
     let hosts = [Host::new(), Host::new()];
     let [mut here, mut there] = hosts.each_ref().map(Bridge::of);
     hosts[1].hide("nft");

@@ -1,5 +1,5 @@
-//! Real old hosts: stock Debian kernels in QEMU, with the legacy ebtables and no nft, or with nft. What
-//! [`super::old_host`] and [`super::old_kernel`] claim is claimed there again, by this same program.
+//! Real old hosts: stock Debian kernels in QEMU, with the legacy ebtables and no nft, or with nft.
+//! They run the tests of [`super::old_host`] and [`super::old_kernel`] with this same program.
 
 use std::fs::{copy, create_dir_all, write};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -25,11 +25,11 @@ echo "guest: status $?"
 poweroff -f
 "#;
 
-/// What is on the host besides, and which tests it runs.
+/// The guest's firewall. It decides which tests run.
 #[derive(Clone, Copy, PartialEq)]
 enum Firewall {
     Ebtables,
-    /// nft of this version, or that of this system.
+    /// nft of this version, or this system's.
     Nft(Option<&'static str>),
 }
 
@@ -41,7 +41,8 @@ impl Firewall {
         }
     }
 
-    /// `init`, for a kernel with these modules. They are loaded in order, if it has them.
+    /// Writes `init` for a kernel with these modules. It loads the modules that the kernel has, in
+    /// this order.
     fn init(self, kernel: &Path) -> String {
         let (program, modules) = match self {
             Self::Ebtables => (
@@ -72,7 +73,7 @@ impl Firewall {
             Self::Nft(Some(version)) => {
                 let nft = fetched(&format!("nft/{version}/nft"));
                 copy(&nft, root.join("usr/sbin/nft")).unwrap();
-                // It says by its whole path where its libraries are.
+                // The program has the full path of its libraries in it.
                 let dir = nft.parent().unwrap().canonicalize().unwrap();
                 let to = root.join(dir.strip_prefix("/").unwrap());
                 create_dir_all(&to).unwrap();
@@ -84,7 +85,7 @@ impl Firewall {
     }
 }
 
-/// Copies a program with the libraries that it is linked to, stripped of what only a debugger needs.
+/// Copies a program and its libraries, stripped of debugging information.
 fn install(program: &Path, root: &Path, place: &str) {
     let to = root.join(place.trim_start_matches('/'));
     create_dir_all(to.parent().unwrap()).unwrap();
@@ -105,7 +106,7 @@ fn install(program: &Path, root: &Path, place: &str) {
     }
 }
 
-/// A root file system for the guest, as a cpio archive.
+/// Builds a root file system for the guest, as a cpio archive.
 fn initramfs(kernel: &Path, dir: &Path, firewall: Firewall) -> std::path::PathBuf {
     let root = dir.join("root");
     for folder in [
@@ -214,11 +215,11 @@ fn an_old_host_with_debian_bookworms_6_1_kernel() {
 }
 
 #[test]
-fn debian_bullseyes_5_10_kernel_with_its_own_nft() {
+fn a_host_with_debian_bullseyes_5_10_kernel_and_its_own_nft() {
     boot("bullseye", "5.10.", Firewall::Nft(Some("0.9.8")), 9);
 }
 
 #[test]
-fn debian_bookworms_6_1_kernel_with_nft() {
+fn a_host_with_debian_bookworms_6_1_kernel_and_nft() {
     boot("bookworm", "6.1.", Firewall::Nft(None), 9);
 }

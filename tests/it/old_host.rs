@@ -1,5 +1,5 @@
-//! A host without nft. These run here, where nft is taken away and ebtables is the nft variant, and
-//! once more on old kernels with the legacy ebtables: see [`super::legacy`].
+//! A host without nft. The tests run here, where nft is hidden and ebtables is the nft variant.
+//! They run again on old kernels with the legacy ebtables: see [`super::legacy`].
 
 use crate::attacks::{
     Firewall, before_fence, bridge_table, host as the_host, multicast, overheard,
@@ -16,7 +16,7 @@ fn host() -> Host {
     host
 }
 
-/// The rules outside our chains as ebtables lists them, without its headings.
+/// Returns the rules outside our chains, as ebtables lists them, without headings.
 fn rules(host: &Host) -> Vec<String> {
     let mut rules = Vec::new();
     for (table, chain) in [
@@ -31,7 +31,7 @@ fn rules(host: &Host) -> Vec<String> {
     rules
 }
 
-/// How many chains of ours each table has.
+/// Returns the number of our chains in each table.
 fn chains(host: &Host) -> [usize; 2] {
     ["nat", "filter"].map(|table| {
         let listed = host.ok("ebtables", &["-t", table, "-L"]);
@@ -66,7 +66,8 @@ fn the_life_of_vms_on_an_old_host() {
         std::fs::write(&file, xml).unwrap();
         apply.extend(["--xml".to_owned(), file.to_str().unwrap().to_owned()]);
     }
-    // One VM with its chains; five, one process for each table; again, nothing.
+    // First one VM, with its chains; then five VMs, with one process for each table; then no
+    // change.
     let ran = host.macfence(&apply[..4]);
     assert!(
         ran.stderr.contains("now in the kernel (ebtables)")
@@ -77,7 +78,7 @@ fn the_life_of_vms_on_an_old_host() {
         ran.stderr
     );
     assert_eq!((rules(&host).len(), chains(&host)), (4, [1, 1]));
-    // An ebtables that adds nothing by itself: ebtables-restore must have done it.
+    // An ebtables that cannot add rules, so ebtables-restore must do it.
     script(
         &dir,
         "ebtables",
@@ -95,7 +96,8 @@ fn the_life_of_vms_on_an_old_host() {
     );
     assert_eq!(rules(&host), all);
 
-    // A sixth, with somebody to trust, in a chain of its own; other people's rules around them.
+    // A sixth VM that trusts a router, so it has a chain of its own. Other people's rules surround
+    // ours.
     host.ok("ebtables", &["-I", "FORWARD", "-i", "eth0", "-j", "ACCEPT"]);
     host.ports("br0", &["one-6-0"]);
     let six = domain("one-6", &[("02:00:c0:a8:00:06", "one-6-0", "br0")]);
@@ -125,12 +127,12 @@ fn the_life_of_vms_on_an_old_host() {
 }
 
 #[test]
-fn the_rule_that_goes_on_an_old_host_is_the_one_that_was_meant() {
+fn the_right_rule_is_deleted_on_an_old_host() {
     let host = host();
     host.bridge("br0");
     host.ports("br0", &["one-1-0"]);
     let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
-    // ebtables does not look at masks when it looks for a rule to delete.
+    // ebtables ignores masks when it looks for a rule to delete.
     for (len, mask) in [
         ("32", "ff:ff:ff:ff:0"),
         ("40", "ff:ff:ff:ff:ff:0"),
@@ -155,17 +157,17 @@ fn no_frame_of_a_vm_changes_the_bridges_table_of_an_old_host() {
 }
 
 #[test]
-fn what_the_bridge_of_an_old_host_learned_before_a_fence_is_forgotten() {
+fn an_old_hosts_bridge_forgets_what_it_learned_before_the_fence() {
     before_fence::check_apply(Firewall::Ebtables);
 }
 
 #[test]
-fn what_a_router_sends_to_one_vm_nobody_else_hears_on_an_old_host() {
+fn no_other_vm_hears_what_a_router_sends_to_one_vm_on_an_old_host() {
     overheard::check(Firewall::Ebtables);
 }
 
 #[test]
-fn queries_of_vms_are_not_believed_on_an_old_host_and_those_of_others_are_heard() {
+fn an_old_hosts_bridge_ignores_queries_of_vms_and_vms_hear_those_of_others() {
     multicast::check_queries_of_vms(Firewall::Ebtables);
     multicast::check_queries_of_others(Firewall::Ebtables);
 }
@@ -176,7 +178,7 @@ fn false_addresses_do_not_reach_an_old_host() {
 }
 
 #[test]
-#[ignore = "not every kernel has VLAN devices: those that `legacy` boots have"]
+#[ignore = "needs VLAN devices, which the kernels that `legacy` boots have"]
 fn false_addresses_do_not_reach_a_vlan_device_of_an_old_host() {
     the_host::check_vlan(Firewall::Ebtables);
 }

@@ -1,27 +1,27 @@
-//! nft on older kernels. These run here as well, and once more in [`super::legacy`] on kernels whose
-//! bridges and nftables know less.
+//! nft on older kernels. The tests run here, and again in [`super::legacy`] on kernels whose
+//! bridges and nftables can do less.
 
 use crate::address_guard;
 use crate::attacks::{Firewall, before_fence, bridge_table, host, multicast, overheard};
 use crate::lab::Host;
 
 #[test]
-fn no_frame_of_a_vm_changes_the_bridges_table_of_an_old_kernel() {
+fn no_frame_of_a_vm_changes_an_old_kernels_bridge_table() {
     bridge_table::check_a_few(Firewall::Nft);
 }
 
 #[test]
-fn what_an_old_kernels_bridge_learned_before_a_fence_is_forgotten() {
+fn an_old_kernels_bridge_forgets_what_it_learned_before_the_fence() {
     before_fence::check_apply(Firewall::Nft);
 }
 
 #[test]
-fn what_a_router_sends_to_one_vm_nobody_else_hears_on_an_old_kernel() {
+fn no_other_vm_hears_what_a_router_sends_to_one_vm_on_an_old_kernel() {
     overheard::check(Firewall::Nft);
 }
 
 #[test]
-fn queries_of_vms_are_not_believed_by_an_old_kernel_and_those_of_others_are_heard() {
+fn an_old_kernels_bridge_ignores_queries_of_vms_and_vms_hear_those_of_others() {
     multicast::check_queries_of_vms(Firewall::Nft);
     multicast::check_queries_of_others(Firewall::Nft);
 }
@@ -47,7 +47,7 @@ fn without_a_fence_attacks_work_on_an_old_kernel() {
 }
 
 #[test]
-#[ignore = "not every kernel has VLAN devices: those that `legacy` boots have"]
+#[ignore = "needs VLAN devices, which the kernels that `legacy` boots have"]
 fn false_addresses_do_not_reach_a_vlan_device_of_an_old_kernel() {
     host::check_vlan(Firewall::Nft);
 }

@@ -1,4 +1,5 @@
-//! The same verdict three ways: the seed's rules written by hand, our ebtables backend, and nft.
+//! Three firewalls come to the same verdict: the seed's rules written by hand, our ebtables
+//! backend, and nft.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +9,13 @@ use crate::dice::Dice;
 use crate::lab::frame::{Kind, frame, number};
 use crate::lab::{Host, Tap, domain, need};
 
-/// Sets that all three can express, and sets with trusted senders, which the seed knows not.
+/// Number of sets that all three can express, and of sets with trusted senders, which the seed does
+/// not have.
 const SETS: [u64; 2] = [50, 20];
 const FRAMES: u32 = 500;
 
 impl Dice {
-    /// An address in one of a few networks, so that prefixes of any length tell some apart.
+    /// Returns an address in one of a few networks. Prefixes of any length tell some of them apart.
     fn mac(&mut self) -> MacAddr {
         let third = self.pick(&[0xc0, 0xc0, 0x0a]);
         let fourth = self.pick(&[0xa8, 0xa8, 0xa9]);
@@ -22,9 +24,9 @@ impl Dice {
     }
 }
 
-/// A random set of VMs on one bridge, and the knobs.
+/// A random set of VMs on one bridge, and the settings.
 struct Set {
-    /// The ports of each VM with their addresses.
+    /// The ports of each VM, with their addresses.
     vms: Vec<Vec<(String, MacAddr)>>,
     len: PrefixLen,
     trusted: Vec<MacPrefix>,
@@ -76,7 +78,7 @@ impl Set {
         }
     }
 
-    /// The rules as the seed writes them.
+    /// Appends the seed's rules by hand.
     fn by_hand(&self, host: &Host) {
         for (port, mac) in self.nics() {
             let own = MacPrefix::of(*mac, self.len);
@@ -94,7 +96,7 @@ impl Set {
     }
 }
 
-/// Who hears each of the frames that this seed makes.
+/// Returns who hears each of the frames that this seed makes.
 fn hearing(seed: u64, set: &Set, taps: &[Tap]) -> Vec<BTreeSet<usize>> {
     let mut dice = Dice(seed ^ 0x5eed);
     let macs: Vec<_> = set.nics().map(|(_, mac)| *mac).collect();
@@ -107,7 +109,7 @@ fn hearing(seed: u64, set: &Set, taps: &[Tap]) -> Vec<BTreeSet<usize>> {
     let mut hearing = Vec::new();
     for id in 0..FRAMES {
         let sender = dice.below(taps.len());
-        // Mostly true addresses: else nearly everything is dropped as spoofed.
+        // Mostly true addresses, because spoofed ones are nearly all dropped.
         let src = match (dice.below(3), macs.get(sender)) {
             (0 | 1, Some(own)) => *own,
             (2, _) => dice.pick(&macs),
@@ -125,7 +127,7 @@ fn hearing(seed: u64, set: &Set, taps: &[Tap]) -> Vec<BTreeSet<usize>> {
 }
 
 #[test]
-fn fifty_random_sets_of_vms_hear_the_same_through_ebtables_by_hand_and_ours_and_nft() {
+fn fifty_random_sets_of_vms_hear_the_same_through_the_seeds_rules_our_ebtables_and_nft() {
     need("ebtables");
     let (mut three_ways, mut two_ways, mut heard, mut dropped) = (0, 0, 0, 0);
     for seed in 1..=SETS[0] + SETS[1] {

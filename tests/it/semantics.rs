@@ -1,4 +1,4 @@
-//! Frame by frame: what is heard where is what the two rules say, and nothing else.
+//! Frame by frame: frames are heard where the two rules allow it, and nowhere else.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use macfence::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::lab::frame::{Kind, frame, number};
 use crate::lab::{Host, Tap, domain};
 
-/// Somebody at a port: bridge, port, the VM it is of (none: an uplink) and its address.
+/// A party at a port: bridge, port, VM (`None` for an uplink) and address.
 struct Party {
     bridge: &'static str,
     port: &'static str,
@@ -25,7 +25,8 @@ fn party(bridge: &'static str, port: &'static str, vm: &'static str, mac: &str) 
     }
 }
 
-/// Two bridges; networks 192.168.0/24, 192.168.1/24 and 10.0.0/24; a VM in two of them; uplinks.
+/// Returns the parties: two bridges; networks 192.168.0/24, 192.168.1/24 and 10.0.0/24; a VM in two
+/// of them; uplinks.
 fn parties() -> Vec<Party> {
     vec![
         party("br0", "one-1-0", "one-1", "02:00:c0:a8:00:05"),
@@ -41,12 +42,12 @@ fn parties() -> Vec<Party> {
     ]
 }
 
-/// Addresses that are nobody's here: a router's, and a VM's of another host.
+/// Addresses that no party has: a router's, and that of a VM on another host.
 const STRANGERS: [&str; 2] = ["00:16:3e:00:00:01", "02:00:c0:a8:00:63"];
 
 const KINDS: [Kind; 5] = [Kind::Arp, Kind::Ipv4, Kind::Ipv6, Kind::Vlan, Kind::Unknown];
 
-/// The three knobs, as typed and as meant.
+/// The three settings, as typed and as meant.
 pub struct Knobs {
     flags: &'static [&'static str],
     bridges: &'static [&'static str],
@@ -54,7 +55,7 @@ pub struct Knobs {
     trusted: &'static [&'static str],
 }
 
-/// The defaults, which are the seed's.
+/// The defaults, which match the seed.
 pub const SEED: Knobs = Knobs {
     flags: &[],
     bridges: &["br0", "br1"],
@@ -62,7 +63,7 @@ pub const SEED: Knobs = Knobs {
     trusted: &[],
 };
 
-/// A router and a range of others are trusted.
+/// Trusts a router and a range of other addresses.
 pub const TRUSTING: Knobs = Knobs {
     flags: &[
         "--trusted",
@@ -79,8 +80,8 @@ impl Knobs {
         party.vm.is_some() && self.bridges.contains(&party.bridge)
     }
 
-    /// The rules, from the addresses alone: what comes from a fenced port carries the NIC's own
-    /// address, and a fenced port hears its own network, and trusted senders if they mean it.
+    /// The rules, from the addresses alone. A fenced port sends only under the NIC's own address. A
+    /// fenced port hears its own network, and trusted senders if their frame is for it or for all.
     fn hears(&self, listener: &Party, sender: &Party, src: MacAddr, dst: MacAddr) -> bool {
         let bits = |mac: MacAddr| mac.bytes().iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
         let same = |a, b, len: u8| bits(a) >> (48 - len) == bits(b) >> (48 - len);
@@ -98,9 +99,9 @@ impl Knobs {
 }
 
 impl Knobs {
-    /// How many frames of the matrix the rules of a port drop, as spoofed and as foreign. A spoofed
-    /// frame counts once, before it is flooded; a foreign one at each port that it would have left
-    /// by.
+    /// Returns how many frames of the matrix the rules of a port drop as spoofed, and how many as
+    /// foreign. A spoofed frame counts once, before it is flooded. A foreign frame counts at each
+    /// port that it would have left.
     fn drops(&self, party: &Party, parties: &[Party]) -> (i64, i64) {
         let open = Self {
             bridges: &[],
@@ -120,7 +121,7 @@ impl Knobs {
     }
 }
 
-/// Every party sends with every other's address to everybody, in every shape.
+/// Every party sends under every address to every address, in every shape.
 fn matrix(parties: &[Party]) -> Vec<(usize, MacAddr, MacAddr, Kind)> {
     let stranger = |text: &&str| text.parse::<MacAddr>().unwrap();
     let everybody: Vec<_> = parties
@@ -149,15 +150,16 @@ fn matrix(parties: &[Party]) -> Vec<(usize, MacAddr, MacAddr, Kind)> {
     matrix
 }
 
-/// Sends every frame of the matrix on a host and compares who heard it with who should have, before
-/// and after its VMs are fenced.
+/// Sends every frame of the matrix on a host, before and after its VMs are fenced, and compares who
+/// heard it with who should have.
 pub fn check_frames(host: &Host, knobs: &Knobs) {
     let parties = parties();
     host.bridge("br0");
     host.bridge("br1");
     let taps: Vec<Tap> = parties.iter().map(|p| host.tap(p.bridge, p.port)).collect();
 
-    // Before: a bridge without a fence lets everybody hear everything, so that silence means us.
+    // Before the fences, everybody hears every frame. So silence afterwards means that our rules
+    // dropped it.
     let open = Knobs {
         bridges: &[],
         ..SEED
@@ -180,7 +182,7 @@ pub fn check_frames(host: &Host, knobs: &Knobs) {
     println!("{compared} frames compared");
 }
 
-/// The frames, and what was counted of them.
+/// Checks the frames, and the counters of what was dropped.
 fn check(knobs: &Knobs) {
     let host = Host::new();
     check_frames(&host, knobs);
@@ -203,7 +205,7 @@ fn compare(knobs: &Knobs, parties: &[Party], taps: &[Tap]) -> usize {
     }
     for (id, (sender, src, dst, kind)) in matrix.iter().enumerate() {
         taps[*sender].send(&frame(*kind, *src, *dst, id as u32));
-        // A tap's frame has crossed the bridge by the time that its write returns.
+        // A write to a tap returns after the frame has crossed the bridge.
         for (listener, tap) in parties.iter().zip(taps) {
             let heard: Vec<_> = tap
                 .heard()
@@ -227,7 +229,7 @@ fn compare(knobs: &Knobs, parties: &[Party], taps: &[Tap]) -> usize {
 }
 
 #[test]
-fn what_is_heard_is_what_the_seeds_two_rules_say() {
+fn frames_are_heard_where_the_seeds_two_rules_allow_it() {
     check(&SEED);
 }
 
@@ -250,7 +252,7 @@ fn a_prefix_of_32_bits_makes_one_network_of_a_slash_16() {
 }
 
 #[test]
-fn a_prefix_of_48_bits_leaves_a_vm_alone_with_itself() {
+fn a_prefix_of_48_bits_makes_a_network_of_one_vm() {
     check(&Knobs {
         flags: &["--prefix-len=48"],
         prefix_len: PrefixLen::FULL.bits(),

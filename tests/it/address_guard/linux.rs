@@ -1,5 +1,5 @@
-//! A Linux that behaves loses nothing behind the address guard; one that takes another's address, or
-//! gives addresses away, is not heard.
+//! An honest Linux loses nothing behind the address guard. Nobody hears one that uses another's
+//! address or runs a DHCP server.
 
 use std::process::{Child, Command, Stdio};
 use std::slice::from_ref;
@@ -10,7 +10,7 @@ use macfence::fence::{Addresses, Fence, Guard, Hears, Keep, LinkLocal};
 
 use crate::lab::{Host, until};
 
-/// A guest whose port is `one-N-0`, and whose addresses end in N.
+/// A guest with the port `one-N-0` and addresses that end in N.
 struct Guest(Host, u8);
 
 impl Guest {
@@ -39,7 +39,7 @@ impl Guest {
             .ip(&format!("address add {address}/{len} dev eth0\n"));
     }
 
-    /// Waits until it has looked whether its addresses are free.
+    /// Waits until the guest has checked that nobody else has its addresses.
     fn is_ready(&self) {
         until("the guest has its addresses", || {
             let listed = self.0.ok("ip", &["-6", "address", "show", "dev", "eth0"]);
@@ -54,7 +54,7 @@ impl Guest {
         ran.status == 0
     }
 
-    /// Asks for an address in a second or two.
+    /// Asks for an address for a second or two.
     fn gets_an_address(&self) -> bool {
         let args = [
             "udhcpc",
@@ -101,7 +101,7 @@ fn fence(host: &Host, guard: Guard) {
     enforced.unwrap();
 }
 
-/// How many packets of each VM the address guard has dropped.
+/// Returns how many packets of each VM the address guard has dropped.
 fn forged(host: &Host) -> Vec<u64> {
     let list = host.list();
     let vms = list.as_array().unwrap().iter();
@@ -110,10 +110,10 @@ fn forged(host: &Host) -> Vec<u64> {
 }
 
 #[test]
-fn a_linux_that_behaves_loses_no_packet() {
+fn an_honest_linux_loses_no_packet() {
     let host = Host::new();
     host.bridge("br0");
-    // Before the guests say a word.
+    // Fence them before they send anything.
     for number in [5, 6] {
         fence(&host, guard(number));
     }
@@ -128,7 +128,7 @@ fn a_linux_that_behaves_loses_no_packet() {
 }
 
 #[test]
-fn a_linux_that_takes_another_address_is_not_heard_under_it() {
+fn a_linux_is_not_heard_under_an_address_that_is_not_its_own() {
     let host = Host::new();
     host.bridge("br0");
     let [a, b] = [5, 6].map(|number| Guest::new(&host, number));
@@ -144,7 +144,7 @@ fn a_linux_that_takes_another_address_is_not_heard_under_it() {
     for (from, to) in &false_ones {
         assert!(!a.reaches(&["-I", from], to), "{from}");
     }
-    // Nor does it answer for it.
+    // Nor does it answer for the false address.
     b.0.ok("ip", &["neighbour", "flush", "dev", "eth0"]);
     for (address, _) in &false_ones {
         assert!(!b.reaches(&[], address), "{address}");
@@ -154,7 +154,7 @@ fn a_linux_that_takes_another_address_is_not_heard_under_it() {
     }
 }
 
-/// A DHCP server, as long as this lives.
+/// A DHCP server that runs until it is dropped.
 struct Server {
     process: Child,
     _files: tempfile::TempDir,
@@ -207,7 +207,7 @@ fn a_guarded_linux_gets_its_address_by_dhcp_and_from_no_guarded_server() {
         },
     );
     assert!(client.gets_an_address());
-    assert_eq!(forged(&host)[0], 0, "of the client");
+    assert_eq!(forged(&host)[0], 0, "dropped of the client");
     fence(&host, guard(5));
     assert!(!client.gets_an_address());
 }

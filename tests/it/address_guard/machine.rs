@@ -1,5 +1,5 @@
-//! Real machines: two guests in QEMU with Debian's kernel, one of which gets its address by DHCP from the
-//! other, and both pings and the lease go on when the address guard comes.
+//! Real machines: two guests in QEMU with Debian's kernel. One gets its address from the other by
+//! DHCP. Both pings and the lease keep working when the address guard comes.
 
 use std::fs::{copy, create_dir_all, write};
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::legacy::pack;
 const CLIENT: u8 = 5;
 const SERVER: u8 = 6;
 
-/// What a guest does, with its network card up.
+/// A guest's init: it brings the network card up.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -24,14 +24,15 @@ ip link set lo up
 ip link set eth0 up
 "#;
 
-/// Has one address to give away.
+/// The server's work: it has one address to lease.
 const SERVE: &str = "ip address add 192.168.0.6/24 dev eth0
 printf 'start 192.168.0.5\\nend 192.168.0.5\\ninterface eth0\\nlease_file /leases\\noption lease 60\\n' >/udhcpd.conf
 touch /leases
 exec udhcpd -f /udhcpd.conf
 ";
 
-/// Gets it again and again, and says each time whom it reaches. At last it takes another address.
+/// The client's work: it gets the lease again and again, and reports whom it reaches. At the end of
+/// each round it uses a false address.
 const ASK: &str = "n=0
 while [ $n -lt 1000 ]; do
   n=$((n + 1))
@@ -50,14 +51,14 @@ const LEASE: &str = "#!/bin/busybox sh
 [ \"$1\" != bound ] || ip address add \"$ip/24\" dev eth0
 ";
 
-/// A running machine; ends when dropped.
+/// A running machine. It ends when dropped.
 struct Machine {
     qemu: Child,
     console: PathBuf,
 }
 
 impl Machine {
-    /// Boots a guest with this address, which then does this.
+    /// Boots a guest with this address, which then runs `work`.
     fn boot(host: &Host, dir: &Path, number: u8, work: &str) -> Self {
         let image = fetched("kernel/bookworm/vmlinuz");
         let root = dir.join(format!("root-{number}"));
@@ -65,7 +66,7 @@ impl Machine {
             create_dir_all(root.join(folder)).unwrap();
         }
         copy(need("busybox"), root.join("bin/busybox")).unwrap();
-        // Some kernels have the second one inside.
+        // Some kernels have the second one built in.
         for module in ["e1000.ko", "af_packet.ko"] {
             let from = image.parent().unwrap().join(module);
             if from.exists() {
@@ -112,7 +113,7 @@ impl Machine {
         String::from_utf8_lossy(&said).into_owned()
     }
 
-    /// How often it has said this.
+    /// Returns how often the guest has printed these words.
     fn rounds(&self, words: &str) -> usize {
         self.said()
             .lines()
@@ -133,9 +134,9 @@ fn mac(number: u8) -> String {
 }
 
 #[test]
-fn a_machine_keeps_its_lease_and_its_connections_and_can_use_no_other_address() {
+fn a_guarded_machine_keeps_its_lease_and_its_connections_and_can_use_no_other_address() {
     let host = Host::new();
-    // It learns, as bridges do.
+    // A bridge that learns addresses, as most bridges do.
     host.ip("link add br0 type bridge no_linklocal_learn 1\nlink set br0 up\n");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("macfence.toml");
@@ -155,7 +156,7 @@ fn a_machine_keeps_its_lease_and_its_connections_and_can_use_no_other_address() 
     fence("");
     let _server = Machine::boot(&host, dir.path(), SERVER, SERVE);
     let client = Machine::boot(&host, dir.path(), CLIENT, ASK);
-    // Without the guard another address works as well.
+    // Without the guard the false address works too.
     let open = "lease yes ipv4 yes ipv6 yes false yes.";
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(240);
     while client.rounds(open) < 2 {
@@ -164,7 +165,7 @@ fn a_machine_keeps_its_lease_and_its_connections_and_can_use_no_other_address() 
     }
     fence("addresses = 'mac'\n");
     let guarded = "lease yes ipv4 yes ipv6 yes false no.";
-    // The round that was under way may have seen both.
+    // The round in progress may have begun without the guard.
     let before = client.rounds("round ");
     until("the guest goes on behind the guard", || {
         client.rounds("round ") > before + 1
@@ -179,6 +180,6 @@ fn a_machine_keeps_its_lease_and_its_connections_and_can_use_no_other_address() 
     assert_eq!(client.rounds(guarded) - held, since, "{}", client.said());
     let list = host.list();
     assert!(list[0]["nics"][0]["dropped"]["forged"].as_u64() > Some(0));
-    // The server sent nothing that it should not have.
+    // The server sent nothing false.
     assert_eq!(list[1]["nics"][0]["dropped"]["forged"], 0);
 }

@@ -1,5 +1,5 @@
-//! What a VM sends under addresses that are not its own, or as a server or router, is not heard; what
-//! is honest is. Through the library, as far as nothing configures it.
+//! Nobody hears what a VM sends under addresses that are not its own, or as a server or router.
+//! Honest frames are heard. Most tests call the library.
 
 mod linux;
 mod machine;
@@ -21,7 +21,7 @@ use crate::lab::{Host, Tap, fetched};
 
 pub const PORT: &str = "one-1-0";
 
-/// The versions of nft that hosts have, besides that of this one.
+/// Versions of nft on other hosts, besides this system's.
 const VERSIONS: [&str; 2] = ["0.9.8", "1.1.3"];
 
 pub fn guarded(how: Guarded) -> Guard {
@@ -50,14 +50,14 @@ pub fn fence(guard: Guard) -> Fence {
     }
 }
 
-/// Fences by the library; returns whether anything changed.
+/// Fences through the library. Returns whether anything changed.
 fn enforce(host: &Host, fence: &Fence) -> bool {
     let fences = std::slice::from_ref(fence);
     let enforced = host.run(|| Nft.enforce(fences, &Keep::nothing()));
     enforced.unwrap_or_else(|e| panic!("{e:#}")).changed
 }
 
-/// A host with the nft of another Debian, or with its own.
+/// Creates a host with another Debian's nft, or with this system's.
 fn host_with(version: Option<&str>) -> Host {
     let host = Host::new();
     if let Some(version) = version {
@@ -69,7 +69,7 @@ fn host_with(version: Option<&str>) -> Host {
     host
 }
 
-/// A guarded VM, and somebody who hears whatever it may send.
+/// A guarded VM, and a listener that hears everything that the VM may send.
 pub struct Scene {
     pub host: Host,
     pub vm: Tap,
@@ -91,8 +91,8 @@ impl Scene {
     }
 }
 
-/// Makes sure that a firewall comes to the verdicts of the table; ebtables, to others where the table
-/// says so. `fence` makes it enforce a guard.
+/// Checks that a firewall comes to the verdicts of the table. Where a row says so, ebtables must
+/// come to another verdict. `fence` enforces a guard.
 pub fn check_table(host: Host, is_ebtables: bool, fence: impl Fn(&Host, Guard)) {
     let scene = Scene::new(host);
     let rows = rows();
@@ -118,7 +118,10 @@ pub fn check_table(host: Host, is_ebtables: bool, fence: impl Fn(&Host, Guard)) 
             "{how:?}: frame, heard, why not: {wrong:#?}"
         );
     }
-    assert!(agrees.is_empty(), "ebtables agrees after all: {agrees:#?}");
+    assert!(
+        agrees.is_empty(),
+        "ebtables gives the verdict that its row says it cannot: {agrees:#?}"
+    );
 }
 
 #[test]
@@ -129,7 +132,7 @@ fn without_a_guard_every_frame_of_the_table_is_heard() {
     }
 }
 
-/// Makes sure of the same for nft.
+/// Checks the table with nft.
 pub fn check_nft(host: Host) {
     check_table(host, false, |host, guard| {
         assert!(enforce(host, &fence(guard)));
@@ -144,7 +147,7 @@ fn only_honest_frames_of_a_guarded_vm_are_heard() {
 }
 
 #[test]
-fn what_nft_lists_lets_the_same_frames_pass_when_it_is_loaded_again() {
+fn a_listing_of_nft_that_is_loaded_again_lets_the_same_frames_pass() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
         check_table(host_with(version), false, |host, guard| {
             enforce(host, &fence(guard));

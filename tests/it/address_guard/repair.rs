@@ -1,5 +1,5 @@
-//! What the kernel holds of a guard is read back whole, with every version of nft, and what is missing
-//! of it is found and put back.
+//! macfence reads a whole guard back from the kernel, with every version of nft. It finds a missing
+//! rule and puts it back.
 
 use std::process::Command;
 use std::slice::from_ref;
@@ -74,7 +74,7 @@ pub fn guards() -> Vec<Guard> {
     ]
 }
 
-/// What the kernel holds of the VM, and how that compares with what it should be.
+/// Returns the VM's guard in the kernel, and how it compares with the desired one.
 fn held(host: &Host, fence: &Fence) -> (ActualGuard, State, String) {
     let fences = host.run(|| Nft.query().unwrap().fences().unwrap());
     let found = compare(from_ref(fence), &fences, &Keep::nothing());
@@ -85,7 +85,7 @@ fn held(host: &Host, fence: &Fence) -> (ActualGuard, State, String) {
     (guard, found[0].state, found[0].detail.join("; "))
 }
 
-/// The rules of the VM's chain: handle and text.
+/// Returns the rules of the VM's chain: handle and text.
 fn rules(host: &Host) -> Vec<(String, String)> {
     let chain = host.ok(
         "nft",
@@ -108,18 +108,18 @@ fn is_whole(host: &Host, fence: &Fence) {
     assert_eq!(host.generation(), before);
 }
 
-/// Makes sure that every guard is read back whole, and that there is nothing to change then.
+/// Checks that every guard is read back whole, and that enforcing it again changes nothing.
 pub fn check_whole(host: Host) {
     let host = Scene::new(host).host;
     for guard in guards() {
         let fence = fence(guard);
         assert!(enforce(&host, &fence), "{fence:?}");
         is_whole(&host, &fence);
-        // By what the whole table says, too.
+        // The same when macfence reads the whole table.
         let fences = from_ref(&fence);
         let again = host.run(|| Nft.query().unwrap().enforce(fences, &Keep::nothing()));
         assert!(!again.unwrap().changed);
-        // Whoever loads what nft lists has the same.
+        // The same when nft's listing is loaded again.
         let listed = host.ok("nft", &["list", "table", "bridge", "macfence"]);
         host.ok("nft", &["delete", "table", "bridge", "macfence"]);
         host.exec(Command::new("nft").args(["-f", "-"]), &listed)
@@ -129,7 +129,7 @@ pub fn check_whole(host: Host) {
 }
 
 #[test]
-fn every_version_of_nft_reads_every_guard_back_whole_and_has_nothing_to_change() {
+fn every_version_of_nft_reads_every_guard_back_whole_and_then_changes_nothing() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
         check_whole(host_with(version));
     }
@@ -150,7 +150,7 @@ fn a_guard_survives_an_upgrade_of_nft_and_back() {
 }
 
 #[test]
-fn a_guard_without_any_one_of_its_rules_lets_a_frame_pass_is_found_and_repaired() {
+fn a_guard_that_lacks_one_rule_lets_a_frame_pass_and_is_found_and_repaired() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
         let scene = Scene::new(host_with(version));
         for how in [Guarded::Addresses, Guarded::Roles] {
@@ -159,7 +159,7 @@ fn a_guard_without_any_one_of_its_rules_lets_a_frame_pass_is_found_and_repaired(
             let whole = scene.host.sorted_ruleset();
             let count = rules(&scene.host).len();
             for _ in 0..count {
-                // What is put back comes last, so each of them comes first once.
+                // A repaired rule becomes the last one. So each rule is the first one once.
                 let (handle, text) = rules(&scene.host).remove(0);
                 let rule = ["rule", "bridge", "macfence", "vm-one-1", "handle", &handle];
                 scene.host.ok("nft", &[&["delete"], &rule[..]].concat());
@@ -222,7 +222,7 @@ fn a_guard_that_is_added_keeps_the_counters_of_the_other_rules_and_is_listed() {
 }
 
 #[test]
-fn more_addresses_than_nft_can_guard_are_an_error_that_says_so_and_change_nothing() {
+fn too_many_addresses_for_nft_are_an_error_and_change_nothing() {
     let host = Scene::new(Host::new()).host;
     let mut guard = guarded(Guarded::Addresses);
     let addresses = guard.addresses.as_mut().unwrap();
@@ -230,7 +230,7 @@ fn more_addresses_than_nft_can_guard_are_an_error_that_says_so_and_change_nothin
     addresses.link_local = LinkLocal::Any;
     assert!(enforce(&host, &fence(guard.clone())));
     let before = host.generation();
-    // With the one that is made from the MAC address it is one too many.
+    // The address made from the MAC address makes it one too many.
     guard.addresses.as_mut().unwrap().link_local = LinkLocal::Eui64;
     let fences = [fence(guard), Fence::none("one-2".parse().unwrap())];
     for fences in [&fences[..1], &fences] {

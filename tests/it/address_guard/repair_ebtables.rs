@@ -1,4 +1,5 @@
-//! The same with ebtables. Not on old kernels under QEMU, where a hundred repairs take minutes.
+//! Repairs of guards in ebtables. They do not run on old kernels under QEMU, where a hundred
+//! repairs take minutes.
 
 use macfence::compare::State;
 use macfence::fence::Guard;
@@ -9,7 +10,7 @@ use crate::lab::Host;
 use crate::old_host::address_guard::{EXTRA_MAC, enforce, is_whole, plain, state};
 
 #[test]
-fn a_guard_without_any_one_of_its_rules_is_found_and_repaired_by_ebtables() {
+fn with_ebtables_a_guard_that_lacks_one_rule_is_found_and_repaired() {
     let host = Scene::new(Host::new()).host;
     let all = Guard {
         extra_macs: vec![EXTRA_MAC],
@@ -21,7 +22,7 @@ fn a_guard_without_any_one_of_its_rules_is_found_and_repaired_by_ebtables() {
     for table in ["nat", "filter"] {
         for (chain, count) in chain_lengths(&host, table) {
             for number in (1..=count).map(|number| number.to_string()) {
-                // What was repaired has another name.
+                // A repaired chain has another name.
                 let chain = current(&host, table, &chain);
                 host.ok("ebtables", &["-t", table, "-D", &chain, &number]);
                 let (state, detail) = state(&host, &fence);
@@ -34,7 +35,7 @@ fn a_guard_without_any_one_of_its_rules_is_found_and_repaired_by_ebtables() {
     }
 }
 
-/// The chains that have rules, and how many.
+/// Returns the chains that have rules, with the number of rules.
 fn chain_lengths(host: &Host, table: &str) -> Vec<(String, usize)> {
     let listed = host.ok("ebtables", &["-t", table, "-L"]);
     let length = |line: &str| {
@@ -46,7 +47,7 @@ fn chain_lengths(host: &Host, table: &str) -> Vec<(String, usize)> {
     chains.filter(|(_, count)| *count > 0).collect()
 }
 
-/// The chain that has taken the place of this one, which may have one `x` more or less.
+/// Returns the chain that has replaced this one. Its name may have one `x` more or less.
 fn current(host: &Host, table: &str, chain: &str) -> String {
     let same = |name: &String| name.trim_end_matches('x') == chain.trim_end_matches('x');
     let mut all = chain_lengths(host, table).into_iter().map(|(name, _)| name);

@@ -1,4 +1,5 @@
-//! Further addresses that a VM may send under, and ports of the host that it hears whoever sends.
+//! Additional addresses that a VM may send from, and trusted ports of the host, which a VM hears
+//! under any sender address.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,12 +12,12 @@ use crate::lab::Tap;
 use crate::lab::frame::{Kind, frame};
 use crate::lab::packet::*;
 
-/// Of VRRP's virtual router 7.
+/// The MAC address of VRRP's virtual router 7.
 const EXTRA: MacAddr = MacAddr::new([0, 0, 0x5e, 0, 1, 7]);
 const EXTRA_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x200, 0x5eff, 0xfe00, 0x107);
 const THIRD: MacAddr = MacAddr::new([0, 0, 0x5e, 0, 1, 8]);
 const NEIGHBOUR: MacAddr = MacAddr::new([2, 0, 0xc0, 0xa8, 0, 6]);
-/// Of a device that OpenNebula makes on the host.
+/// The MAC address of a device that OpenNebula creates on the host.
 const RANDOM: MacAddr = MacAddr::new([0x9a, 0x17, 3, 4, 5, 6]);
 
 const KINDS: [Kind; 4] = [Kind::Arp, Kind::Ipv4, Kind::Ipv6, Kind::Vlan];
@@ -36,7 +37,8 @@ fn network(trusted_ports: &[&str]) -> Hears {
     }
 }
 
-/// Whether the VM hears a frame of every kind, or of none, that comes in there.
+/// Sends a frame of every kind into a port, and tells whether the VM hears them. It must hear all
+/// or none.
 fn vm_hears(scene: &Scene, from: &Tap, src: MacAddr, dst: MacAddr) -> bool {
     let hears = |kind| {
         scene.vm.heard();
@@ -78,7 +80,7 @@ fn check_extra_macs(version: Option<&str>) {
         ether(EXTRA, ALL, IPV6, &packet)
     };
     let other_ll = Ipv6Addr::new(0xfe80, 0, 0, 0, 1, 2, 3, 4);
-    // The last that fe80::/10 has, and what is next to it.
+    // The highest network of fe80::/10, and the first one above it.
     let last_ll = Ipv6Addr::new(0xfebf, 0xffff, 0, 0, 0, 0, 0, 1);
     let site = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 1);
     for link_local in [LinkLocal::Eui64, LinkLocal::Any] {
@@ -123,10 +125,10 @@ fn check_trusted_ports(version: Option<&str>) {
             assert!(hears(from, RANDOM, dst), "{dst}");
             assert!(!hears(uplink, RANDOM, dst), "{dst}");
         }
-        // What the bridge floods is not for everybody, whoever sends it.
+        // A trusted port does not let the VM hear frames that the bridge floods for others.
         assert!(!hears(from, RANDOM, NEIGHBOUR));
     }
-    // Inside the network all stays as it was.
+    // The VM still hears its network from anywhere.
     for from in [&trusted, uplink] {
         assert!(hears(from, NEIGHBOUR, OWN_MAC));
         assert!(hears(from, NEIGHBOUR, THIRD));
@@ -140,14 +142,14 @@ fn check_trusted_ports(version: Option<&str>) {
 }
 
 #[test]
-fn a_vm_may_send_under_its_further_addresses_and_use_what_is_made_from_them() {
+fn a_vm_may_send_from_its_extra_macs_and_the_addresses_made_from_them() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
         check_extra_macs(version);
     }
 }
 
 #[test]
-fn what_comes_in_through_a_trusted_port_is_heard_whoever_sends_it_and_overheard_by_nobody() {
+fn a_vm_hears_every_sender_at_a_trusted_port_but_nothing_for_other_vms() {
     for version in [None].into_iter().chain(VERSIONS.map(Some)) {
         check_trusted_ports(version);
     }

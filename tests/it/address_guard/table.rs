@@ -1,4 +1,5 @@
-//! What a guarded VM may send, frame by frame, and why. Any firewall must come to these verdicts.
+//! A table of frames of a guarded VM, with the verdict on each and its reason. Every firewall must
+//! come to these verdicts.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +8,7 @@ use macfence::mac::MacAddr;
 use crate::lab::packet::*;
 
 pub const OWN_MAC: MacAddr = MacAddr::new([2, 0, 0xc0, 0xa8, 0, 5]);
-/// Another VM's.
+/// Another VM's MAC address.
 pub const OTHER_MAC: MacAddr = MacAddr::new([2, 0, 0xc0, 0xa8, 0, 6]);
 const ROUTER_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
 pub const ALL: MacAddr = MacAddr::new([0xff; 6]);
@@ -23,21 +24,21 @@ const BROADCAST: Ipv4Addr = Ipv4Addr::BROADCAST;
 
 pub const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5);
 const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6);
-/// Made from the MAC address.
+/// The address made from the MAC address.
 const OWN_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xc0ff, 0xfea8, 5);
 const OTHER_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xc0ff, 0xfea8, 6);
 const ROUTER_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const NOBODY_V6: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// How a VM may be guarded.
+/// The kinds of guards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guarded {
-    /// Its addresses are.
+    /// Guards the VM's addresses.
     Addresses,
-    /// It may be neither a DHCP server nor an IPv6 router.
+    /// Allows the VM to be neither a DHCP server nor an IPv6 router.
     Roles,
-    /// Both.
+    /// Does both.
     All,
 }
 
@@ -45,16 +46,16 @@ pub enum Guarded {
 pub struct Row {
     pub name: &'static str,
     pub frame: Vec<u8>,
-    /// Why it is dropped where addresses are guarded; `None`: it is heard.
+    /// Why a guard of addresses drops it. `None`: it is heard.
     pub by_address: Option<&'static str>,
-    /// Why it is dropped where DHCP servers and routers are not allowed.
+    /// Why a guard of roles drops it.
     pub by_role: Option<&'static str>,
-    /// Why ebtables comes to another verdict behind one of the guards, if it does.
+    /// Why ebtables comes to another verdict behind one of the guards.
     pub ebtables: Option<&'static str>,
 }
 
 impl Row {
-    /// Why it is dropped behind this guard, if it is.
+    /// Returns why this guard drops the frame.
     pub fn drop_reason(&self, guarded: Guarded) -> Option<&'static str> {
         match guarded {
             Guarded::Addresses => self.by_address,
@@ -88,7 +89,7 @@ fn row(name: &'static str, frame: Vec<u8>, by_address: Option<&'static str>) -> 
     }
 }
 
-/// An honest frame.
+/// Builds a row for an honest frame.
 fn heard(name: &'static str, frame: Vec<u8>) -> Row {
     row(name, frame, None)
 }
@@ -111,7 +112,7 @@ fn arp(operation: u8, mac: MacAddr, ip: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     ether(OWN_MAC, ALL, ARP, &arp_of(operation, mac, ip, target))
 }
 
-/// An ARP request with other bytes at this place.
+/// Builds an ARP request with other bytes at this place.
 fn odd_arp(place: usize, bytes: &[u8]) -> Vec<u8> {
     let mut packet = arp_of(1, OWN_MAC, OWN, OTHER);
     packet[place..place + bytes.len()].copy_from_slice(bytes);
@@ -135,35 +136,36 @@ fn cut(frame: &[u8], len: usize) -> Vec<u8> {
     frame[..14 + len].to_vec()
 }
 
-/// From one of IPv6's addresses to all nodes.
+/// Builds a frame from this IPv6 address to all nodes.
 fn to_all(src: Ipv6Addr, next: u8, payload: &[u8]) -> Vec<u8> {
     v6(&ipv6(src, ALL_NODES, next, payload))
 }
 
-// Where ebtables is blind, or drops more than it should.
+// Reasons why ebtables misses a frame, or drops an honest one.
 const TARGET: &str = "it does not know the target of a message";
 const VLAN_5: &str = "it does not look behind a tag";
 const NO_VLAN: &str =
-    "it does not look behind a tag, and a guest may: it drops all that mean no VLAN";
-const MORE: &str = "it takes a first fragment for a whole packet";
+    "it cannot look behind a tag as a guest can, so it drops every tag with VLAN ID 0";
+const MORE: &str = "it treats a first fragment as a whole packet";
 const OPTIONS_BEFORE: &str = "it finds the ports behind options";
 const HEADERS_BEFORE: &str = "it finds the message behind other headers";
 const VERSION: &str = "it does not know the version in a packet";
-const CUT: &str = "it cannot tell that from headers that go on in another fragment";
+const CUT: &str = "it cannot tell a cut packet from headers that continue in the next fragment";
 
 const FALSE_SOURCE: &str = "the source is another VM's";
 const FALSE_TARGET: &str = "it answers for another VM's address";
-const NO_DHCP: &str = "who has no address may only ask for one by DHCP";
-const NO_PROBE: &str = "who has no address may only look for one, for routers and join groups";
+const NO_DHCP: &str = "a VM without an address may only ask for one by DHCP";
+const NO_PROBE: &str =
+    "a VM without an address may only probe for one, look for routers and join groups";
 const HIDDEN_TARGET: &str = "the target is in another fragment";
 const HIDDEN_HEADER: &str = "the header that matters is in another fragment";
-const UNREADABLE: &str = "nothing but IP and ARP can be checked";
-const TAG: &str = "a tag hides what is in it";
-const TWO_TAGS: &str = "two tags hide what is in them from the rules, and not from a guest";
-const DHCP: &str = "it is what a DHCP server sends";
-const ROUTER: &str = "it is what a router sends";
+const UNREADABLE: &str = "only IP and ARP can be checked";
+const TAG: &str = "a tag hides the packet";
+const TWO_TAGS: &str = "two tags hide the packet from the rules but not from a guest";
+const DHCP: &str = "only a DHCP server sends it";
+const ROUTER: &str = "only a router sends it";
 
-/// Every kind of frame.
+/// Returns all rows.
 pub fn rows() -> Vec<Row> {
     let parts = [
         arp_rows(),
@@ -262,7 +264,7 @@ fn ipv4_rows() -> Vec<Row> {
             v4(&ipv4_with(OWN, GATEWAY, UDP, 0, &nop, &udp(9, 9))),
         )
         .but_ebtables(OPTIONS_BEFORE)
-        .but_no_role("its ports are not where a rule looks"),
+        .but_no_role("a rule looks for the ports in another place"),
         heard(
             "IPv4 TCP with options",
             v4(&ipv4_with(OWN, GATEWAY, TCP, 0, &nop, &udp(9, 9))),
@@ -318,18 +320,18 @@ fn ipv4_rows() -> Vec<Row> {
         ),
         dropped(
             "DHCP discover with IP options",
-            "no client has them",
+            "no client sends IP options",
             to_all(UDP, 0, &nop, &udp(68, 67)),
         )
         .but_ebtables(OPTIONS_BEFORE)
-        .but_no_role("its ports are not where a rule looks"),
+        .but_no_role("a rule looks for the ports in another place"),
         dropped(
             "no source, ports of DHCP in the IP options",
-            "no client has them",
+            "no client sends IP options",
             to_all(UDP, 0, &[0, 68, 0, 67], &udp(9, 9)),
         )
         .but_ebtables(OPTIONS_BEFORE)
-        .but_no_role("its ports are not where a rule looks"),
+        .but_no_role("a rule looks for the ports in another place"),
         dropped(
             "DHCP behind a tag with VLAN ID 0",
             TAG,
@@ -379,12 +381,13 @@ fn ipv6_rows() -> Vec<Row> {
     ]
 }
 
-/// A question whether an address is free, to those who may have it.
+/// Asks whether anybody has this address: a neighbour solicitation from the unspecified address to
+/// the address's own group.
 fn probe(target: Ipv6Addr) -> Vec<u8> {
     probe_to(target, target)
 }
 
-/// The same, to those who may have another address.
+/// Like [`probe`], but sent to the group of another address.
 fn probe_to(receiver: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let [.., a, b] = receiver.segments();
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | a & 0xff, b);
@@ -610,15 +613,15 @@ fn role_rows() -> Vec<Row> {
     vec![
         heard("DHCP offer", v4_from(67, 68)).but_no_role(DHCP),
         heard("DHCP offer from another port", v4_from(9, 68)).but_no_role(DHCP),
-        heard("what a DHCP relay sends", v4_from(67, 67)).but_no_role(DHCP),
+        heard("a DHCP relay's packet", v4_from(67, 67)).but_no_role(DHCP),
         heard("DHCP offer, first fragment", split(0x2000)).but_no_role(DHCP),
-        heard("what looks like one in a later fragment", split(0x2001)),
+        heard("bytes like a DHCP offer in a later fragment", split(0x2001)),
         heard("DHCP offer behind options", nop).but_no_role(DHCP),
         heard("DHCP offer behind options, false length", too_long).but_no_role(DHCP),
         heard("DHCPv6 solicit", own(UDP, &udp(546, 547))),
         heard("DHCPv6 advertise", own(UDP, &udp(547, 546))).but_no_role(DHCP),
         heard("DHCPv6 advertise from another port", own(UDP, &udp(9, 546))).but_no_role(DHCP),
-        heard("what a DHCPv6 relay sends", own(UDP, &udp(547, 547))).but_no_role(DHCP),
+        heard("a DHCPv6 relay's packet", own(UDP, &udp(547, 547))).but_no_role(DHCP),
         heard(
             "DHCPv6 advertise behind options",
             own(OPTIONS, &options(UDP, &udp(547, 546))),
@@ -711,17 +714,17 @@ fn other_rows() -> Vec<Row> {
             tagged(PROVIDER_VLAN, 0, &tagged(VLAN, 0, &false_arp)),
         )
         .but_no_role(TWO_TAGS),
-        dropped("a spanning tree's LLC", UNREADABLE, llc),
+        dropped("LLC of a spanning tree", UNREADABLE, llc),
         dropped(
             "ARP in SNAP",
             UNREADABLE,
             ether(OWN_MAC, ALL, snap.len() as u16, &snap),
         ),
-        dropped("LLDP to one", UNREADABLE, of_type(0x88cc)),
+        dropped("LLDP to one address", UNREADABLE, of_type(0x88cc)),
         dropped("IPX", UNREADABLE, of_type(0x8137)),
         dropped("PPPoE discovery", UNREADABLE, of_type(0x8863)),
         dropped("EAPOL", UNREADABLE, of_type(0x888e)),
-        dropped("what an old switch tags", UNREADABLE, of_type(0x9100)),
+        dropped("an old switch's tag", UNREADABLE, of_type(0x9100)),
         dropped(
             "no payload",
             "it is no packet",
@@ -730,7 +733,7 @@ fn other_rows() -> Vec<Row> {
     ]
 }
 
-/// A frame under another VM's MAC address.
+/// Builds a frame under another VM's MAC address.
 pub fn false_sender() -> Vec<u8> {
     ether(OTHER_MAC, ALL, 0x88b5, &[7; 46])
 }

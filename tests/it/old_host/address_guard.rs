@@ -1,4 +1,4 @@
-//! The address guard, further addresses and trusted ports with ebtables of either kind.
+//! The address guard, additional addresses and trusted ports, with either kind of ebtables.
 
 use macfence::backend::Backend;
 use macfence::backend::ebtables::Ebtables;
@@ -17,20 +17,20 @@ use crate::lab::packet::ether;
 pub const EXTRA_MAC: MacAddr = MacAddr::new([2, 0, 0xc0, 0xa8, 0, 0x99]);
 const STRANGER: MacAddr = MacAddr::new([0, 0x16, 0x3e, 0, 0, 2]);
 
-/// Fences by the library; returns whether anything changed.
+/// Fences through the library. Returns whether anything changed.
 pub fn enforce(host: &Host, fence: &Fence) -> bool {
     let fences = std::slice::from_ref(fence);
     let enforced = host.run(|| Ebtables.enforce(fences, &Keep::nothing()));
     enforced.unwrap_or_else(|e| panic!("{e:#}")).changed
 }
 
-/// All that ebtables lists.
+/// Returns everything that ebtables lists.
 fn listing(host: &Host) -> String {
     let list = |table| host.ok("ebtables", &["-t", table, "-L", "--Lc"]);
     ["nat", "filter"].map(list).concat()
 }
 
-/// How the VM's fence is, and what is wrong.
+/// Returns the state of the VM's fence and the differences.
 pub fn state(host: &Host, fence: &Fence) -> (State, String) {
     let fences = host.run(|| Ebtables.query().unwrap().fences().unwrap());
     let found = compare(std::slice::from_ref(fence), &fences, &Keep::nothing());
@@ -46,7 +46,8 @@ pub fn is_whole(host: &Host, fence: &Fence) {
     assert_eq!(listing(host), before);
 }
 
-/// The guards, each of a VM that does not hear all networks: ebtables has no word for that.
+/// Returns the guards with one change: no VM hears all networks, because ebtables cannot express
+/// that.
 fn isolated() -> Vec<Guard> {
     let mut guards = guards();
     let hears = guards[0].hears.clone();
@@ -56,7 +57,7 @@ fn isolated() -> Vec<Guard> {
     guards
 }
 
-/// Neither guarded nor with further addresses.
+/// Returns a guard without guarded or additional addresses.
 pub fn plain() -> Guard {
     isolated().pop().unwrap()
 }
@@ -69,14 +70,15 @@ fn only_honest_frames_of_a_guarded_vm_are_heard_on_an_old_host() {
 }
 
 #[test]
-fn every_guard_is_read_back_whole_on_an_old_host_and_has_nothing_to_change() {
+fn every_guard_is_read_back_whole_on_an_old_host_and_then_nothing_changes() {
     let host = Scene::new(host()).host;
     for guard in isolated() {
         let fence = fence(guard);
         assert!(enforce(&host, &fence), "{fence:?}");
         is_whole(&host, &fence);
     }
-    // What served another guard only is gone: one chain against queries, one for foreign frames.
+    // Chains that served only other guards are gone. One against queries and one for foreign frames
+    // remain.
     assert_eq!(super::chains(&host), [1, 1]);
     host.run(|| Ebtables.release(&[PORT.parse().unwrap()]).unwrap());
     assert_eq!(
@@ -131,7 +133,7 @@ fn what_a_guard_drops_is_counted_for_its_vm_alone_on_an_old_host() {
 }
 
 #[test]
-fn a_vm_sends_and_hears_under_further_addresses_and_no_others_on_an_old_host() {
+fn a_vm_sends_and_hears_under_its_extra_macs_and_no_others_on_an_old_host() {
     let scene = Scene::new(host());
     let guard = Guard {
         extra_macs: vec![EXTRA_MAC],
@@ -161,7 +163,7 @@ fn a_vm_sends_and_hears_under_further_addresses_and_no_others_on_an_old_host() {
 }
 
 #[test]
-fn what_comes_in_through_a_trusted_port_is_heard_on_an_old_host() {
+fn a_vm_hears_every_sender_at_a_trusted_port_on_an_old_host() {
     let scene = Scene::new(host());
     let trusting = plain();
     let Hears::Network { prefix, .. } = trusting.hears else {

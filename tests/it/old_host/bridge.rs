@@ -1,4 +1,4 @@
-//! What VMs can no longer do to the bridge itself, with ebtables of either kind.
+//! Attacks on the bridge itself that either kind of ebtables stops.
 
 use super::host;
 use crate::lab::{Host, Tap, domain};
@@ -13,9 +13,9 @@ const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
 const ARP: [u8; 2] = [0x08, 0x06];
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
-/// The 802.1Q tag of a VLAN.
+/// An 802.1Q tag with VLAN ID 7.
 const TAG_7: [u8; 4] = [0x81, 0, 0, 7];
-/// That of no VLAN, with a priority only.
+/// A tag with VLAN ID 0: a priority and no VLAN.
 const TAG_0: [u8; 4] = [0x81, 0, 0, 0];
 
 fn frame(src: &str, dst: &str, parts: &[&[u8]]) -> Vec<u8> {
@@ -26,8 +26,8 @@ fn frame(src: &str, dst: &str, parts: &[&[u8]]) -> Vec<u8> {
     frame
 }
 
-/// An IGMP packet of this type for 224.0.0.1, with the router alert option, in the fragment that
-/// this field says.
+/// Builds an IGMP packet of this type to 224.0.0.1, with a router alert option and this fragment
+/// field.
 fn igmp(kind: u8, fragment: [u8; 2]) -> Vec<u8> {
     let mut packet = vec![0x46, 0, 0, 32, 0, 1, fragment[0], fragment[1], 1, 2, 0, 0];
     packet.extend([0, 0, 0, 0, 224, 0, 0, 1, 0x94, 4, 0, 0]);
@@ -35,7 +35,7 @@ fn igmp(kind: u8, fragment: [u8; 2]) -> Vec<u8> {
     packet
 }
 
-/// An MLD packet of this type for ff02::1, behind a hop-by-hop header or not.
+/// Builds an MLD packet of this type to ff02::1, with or without a hop-by-hop header.
 fn mld(kind: u8, hop_by_hop: bool) -> Vec<u8> {
     let (len, next) = if hop_by_hop { (32, 0) } else { (24, 58) };
     let mut packet = vec![0x60, 0, 0, 0, 0, len, next, 1];
@@ -79,7 +79,7 @@ impl Parties {
         }
     }
 
-    /// Which parties hear this frame of that one: letters of their names.
+    /// Sends a frame and returns the letters of the parties that hear it.
     fn hear(&self, sender: &Tap, frame: &[u8]) -> String {
         let all = [("a", &self.a), ("b", &self.b), ("c", &self.c)];
         let all = all.into_iter().chain([("u", &self.uplink)]);
@@ -91,7 +91,7 @@ impl Parties {
 }
 
 #[test]
-fn control_frames_and_queries_of_a_vm_go_nowhere_and_its_answers_do() {
+fn control_frames_and_queries_of_a_vm_are_dropped_and_its_answers_are_heard() {
     let host = host();
     let parties = Parties::on(&host);
     let query = igmp(IGMP_QUERY, WHOLE);
@@ -103,7 +103,7 @@ fn control_frames_and_queries_of_a_vm_go_nowhere_and_its_answers_do() {
         bpdu,
         frame(A, all, &[&IPV4, &query]),
         frame(A, group, &[&IPV4, &query]),
-        // In a fragment but the first there is no type, though a bridge reads one.
+        // Only the first fragment has a type, but a bridge reads one in every fragment.
         frame(A, all, &[&IPV4, &igmp(IGMP_QUERY, [0x20, 0])]),
         frame(A, all, &[&IPV4, &igmp(IGMP_QUERY, [0, 16])]),
         frame(A, group, &[&IPV4, &igmp(0x16, [0, 16])]),
@@ -119,7 +119,7 @@ fn control_frames_and_queries_of_a_vm_go_nowhere_and_its_answers_do() {
         frame(A, group, &[&IPV4, &udp]),
         frame(A, BROADCAST, &[&ARP]),
     ];
-    // What ebtables cannot match: see `Ebtables::limits`.
+    // ebtables cannot match these: see `Ebtables::limits`.
     let missed = [TAG_0, TAG_7].map(|tag| {
         [
             frame(A, all, &[&tag, &IPV4, &query]),
@@ -140,7 +140,7 @@ fn control_frames_and_queries_of_a_vm_go_nowhere_and_its_answers_do() {
 }
 
 #[test]
-fn queries_of_others_reach_every_vm_and_nothing_else_of_theirs_does() {
+fn every_vm_hears_queries_of_strangers_and_none_of_their_other_frames() {
     let host = host();
     let parties = Parties::on(&host);
     parties.fence(&host, &[]);
@@ -154,7 +154,7 @@ fn queries_of_others_reach_every_vm_and_nothing_else_of_theirs_does() {
         (nodes, IPV6, &mld(130, true), "abc"),
         (all, IPV4, &report, ""),
         (nodes, IPV6, &mld(131, true), ""),
-        // A query for one station is no query.
+        // A query to a single station's MAC address is no query.
         (A, IPV4, &igmp_query, ""),
         (A, IPV6, &mld(130, true), ""),
         (BROADCAST, ARP, &Vec::new(), ""),
@@ -166,7 +166,7 @@ fn queries_of_others_reach_every_vm_and_nothing_else_of_theirs_does() {
 }
 
 #[test]
-fn what_a_trusted_sender_sends_to_one_vm_is_heard_by_no_other() {
+fn no_other_vm_hears_what_a_trusted_sender_sends_to_one_vm() {
     let host = host();
     let parties = Parties::on(&host);
     parties.fence(&host, &["--trusted", ROUTER]);
@@ -174,13 +174,13 @@ fn what_a_trusted_sender_sends_to_one_vm_is_heard_by_no_other() {
     for (src, dst, heard) in [
         (ROUTER, A, "a"),
         (ROUTER, C, "c"),
-        // Nobody's address.
+        // An address that nobody has.
         (ROUTER, "02:00:c0:a8:00:07", ""),
         (ROUTER, BROADCAST, "abc"),
         (ROUTER, group, "abc"),
         (STRANGER, A, ""),
         (STRANGER, BROADCAST, ""),
-        // Inside a network a bridge floods as ever.
+        // Inside a network the bridge still floods.
         ("02:00:c0:a8:00:07", A, "ab"),
     ] {
         let frame = frame(src, dst, &[&IPV4, &[0x45]]);
@@ -196,11 +196,11 @@ fn a_bridge_learns_no_false_address() {
     for port in ["vnet0", "vnet1", "vnet2", "eth0"] {
         host.ip(&format!("link set {port} type bridge_slave learning on\n"));
     }
-    // The rules must do it by themselves.
+    // Switch the bridge's setting off: the rules alone must do it.
     let no_setting_helps = || host.ip("link set br0 type bridge no_linklocal_learn 0\n");
     no_setting_helps();
     let own = frame(A, BROADCAST, &[&ARP]);
-    // 03 comes to the bridge's INPUT; all others to PREROUTING.
+    // A frame to 03 passes the bridge's INPUT chain, all others PREROUTING.
     let false_ones = [BROADCAST, B, "01:80:c2:00:00:00", "01:80:c2:00:00:03"]
         .map(|dst| frame(A, dst, &[&[0x88, 0xb5]]));
     let to_a = frame("02:00:c0:a8:00:09", A, &[&IPV4, &[0x45]]);
@@ -210,7 +210,7 @@ fn a_bridge_learns_no_false_address() {
         parties.hear(&parties.uplink, &to_a)
     };
     for false_one in &false_ones {
-        // Without a fence, C takes the frames to A.
+        // Without a fence, C draws A's frames to itself.
         assert_eq!(hear_after(false_one), "c", "{false_one:x?}");
     }
     parties.fence(&host, &[]);
@@ -221,7 +221,7 @@ fn a_bridge_learns_no_false_address() {
 }
 
 #[test]
-fn a_pair_of_version_0_1_is_completed_and_its_counters_live_on() {
+fn a_pair_of_version_0_1_is_completed_and_keeps_its_counters() {
     let host = host();
     let parties = Parties::on(&host);
     let net = "02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00";
@@ -233,7 +233,7 @@ fn a_pair_of_version_0_1_is_completed_and_its_counters_live_on() {
         let foreign = frame(STRANGER, BROADCAST, &[&ARP]);
         assert_eq!(parties.hear(&parties.uplink, &foreign), "bc");
     }
-    // Flooded to three ports, a false address is counted three times.
+    // A flooded frame under a false address is counted once for each of three ports.
     let spoofed = frame(B, BROADCAST, &[&ARP]);
     assert_eq!(parties.hear(&parties.a, &spoofed), "");
     let dropped = || host.list()[0]["nics"][0]["dropped"].clone();
