@@ -1,4 +1,5 @@
-//! Whatever comes in wrong: one line that names it, exit status 1, and a kernel that has not moved.
+//! For every kind of wrong input there is one line that names it, exit status 1, and an unchanged
+//! kernel.
 
 mod too_much;
 
@@ -11,7 +12,7 @@ use crate::lab::{Host, IS_LOADING, MACFENCE, Ran, domain, for_everybody, macfenc
 
 const A: &str = "02:00:c0:a8:00:05";
 
-/// A host with a fenced VM and a port that is not fenced yet.
+/// A host with a fenced VM, and a port without a fence.
 fn host() -> Host {
     let host = Host::new();
     host.bridge("br0");
@@ -20,7 +21,7 @@ fn host() -> Host {
     host
 }
 
-/// Does something that must fail with these words and change nothing.
+/// Checks that a call fails with these words and changes nothing.
 fn refused(host: &Host, words: &[&str], act: impl FnOnce(&Host) -> Ran) {
     let before = (host.generation(), host.ruleset());
     let error = act(host).error();
@@ -32,7 +33,7 @@ fn refused(host: &Host, words: &[&str], act: impl FnOnce(&Host) -> Ran) {
     assert_eq!((host.generation(), host.ruleset()), before);
 }
 
-/// Like [`refused`], where the host has no nft to list its ruleset with.
+/// Like [`refused`], for a host without nft, whose ruleset cannot be listed.
 fn refused_blind(host: &Host, words: &[&str], act: impl FnOnce(&Host) -> Ran) {
     let before = host.generation();
     let error = act(host).error();
@@ -43,7 +44,7 @@ fn refused_blind(host: &Host, words: &[&str], act: impl FnOnce(&Host) -> Ran) {
     assert_eq!(host.generation(), before);
 }
 
-/// Runs macfence with these programs before all others.
+/// Runs macfence with these programs first in its `PATH`.
 fn with(host: &Host, programs: &[(&str, &str)], args: &[&str], stdin: &str) -> Ran {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in programs {
@@ -169,7 +170,7 @@ fn names_that_are_too_long_for_the_kernel() {
 }
 
 #[test]
-fn of_a_value_of_megabytes_only_the_beginning_is_quoted() {
+fn only_the_beginning_of_a_very_long_value_is_quoted() {
     let host = host();
     let long = "x".repeat(3 << 20);
     let beginning = format!("\"{}\"...", "x".repeat(100));
@@ -198,7 +199,7 @@ fn one_post(host: &Host, template: &str) -> Ran {
 }
 
 #[test]
-fn one_bad_vm_spoils_the_whole_call() {
+fn one_bad_vm_fails_the_whole_call() {
     let host = host();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("good");
@@ -313,11 +314,11 @@ fn no_sys() {
     refused(&host, &["/sys/class/net"], |host| host.macfence(["flush"]));
 }
 
-/// Runs macfence with a program that hangs and has a child that hangs, and sees both gone.
+/// Runs macfence with a program that hangs and has a child that hangs. Checks that both get killed.
 fn killed(name: &str, args: &[&str], stdin: &str) {
     let host = host();
     let dir = tempfile::tempdir().unwrap();
-    // The stubborn sort: deaf to SIGTERM.
+    // Both ignore SIGTERM.
     let hang = "trap '' TERM; sleep 1000 & echo $$ $! >$0.pids; wait; sleep 1000";
     script(&dir, name, hang);
     let words = format!("{name} did not end within 10 s and was killed");
@@ -358,7 +359,7 @@ fn programs_are_not_looked_for_in_the_working_directory() {
 }
 
 #[test]
-fn a_virsh_that_talks_nonsense() {
+fn a_virsh_that_prints_nonsense() {
     let host = host();
     for (script, words) in [
         (
@@ -383,7 +384,7 @@ fn a_virsh_that_talks_nonsense() {
 }
 
 #[test]
-fn an_nft_that_talks_nonsense() {
+fn an_nft_that_prints_nonsense() {
     let host = host();
     let xml = domain("a", &[(A, "vnet0", "br0")]);
     let all = [&APPLY[..], &["remove", "one-1"], &["flush"], &["list"]];
@@ -428,7 +429,7 @@ fn a_transaction_that_nft_refuses_is_refused_as_a_whole() {
         with(host, &[("nft", script)], &remove, "")
     });
 
-    // A kernel that refuses: somebody's table of our name with a map of another kind.
+    // The kernel refuses: somebody's table has our name and a map of another type.
     let taken = Host::new();
     taken.bridge("br0");
     taken.ports("br0", &["vnet0"]);

@@ -1,4 +1,4 @@
-//! What changes in the kernel when something changes, and that nothing does when nothing does.
+//! The kernel changes only where something has changed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -19,7 +19,7 @@ fn host() -> Host {
     host
 }
 
-/// Makes both counters of a port move: a spoofed frame in, a foreign frame to it.
+/// Makes both counters of a port rise: a spoofed frame comes from it, a foreign frame goes to it.
 fn provoke(port: &Tap, other: &Tap) {
     let stranger: MacAddr = "52:54:00:00:00:01".parse().unwrap();
     let all = MacAddr::new([0xff; 6]);
@@ -32,7 +32,7 @@ fn chain(host: &Host, vm: &str) -> String {
 }
 
 #[test]
-fn fencing_twice_changes_nothing_and_counters_live_on() {
+fn fencing_twice_changes_nothing_and_keeps_counters() {
     let host = host();
     let port = host.tap("br0", "one-1-0");
     let uplink = host.tap("br0", "eth0");
@@ -51,7 +51,7 @@ fn fencing_twice_changes_nothing_and_counters_live_on() {
 }
 
 #[test]
-fn looking_changes_nothing() {
+fn commands_that_only_read_change_nothing() {
     let host = host();
     let _port = host.tap("br0", "one-1-0");
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
@@ -97,7 +97,7 @@ fn a_second_nic_leaves_the_firsts_rules_alone() {
 }
 
 #[test]
-fn a_changed_knob_changes_only_the_rules_that_it_is_about() {
+fn a_changed_setting_changes_only_its_own_rules() {
     let host = host();
     let port = host.tap("br0", "one-1-0");
     let uplink = host.tap("br0", "eth0");
@@ -126,7 +126,7 @@ fn a_nic_that_a_vm_has_lost_leaves_nothing_behind() {
     host.apply(&domain("one-1", &[(B, "one-1-1", "br0")])).ok();
     let ruleset = host.ruleset();
     assert!(!ruleset.contains("one-1-0"), "{ruleset}");
-    // Its entry in the map, and three rules.
+    // One entry in the map, and three rules.
     assert_eq!(ruleset.matches("one-1-1").count(), 4);
     host.apply(&domain("one-1", &[])).ok();
     assert!(!host.ruleset().contains("one-1"), "{}", host.ruleset());
@@ -147,10 +147,10 @@ fn a_port_that_moves_takes_its_rules_along() {
         chain(&host, "vm-old")
     );
     assert_eq!(chain(&host, "vm-old").matches("vnet1").count(), 3);
-    // The last one goes: the chain goes with it.
+    // The last port goes, and the chain with it.
     host.apply(&domain("newer", &[(C, "vnet1", "br0")])).ok();
     assert_eq!(host.fenced(), ["new", "newer"]);
-    // Both are taken in one step, and nothing is left that names the former owners.
+    // One call takes both ports. Nothing of the former owners remains.
     host.apply(&domain(
         "newest",
         &[(A, "vnet0", "br0"), (B, "vnet1", "br0")],
@@ -189,7 +189,7 @@ fn two_vms_swap_their_ports_in_one_call() {
 }
 
 #[test]
-fn a_port_on_no_bridge_is_not_fenced_and_named() {
+fn a_port_on_no_bridge_is_reported_and_not_fenced() {
     let host = host();
     host.ip("tuntap add macvtap0 mode tap\n");
     host.ports("br0", &["vnet0"]);
@@ -206,7 +206,7 @@ fn a_port_on_no_bridge_is_not_fenced_and_named() {
 }
 
 #[test]
-fn a_bridge_that_is_not_there_is_named() {
+fn a_missing_bridge_is_reported() {
     let host = host();
     host.ports("br0", &["vnet0"]);
     let xml = domain("a", &[(A, "vnet0", "br0")]);
@@ -216,7 +216,7 @@ fn a_bridge_that_is_not_there_is_named() {
 }
 
 #[test]
-fn remove_takes_the_named_vms_and_nothing_else() {
+fn remove_removes_the_named_vms_and_nothing_else() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
     for (name, port) in [("a", "vnet0"), ("b", "vnet1"), ("c", "vnet2")] {
@@ -231,7 +231,7 @@ fn remove_takes_the_named_vms_and_nothing_else() {
 }
 
 #[test]
-fn flush_takes_what_refers_to_ports_that_are_gone() {
+fn flush_removes_fences_of_ports_that_are_gone() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1", "vnet2", "vnet3"]);
     host.apply(&domain("gone", &[(A, "vnet0", "br0")])).ok();
@@ -250,12 +250,12 @@ fn flush_takes_what_refers_to_ports_that_are_gone() {
 }
 
 #[test]
-fn the_path_of_one_vm_is_short_and_never_lists_the_table() {
+fn a_call_for_one_vm_takes_few_steps_and_never_lists_the_table() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
     host.apply(&domain("other", &[(C, "vnet2", "br0")])).ok();
     let dir = tempfile::tempdir().unwrap();
-    // An nft that keeps what it is told.
+    // An nft that records its input.
     let keeping = "{ echo call; cat /dev/stdin; echo; } >>$0.log; exec /usr/sbin/nft \"$@\"";
     script(&dir, "nft", keeping);
     let log = dir.path().join("nft.log");
@@ -269,7 +269,7 @@ fn the_path_of_one_vm_is_short_and_never_lists_the_table() {
     let apply = ["apply", "--xml", "-"];
     let one = domain("a", &[(A, "vnet0", "br0")]);
     let two = domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]);
-    // One for the VM's chain, beside it one for a base chain and two for chains that drop, and one that loads.
+    // One call reads the VM's chain, one a base chain, two the chains that drop, and one loads.
     assert_eq!(calls(&apply, &one), 5, "a new VM");
     assert_eq!(calls(&apply, &one), 5, "an unchanged VM");
     assert_eq!(calls(&apply, &two), 5, "a second NIC");
@@ -282,7 +282,7 @@ fn the_path_of_one_vm_is_short_and_never_lists_the_table() {
     assert_eq!(calls(&["remove", "thief"], ""), 1, "a VM that is gone");
     assert_eq!(calls(&["flush"], ""), 1, "nothing to flush");
     host.unplug("vnet2");
-    // Which ports there are, the same under the lock, and the transaction.
+    // One call reads the ports, one reads them again under the lock, and one loads.
     assert!(calls(&["flush"], "") <= 3, "something to flush");
 }
 
@@ -312,7 +312,7 @@ fn a_bridge_of_any_name_is_a_bridge() {
 }
 
 #[test]
-fn other_tables_are_none_of_our_business() {
+fn other_tables_stay_unchanged() {
     let host = host();
     host.ports("br0", &["vnet0"]);
     let others = "table bridge filter { chain forward { type filter hook forward priority 0; \

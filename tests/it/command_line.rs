@@ -1,4 +1,4 @@
-//! Exit statuses, help and what a person reads.
+//! Exit statuses, help, and output for people.
 
 use crate::lab::{Host, domain};
 
@@ -51,7 +51,7 @@ fn a_wrong_command_line_ends_with_2() {
 }
 
 #[test]
-fn commands_with_nothing_to_do_succeed_without_a_word() {
+fn commands_with_nothing_to_do_succeed_and_print_nothing() {
     let host = Host::new();
     for args in [
         &["flush"][..],
@@ -117,7 +117,7 @@ fn list_json_has_the_shape_that_others_rely_on() {
 }
 
 #[test]
-fn the_command_line_goes_over_the_file() {
+fn the_command_line_overrides_the_file() {
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["one-1-0"]);
@@ -142,7 +142,7 @@ fn the_command_line_goes_over_the_file() {
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_is_no_error() {
+fn a_reader_that_closes_the_pipe_early_is_no_error() {
     let host = Host::new();
     let xml: String = domain("a", &[(A, "one-1-0", "br0")]);
     let pipe = format!("{} export --xml - | head -c 1", crate::lab::MACFENCE);

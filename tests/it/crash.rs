@@ -1,5 +1,5 @@
-//! Whatever is killed, and whenever: the kernel holds what it held before or what it should hold
-//! after, and the next command works.
+//! macfence may be killed at any moment. The kernel then holds either the old fences or the new
+//! ones, and the next command works.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -22,19 +22,21 @@ fn xml(vm: usize) -> String {
     domain(&name(vm), &[(&mac, &name(vm), "br0")])
 }
 
-/// Waits until nobody who was told to change rules is still at it.
+/// Waits until no process changes rules any more.
 fn settle(host: &Host) {
     host.ok("flock", &["/run/macfence/lock", "true"]);
 }
 
-/// Kills a command at points spread over its run, and half of the times what it has started too.
-fn is_killed(args: &[&str], files: &[usize]) {
+/// Kills a command at points spread over its run. At every second point it also kills the command's
+/// children.
+fn kill_at_every_point(args: &[&str], files: &[usize]) {
     let host = Host::new();
     host.bridge("br0");
     for vm in 0..VMS {
         host.ports("br0", &[&name(vm)]);
     }
-    // Of those that are fenced, two have ended, two are fenced otherwise, the rest as it should be.
+    // Of the fenced VMs two have ended and two have other fences than they should. The rest is
+    // right.
     for vm in 0..VMS / 2 {
         let len = if vm < 4 { "32" } else { "40" };
         let apply = ["apply", "--xml", "-", "--prefix-len", len];
@@ -89,20 +91,20 @@ fn is_killed(args: &[&str], files: &[usize]) {
 
 #[test]
 fn an_apply_that_is_killed_has_done_all_or_nothing() {
-    is_killed(&["apply"], &[2, 3, 12, 13, 14, 15]);
+    kill_at_every_point(&["apply"], &[2, 3, 12, 13, 14, 15]);
 }
 
 #[test]
 fn a_sync_that_is_killed_has_done_all_or_nothing() {
-    is_killed(&["sync"], &[]);
+    kill_at_every_point(&["sync"], &[]);
 }
 
 #[test]
 fn a_flush_that_is_killed_has_done_all_or_nothing() {
-    is_killed(&["flush"], &[]);
+    kill_at_every_point(&["flush"], &[]);
 }
 
 #[test]
 fn a_remove_that_is_killed_has_done_all_or_nothing() {
-    is_killed(&["remove", "one-02", "one-03", "one-04", "one-05"], &[]);
+    kill_at_every_point(&["remove", "one-02", "one-03", "one-04", "one-05"], &[]);
 }

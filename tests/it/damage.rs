@@ -1,4 +1,4 @@
-//! What somebody changed by hand in our table is seen and mended by the next call.
+//! The next call finds and repairs changes that somebody made by hand in our table.
 
 use crate::lab::{Host, domain};
 
@@ -6,10 +6,10 @@ const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
 const C: &str = "02:00:0a:00:00:05";
 
-/// What takes a table out of force without deleting it.
+/// Disables a table without deleting it.
 const DORMANT: &str = "add table bridge macfence { flags dormant; }";
 
-/// What deletes the map, and first what holds it.
+/// Deletes the map, after the rules that refer to it.
 const NO_MAP: &str = "flush chain bridge macfence prerouting; flush chain bridge macfence input; \
                       flush chain bridge macfence forward; flush map bridge macfence ports; \
                       delete map bridge macfence ports";
@@ -21,7 +21,7 @@ fn host() -> Host {
 }
 
 #[test]
-fn what_somebody_broke_by_hand_is_mended() {
+fn damage_by_hand_is_repaired() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
     let xml = domain("a", &[(A, "vnet0", "br0"), (B, "vnet1", "br0")]);
@@ -62,7 +62,7 @@ fn what_somebody_broke_by_hand_is_mended() {
 }
 
 #[test]
-fn what_all_vms_share_is_mended_by_a_call_for_several() {
+fn a_call_for_several_vms_repairs_the_shared_chains() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1"]);
     let files = tempfile::tempdir().unwrap();
@@ -103,7 +103,7 @@ fn a_changed_vm_is_fenced_wherever_its_entries_lead() {
         "delete element bridge macfence ports { \"vnet0\" }",
         "flush map bridge macfence ports",
         &format!("{NO_MAP}; insert rule bridge macfence vm-a accept"),
-        // One VM's chain speaks of another one's port.
+        // A rule in one VM's chain about another VM's port.
         "add rule bridge macfence vm-a iifname \"vnet2\" ether saddr != 02:00:0a:00:00:05 counter drop",
     ] {
         host.ok("nft", &["flush ruleset"]);
@@ -121,7 +121,7 @@ fn a_changed_vm_is_fenced_wherever_its_entries_lead() {
                 let stays = "\"vnet2\" : jump vm-b";
                 assert!(host.ok("nft", &["list", "ruleset"]).contains(stays));
             }
-            // It may have been about this one as well.
+            // The damage may have affected this VM too.
             apply(&other);
             let mended = host.ok("nft", &["list", "ruleset"]);
             assert_eq!(sorted(&mended), sorted(&whole), "{damage}");
@@ -150,7 +150,7 @@ fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
         host.macfence(["remove", "new"]).ok();
         host.ok("nft", &[damage]);
         host.apply(&new).ok();
-        // Its entry may have gone as well.
+        // The damage may have taken this VM's entry too.
         host.apply(&xml).ok();
         let mended = host.ok("nft", &["list", "ruleset"]);
         assert_eq!(sorted(&mended), sorted(&whole), "{damage}");
@@ -158,12 +158,12 @@ fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
 }
 
 #[test]
-fn a_base_chain_that_was_hooked_in_elsewhere_is_put_in_its_place() {
+fn a_base_chain_at_another_priority_is_put_back() {
     let host = host();
     host.ports("br0", &["vnet0"]);
     host.apply(&domain("a", &[(A, "vnet0", "br0")])).ok();
     let whole = host.ok("nft", &["list", "ruleset"]);
-    // The kernel moves no chain to another place in its hook.
+    // The kernel cannot move a chain to another priority.
     let elsewhere = "flush chain bridge macfence forward; delete chain bridge macfence forward; \
                      add chain bridge macfence forward { type filter hook forward priority 10; }; \
                      add rule bridge macfence forward iifname vmap @ports; \
@@ -185,7 +185,7 @@ fn a_chain_emptied_by_hand_keeps_no_port_that_its_vm_has_lost() {
     assert!(!host.ruleset().contains("vnet1"), "{}", host.ruleset());
 }
 
-/// The lines of a ruleset whatever order the rules of a chain were added in.
+/// Returns the lines of a ruleset, independent of the order in which rules were added.
 fn sorted(ruleset: &str) -> Vec<&str> {
     let mut lines: Vec<_> = ruleset.lines().filter(|line| !line.is_empty()).collect();
     lines.sort_unstable();

@@ -1,4 +1,4 @@
-//! Random choices that are the same for the same seed, everywhere.
+//! Random numbers that depend only on the seed, so every run and every machine gets the same.
 
 /// xorshift64*. The seed must not be 0.
 pub struct Dice(pub u64);
@@ -15,7 +15,7 @@ impl Dice {
         among[self.below(among.len())].clone()
     }
 
-    /// Once in so many times.
+    /// Returns true once in `n` calls on average.
     pub fn once_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }

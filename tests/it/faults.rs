@@ -1,5 +1,5 @@
-//! Programs that fail, die, hang or talk rubbish, and a host that lacks something: each time there
-//! is one clear line, and what the kernel holds was valid before or is what it should be after.
+//! Programs fail, die, hang or print nonsense, or the host lacks something. Each time there is one
+//! clear line, and the kernel holds either the old fences or the new ones.
 
 use std::process::Command;
 use std::thread;
@@ -22,7 +22,8 @@ fn xml(vm: usize) -> String {
     domain(&name(vm), &[(&mac, &name(vm), "br0")])
 }
 
-/// A host on which each of [`COMMANDS`] has something to do, its hypervisor, and its ruleset.
+/// Returns a host on which each of [`COMMANDS`] has something to do, its hypervisor, and its
+/// ruleset.
 fn host() -> (Host, tempfile::TempDir, String) {
     let host = Host::new();
     host.bridge("br0");
@@ -55,14 +56,14 @@ const COMMANDS: [&[&str]; 8] = [
     &["check"],
 ];
 
-/// What `check` says where something is to be set right.
+/// The last line of `check` if something differs.
 const HINT: &str = "macfence: note: run macfence sync to set this right\n";
 
 fn run(host: &Host, virsh: &tempfile::TempDir, args: &[&str]) -> Ran {
     host.exec(macfence_with(virsh).args(args), "")
 }
 
-/// Likewise, with the programs of another directory before.
+/// Runs macfence like [`run`], with the programs of another directory first.
 fn run_with(
     host: &Host,
     faulty: &tempfile::TempDir,
@@ -73,8 +74,8 @@ fn run_with(
     host.exec(Command::new(MACFENCE).args(args).env("PATH", path), "")
 }
 
-/// Runs every command a few times with stand-ins for these programs: a script each, that finds how
-/// often it was called in `$n` and the real program in `$real`.
+/// Runs every command a few times with a script in place of these programs. The script finds the
+/// number of its call in `$n` and the real program in `$real`.
 fn with_faults(faults: &[(&str, &str)]) {
     let (host, virsh, saved) = host();
     for args in COMMANDS {
@@ -110,7 +111,7 @@ fn with_faults(faults: &[(&str, &str)]) {
                 assert_eq!(now, after, "{what}");
                 continue;
             }
-            // What is fenced can be told without virsh.
+            // `list` can show fences without virsh.
             let is_less = "macfence: warning: only what is fenced is shown";
             if *args == ["list"] && ran.stderr.starts_with(is_less) {
                 assert!(ran.status == 0 && faults[0].0 == "virsh", "{what}");
@@ -130,7 +131,7 @@ fn with_faults(faults: &[(&str, &str)]) {
             );
             assert!(now == before || now == after, "{what}: {now:#?}");
         }
-        // Once they are well again, so is everything else.
+        // When the programs work again, so do all commands.
         restore();
         assert_eq!(run(&host, &virsh, args).status, status);
         assert_eq!(host.sorted_ruleset(), after);
@@ -155,7 +156,7 @@ fn an_nft_that_is_killed_before_or_after_its_work() {
 fn an_nft_that_prints_rubbish() {
     let cut = "[ $((n % 3)) = 0 ] && { $real \"$@\" | head -c 90; exit; }; exec $real \"$@\"";
     let other = "[ $((n % 3)) = 0 ] && { echo 'segfault at 0'; exit; }; exec $real \"$@\"";
-    // Where it should have loaded and says nonsense instead, it must have failed to be an error.
+    // nft must fail if it did not load. So only calls that load nothing print nonsense and succeed.
     let loads = format!("{IS_LOADING} && exec $real \"$@\"; ");
     with_faults(&[("nft", &format!("{loads}{cut}"))]);
     with_faults(&[("nft", &format!("{loads}{other}"))]);
@@ -211,10 +212,10 @@ fn programs_that_hang_are_killed_and_named() {
 }
 
 #[test]
-fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
+fn rights_that_end_half_way_a_full_run_and_a_missing_sys() {
     let (host, virsh, _) = host();
     let before = host.sorted_ruleset();
-    // Rights that are there for looking and gone for loading, as a container's root may have them.
+    // An nft that may read but not load, as with the root of a container.
     let faulty = tempfile::tempdir().unwrap();
     let says = format!(
         "{IS_LOADING} || exec /usr/sbin/nft \"$@\"; echo 'Operation not permitted' >&2; exit 1"
@@ -234,7 +235,7 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
         );
         assert_eq!(host.sorted_ruleset(), before, "{args:?}");
     }
-    // Nothing of what we do needs room in /run.
+    // macfence needs no room in /run for this.
     host.run(|| {
         mount(
             Some("tmpfs"),
@@ -249,7 +250,8 @@ fn a_full_run_a_missing_sys_and_rights_that_end_half_way() {
     });
     run(&host, &virsh, &["apply", "one-5"]).ok();
     assert!(host.fenced().contains(&name(5)));
-    // Which port is on a bridge cannot be told without /sys: that is not "on none".
+    // Without /sys, macfence cannot know which port is on a bridge. That is not the same as "on
+    // none".
     let before = host.sorted_ruleset();
     host.run(|| tmpfs("/sys"));
     for args in [&["apply", "one-6"][..], &["sync"], &["flush"], &["check"]] {
@@ -288,7 +290,7 @@ fn a_clock_that_is_set_back_while_nft_runs_changes_nothing() {
 }
 
 #[test]
-fn what_stands_in_the_place_of_ebtables_lock_is_neither_followed_nor_broken() {
+fn other_files_in_the_place_of_ebtables_lock_are_neither_followed_nor_changed() {
     let (host, virsh, _) = host();
     host.hide("nft");
     host.run(|| tmpfs("/var/lib/ebtables"));

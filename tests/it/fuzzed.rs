@@ -1,12 +1,12 @@
-//! What fuzzing has found worth keeping makes no parser panic.
+//! No text that fuzzing has found worth keeping makes a parser panic.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
 use crate::lab::source;
 
-/// Tries a target with each seed and with each text that fuzzing has found worth keeping: those
-/// that reach some code that no shorter one does.
+/// Tries every target with its seeds, and with the texts that fuzzing has kept: those that reach
+/// code that no shorter text reaches.
 #[test]
 fn no_text_of_the_corpus_makes_a_parser_panic() {
     let fuzz = source("tests/fuzz");

@@ -1,9 +1,10 @@
-//! The main job on a real libvirtd with a real QEMU.
+//! The main job on a real libvirtd with real QEMU guests.
 
 use crate::lab::libvirt::Libvirt;
 use crate::lab::{Host, macfence_with, script};
 
-/// A bridge interface, without the ROM that would look for a server to boot from and be counted.
+/// Returns the XML of a bridge interface. It has no ROM, which would look for a boot server and so
+/// add to the counters.
 fn interface(mac: &str, port: &str) -> String {
     let target = match port {
         "" => String::new(),
@@ -15,7 +16,7 @@ fn interface(mac: &str, port: &str) -> String {
     )
 }
 
-/// The port that libvirt gave the first NIC of a domain.
+/// Returns the port that libvirt gave the domain's first NIC.
 fn port(libvirt: &Libvirt, domain: &str) -> String {
     let list = libvirt.virsh(&["domiflist", domain]);
     list.split_whitespace()
@@ -25,11 +26,11 @@ fn port(libvirt: &Libvirt, domain: &str) -> String {
 }
 
 #[test]
-fn a_running_vm_is_fenced_and_cleaned_up_after() {
+fn a_running_vm_is_fenced_and_its_fence_goes_with_it() {
     let host = Host::new();
     host.bridge("beth0");
     let libvirt = Libvirt::start(&host);
-    // A port with a name of its own, and one that libvirt names.
+    // One port has a name in the XML. libvirt names the other.
     libvirt.create("one-1", &interface("02:00:c0:a8:00:05", "one-1-0"));
     libvirt.create("one-2", &interface("02:00:c0:a8:01:05", ""));
     let automatic = port(&libvirt, "one-2");
@@ -45,7 +46,7 @@ fn a_running_vm_is_fenced_and_cleaned_up_after() {
         assert!(ruleset.contains(&rule), "{rule}: {ruleset}");
     }
 
-    // A second NIC, live; the other VM drops something meanwhile.
+    // A second NIC is attached to the running VM. Meanwhile the other VM drops a frame.
     let uplink = host.tap("beth0", "eth0");
     uplink.send(&crate::lab::frame::frame(
         crate::lab::frame::Kind::Arp,
@@ -65,7 +66,7 @@ fn a_running_vm_is_fenced_and_cleaned_up_after() {
     assert_eq!(nics, ["one-1-0", "one-1-1"]);
     assert_eq!(list[1]["nics"][0]["dropped"]["foreign"], 1);
 
-    // A VM goes: what was its is gone, and nothing else has changed.
+    // A VM ends. Its fence is gone, and nothing else has changed.
     let chain = ["-a", "list", "chain", "bridge", "macfence", "vm-one-2"];
     let other = host.ok("nft", &chain);
     libvirt.virsh(&["destroy", "one-1"]);
@@ -79,7 +80,7 @@ fn a_running_vm_is_fenced_and_cleaned_up_after() {
 }
 
 #[test]
-fn virsh_is_asked_once_whatever_the_names_are() {
+fn virsh_is_asked_once_even_for_odd_names() {
     let host = Host::new();
     host.bridge("beth0");
     let libvirt = Libvirt::start(&host);
@@ -108,13 +109,14 @@ fn virsh_is_asked_once_whatever_the_names_are() {
     sorted.sort_unstable();
     assert_eq!(host.fenced(), sorted);
 
-    // One that libvirt does not know spoils the call, wherever it stands, and is named.
+    // A name that libvirt does not know fails the whole call, wherever it stands, and the error
+    // names it.
     let before = (host.generation(), host.ruleset());
     for names in [&["nobody"][..], &["nobody", "日本"], &["--help", "nobody"]] {
         let error = apply(names).error();
         assert!(error.contains("failed to get domain 'nobody'"), "{error}");
     }
-    // An id is not a name, unless a domain has it for one.
+    // An id is not a name, unless it is the name of a domain.
     let id = host.ok("virsh", &["-q", "-c", "qemu:///system", "domid", "日本"]);
     let error = apply(&[id.trim()]).error();
     assert!(error.contains("none of this name runs"), "{error}");
@@ -137,7 +139,7 @@ fn virsh_is_asked_once_whatever_the_names_are() {
     }
     assert_eq!((host.generation(), host.ruleset()), before);
 
-    // A libvirt that is not there.
+    // A libvirt that does not run.
     let error = host
         .macfence(["apply", "--connect", "qemu:///nowhere", "--", "日本"])
         .error();
@@ -145,7 +147,7 @@ fn virsh_is_asked_once_whatever_the_names_are() {
 }
 
 #[test]
-fn a_domain_whose_name_is_anothers_number_is_fenced_like_any() {
+fn a_domain_whose_name_is_anothers_id_is_fenced_like_any_other() {
     let host = Host::new();
     host.bridge("beth0");
     let libvirt = Libvirt::start(&host);

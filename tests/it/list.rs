@@ -1,4 +1,4 @@
-//! `list` shows what is open; `check` and `apply` say what the configuration leaves open.
+//! `list` shows which ports are open. `check` and `apply` say what the configuration leaves open.
 
 use std::process::Command;
 
@@ -14,14 +14,15 @@ fn run(host: &Host, virsh: &tempfile::TempDir, args: &[&str]) -> Ran {
     host.exec(macfence_with(virsh).args(args), "")
 }
 
-/// A configuration file with this content.
+/// Writes a configuration file with this content.
 fn config(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
     file
 }
 
-/// A host with the VMs `a` and `b` on `br0`, `c` on `br1`, and `d` on no bridge, of which `a` is fenced.
+/// A host with the VMs `a` and `b` on `br0`, `c` on `br1`, and `d` on no bridge. Only `a` is
+/// fenced.
 fn host() -> (Host, tempfile::TempDir) {
     let host = Host::new();
     host.bridge("br0");
@@ -39,7 +40,7 @@ fn host() -> (Host, tempfile::TempDir) {
     (host, virsh)
 }
 
-/// The lines of a table or of a list of findings, each with single spaces.
+/// Returns the lines of a table or of a list of findings, with single spaces.
 fn lines(text: &str) -> Vec<String> {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     text.lines().map(words).collect()
@@ -55,7 +56,7 @@ fn every_port_of_every_running_vm_has_a_row_that_says_why_it_is_open() {
         lines(&table),
         [
             "VM PORT BRIDGE MAC HEARS GUARD SPOOFED FOREIGN FORGED STATE",
-            // It was fenced under another configuration.
+            // `a` was fenced under another configuration.
             &format!("a vnet0 br0 {A} 02:00:c0:a8:00:00/40 - 0 0 - differs"),
             &format!("b vnet1 br0 {B} all - - - - UNFENCED: nothing has fenced it yet"),
             &format!("c vnet2 br1 {C} all - - - - UNFENCED: bridge \"br1\" is not in bridges"),
@@ -73,7 +74,7 @@ fn every_port_of_every_running_vm_has_a_row_that_says_why_it_is_open() {
         rows[1],
         format!("a vnet0 br0 {A} {hears} dhcp 0 0 0 fenced")
     );
-    // Only what is on this bridge is shown; what is to be fenced is said by the file.
+    // `--bridge` limits what is shown. Reasons still follow `bridges` in the file.
     let rows = lines(&run(&host, &virsh, &[&list[..], &["--bridge", "br1"]].concat()).ok());
     assert_eq!(rows.len(), 3, "{rows:?}");
     assert!(rows[1].ends_with("bridge \"br1\" is not in bridges"));
@@ -81,7 +82,7 @@ fn every_port_of_every_running_vm_has_a_row_that_says_why_it_is_open() {
 }
 
 #[test]
-fn json_tells_states_and_reasons_and_keeps_its_fields() {
+fn json_has_states_and_reasons_and_keeps_its_other_fields() {
     let (host, virsh) = host();
     let text = run(&host, &virsh, &["list", "--json", "--bridge", "br0"]).ok();
     let rows: Value = serde_json::from_str(&text).unwrap();
@@ -100,7 +101,7 @@ fn json_tells_states_and_reasons_and_keeps_its_fields() {
 }
 
 #[test]
-fn without_a_hypervisor_what_the_kernel_holds_is_shown_and_that_is_said() {
+fn without_a_hypervisor_list_shows_the_kernels_fences_and_says_so() {
     let (host, virsh) = host();
     script(&virsh, "virsh", "echo 'no libvirt here' >&2; exit 1");
     let ran = run(&host, &virsh, &["list"]);
@@ -208,7 +209,7 @@ fn a_misspelt_bridge_is_named_and_vms_left_open_for_it_are_skipped() {
         ]
     );
     assert!(rows[4]["detail"].as_str().unwrap().contains("br0x"));
-    // With bridges that exist, VMs elsewhere are told, and that is well.
+    // If the bridges exist, VMs elsewhere are reported, and check still succeeds.
     let file = config("bridges = ['br1']\n");
     let flag = ["--config", file.path().to_str().unwrap()];
     run(&host, &virsh, &[&flag[..], &["sync"]].concat()).ok();
@@ -234,7 +235,7 @@ fn check_says_what_to_run() {
 }
 
 #[test]
-fn what_xml_describes_is_compared_without_a_hypervisor() {
+fn check_compares_vms_given_as_xml_without_a_hypervisor() {
     let (host, virsh) = host();
     script(&virsh, "virsh", "exit 1");
     let check = |name: &str, mac: &str, port: &str| {
@@ -257,14 +258,14 @@ fn what_xml_describes_is_compared_without_a_hypervisor() {
 }
 
 #[test]
-fn a_vm_that_is_named_and_gets_no_fence_is_an_error() {
+fn a_named_vm_that_gets_no_fence_is_an_error() {
     let (host, virsh) = host();
     let apply = |args: &[&str]| run(&host, &virsh, &[&["apply"], args].concat());
     let ran = apply(&["b", "d", "--bridge", "br0"]);
     assert_eq!(ran.status, 1, "{ran:?}");
     let error = "macfence: error: not fenced: VM \"d\": port \"vnet3\": on no Linux bridge\n";
     assert!(ran.stderr.ends_with(error), "{ran:?}");
-    // The others are.
+    // The others get their fences.
     assert_eq!(host.fenced(), ["a", "b"]);
     let ran = apply(&["c", "--bridge", "br0"]);
     assert_eq!(ran.status, 1, "{ran:?}");

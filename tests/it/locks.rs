@@ -1,4 +1,4 @@
-//! One change at a time, and nobody but root can hold others up.
+//! One change happens at a time, and only root can make others wait.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -17,7 +17,7 @@ use crate::lab::{Host, IS_LOADING, LOCKS, MACFENCE, domain, macfence_with, need,
 const LOCK: &str = "/run/macfence/lock";
 const ASKING: &str = "/run/macfence/asking";
 
-/// A host, and the XML of a VM there.
+/// A host, and the XML of a VM on it.
 fn host() -> (Host, String) {
     let host = Host::new();
     host.bridge("br0");
@@ -26,18 +26,18 @@ fn host() -> (Host, String) {
     (host, xml)
 }
 
-/// Whether anybody holds this lock.
+/// Tells whether somebody holds this lock.
 fn is_held(host: &Host, path: &str) -> bool {
     host.run(|| File::open(path).unwrap().try_lock().is_err())
 }
 
 #[test]
-fn a_user_who_locks_all_that_he_can_keeps_no_hook_waiting() {
+fn a_user_cannot_keep_hooks_waiting_with_locks() {
     let (host, xml) = host();
     host.apply(&xml).ok();
     host.macfence(["check"]);
-    // The first two are what version 0.1 locked: there, each hook failed after a minute. (We are a
-    // thread of a program that is not on the host: for us it is no /proc/self.)
+    // Version 0.1 locked the first two, so each hook would fail there after a minute. (This thread
+    // belongs to a program outside the host's namespaces, so /proc/self would not name it.)
     let paths = [
         "/proc/thread-self/ns/net",
         "/sys/class/net",
@@ -63,7 +63,7 @@ fn a_user_who_locks_all_that_he_can_keeps_no_hook_waiting() {
     host.apply(&xml).ok();
     assert!(begun.elapsed() < Duration::from_secs(30));
     assert_eq!(host.fenced(), ["one-1"]);
-    // They were held all the time.
+    // The user held the locks all the time.
     assert!(names.iter().all(|path| is_held(&host, path)));
 }
 
@@ -80,7 +80,7 @@ fn a_user_without_rights_is_told_to_be_root() {
 }
 
 #[test]
-fn a_link_is_named_and_not_followed_and_a_directory_of_a_user_is_not_used() {
+fn a_link_is_reported_and_not_followed_and_a_users_directory_is_not_used() {
     let (host, xml) = host();
     let target = Path::new("/run/target");
     let is_refused = |because: &str| {
@@ -115,7 +115,7 @@ fn a_link_is_named_and_not_followed_and_a_directory_of_a_user_is_not_used() {
 }
 
 #[test]
-fn a_run_that_cannot_be_written_to_is_named() {
+fn an_error_names_run_if_it_cannot_be_written() {
     let (host, xml) = host();
     let remount = |options: &str, flags: MsFlags| {
         let none: Option<&str> = None;
@@ -134,14 +134,14 @@ fn a_run_that_cannot_be_written_to_is_named() {
     fails("cannot open /run/macfence/lock: Read-only file system");
     remount("nr_inodes=100", MsFlags::empty());
     host.apply(&xml).ok();
-    // Once the files are there, nothing more is written.
+    // When the files exist, nothing more is written.
     remount("nr_inodes=100", MsFlags::MS_RDONLY);
     host.macfence(["remove", "one-1"]).ok();
     assert!(host.fenced().is_empty());
 }
 
 #[test]
-fn who_is_killed_holds_no_lock_once_what_it_has_started_has_ended() {
+fn after_a_kill_the_lock_is_free_as_soon_as_nft_has_ended() {
     let (host, xml) = host();
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
@@ -159,7 +159,7 @@ fn who_is_killed_holds_no_lock_once_what_it_has_started_has_ended() {
     until("nft loads", || pid.exists());
     apply.kill().unwrap();
     apply.wait().unwrap();
-    // nft has what it needs, and may still change the rules.
+    // nft has its transaction and may still change the rules.
     assert!(is_held(&host, LOCK));
     let nft = fs::read_to_string(pid).unwrap();
     host.ok("kill", &["-KILL", nft.trim()]);
@@ -169,7 +169,7 @@ fn who_is_killed_holds_no_lock_once_what_it_has_started_has_ended() {
 }
 
 #[test]
-fn who_has_the_lock_cannot_be_stopped_from_the_terminal() {
+fn a_terminal_cannot_stop_macfence_while_it_holds_the_lock() {
     let (host, xml) = host();
     let dir = tempfile::tempdir().unwrap();
     let loads = dir.path().join("loads");
@@ -188,7 +188,7 @@ fn who_has_the_lock_cannot_be_stopped_from_the_terminal() {
         if action == "apply" {
             command.arg(&file);
         }
-        // Without a group that a shell controls these signals stop nobody.
+        // These signals stop no process in a group that no shell controls.
         let mut macfence = host.run(|| command.process_group(0).spawn().unwrap());
         until("nft loads", || loads.exists());
         host.ok("kill", &[&format!("-{signal}"), &macfence.id().to_string()]);
@@ -203,7 +203,7 @@ fn who_has_the_lock_cannot_be_stopped_from_the_terminal() {
 }
 
 #[test]
-fn whoever_shares_run_waits_for_the_others_in_whatever_network_namespace() {
+fn calls_that_share_run_wait_for_each_other_even_in_other_network_namespaces() {
     let (host, _) = host();
     let lock = host.lock_file("lock");
     for inside in [&[][..], &["unshare", "--net"]] {

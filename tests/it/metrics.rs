@@ -1,4 +1,4 @@
-//! What `metrics` says is what `list` and `check` say, as Prometheus reads it.
+//! `metrics` gives the same facts as `list` and `check`, for Prometheus.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -15,13 +15,13 @@ fn metrics(host: &Host, virsh: &tempfile::TempDir, args: &[&str]) -> Ran {
 
 const TIME: &str = "macfence_last_look_timestamp_seconds ";
 
-/// Metrics without their explanations and without the time.
+/// Returns the metrics without their explanations and without the time.
 fn values(text: &str) -> Vec<&str> {
     let values = text.lines().filter(|line| !line.starts_with('#'));
     values.filter(|line| !line.starts_with(TIME)).collect()
 }
 
-/// The time of the last successful look.
+/// Returns the time of the last successful look.
 fn time(text: &str) -> Option<u64> {
     let time = text.lines().find_map(|line| line.strip_prefix(TIME))?;
     Some(time.parse().unwrap())
@@ -57,7 +57,7 @@ fn drops_fences_and_differences_are_counted() {
         a.send(&frame(Kind::Arp, B.parse().unwrap(), everybody, number));
     }
     b.send(&frame(Kind::Arp, B.parse().unwrap(), everybody, 4));
-    // Of three VMs that run one is fenced, one not, and one otherwise; a fourth has ended.
+    // Of three running VMs one is fenced, one is not, and one has no NIC. A fourth has ended.
     let virsh = fake_virsh(&[
         ("a", &domain("a", &[(A, "vnet0", "br0")])),
         ("c", &domain("c", &[(A, "vnet1", "br0")])),
@@ -92,7 +92,7 @@ fn drops_fences_and_differences_are_counted() {
     );
     promtool_accepts(&host, &text);
     assert!(time(&text).unwrap().abs_diff(now()) < 60, "{text}");
-    // Without a hypervisor there is less to say.
+    // Without a hypervisor there are fewer metrics.
     script(&virsh, "virsh", "exit 1");
     let ran = metrics(&host, &virsh, &[]);
     assert!(
@@ -177,14 +177,14 @@ fn a_file_is_replaced_as_a_whole() {
     assert_eq!(metrics(&host, &virsh, &output).ok(), "");
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(values(&text), values(&metrics(&host, &virsh, &[]).ok()));
-    // Everybody may read it, and nothing is left beside it.
+    // Everybody may read the file, and no other file is left beside it.
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
-    // A reader that has the old one open keeps the old one.
+    // A reader that has the old file open keeps it.
     let old = std::fs::File::open(&path).unwrap();
     metrics(&host, &virsh, &output).ok();
     assert_eq!(std::io::read_to_string(old).unwrap(), text);
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
-    // Where it cannot be replaced it stays as it was.
+    // If the file cannot be replaced, the old one stays.
     let wrong = dir.path().join("missing/macfence.prom");
     let error = metrics(&host, &virsh, &["--output", wrong.to_str().unwrap()]).error();
     assert!(error.contains(wrong.to_str().unwrap()), "{error}");

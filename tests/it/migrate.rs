@@ -1,4 +1,4 @@
-//! From the seed's ebtables rules to nft, with no VM open at any moment.
+//! Migrates the seed's ebtables rules to nft. No VM is open at any moment.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,8 +21,8 @@ fn port(vm: usize) -> String {
     format!("one-{vm}-0")
 }
 
-/// A host with the seed's rules for so many VMs, twice each as the seed leaves them, and a virsh
-/// that knows the VMs.
+/// A host with the seed's rules for `vms` VMs, each twice as the seed leaves them, and a virsh that
+/// knows the VMs.
 fn seeded(vms: usize) -> (Host, tempfile::TempDir) {
     need("ebtables-restore");
     let host = Host::new();
@@ -64,13 +64,13 @@ fn ebtables_rules(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn every_pair_becomes_a_fence_and_the_rest_is_left() {
+fn every_pair_becomes_a_fence_and_other_rules_stay() {
     let (host, virsh) = seeded(4);
     for vm in 0..4 {
         host.ports("br0", &[&port(vm)]);
     }
     let add = |rule: &str| drop(host.ok("ebtables", &rule.split(' ').collect::<Vec<_>>()));
-    // A pair that no VM claims, half a pair, and somebody else's.
+    // A pair of no VM, half a pair, and somebody else's rule.
     add("-A FORWARD -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o stray -j DROP");
     add("-A FORWARD -s ! 02:00:c0:a8:00:09 -i stray -j DROP");
     add("-A FORWARD -s ! 02:00:c0:a8:00:09 -i half -j DROP");
@@ -114,17 +114,17 @@ fn every_pair_becomes_a_fence_and_the_rest_is_left() {
     let before = (host.generation(), host.ruleset());
     assert_eq!(migrate(&host, &virsh, &[]).ok(), "");
     assert_eq!((host.generation(), host.ruleset()), before);
-    // Migrated is what apply would have put there.
+    // A migrated fence is the one that apply would make.
     let list = host.list();
     assert_eq!(list[1]["nics"][0]["mac"], mac(1));
     assert_eq!(list[1]["nics"][0]["prefix"], "02:00:c0:a8:01:00/40");
 }
 
 #[test]
-fn stale_rules_do_not_replace_what_is_right() {
+fn stale_rules_do_not_replace_right_fences() {
     let (host, virsh) = seeded(2);
     host.ports("br0", &[&port(0), &port(1)]);
-    // VM 0 has another address by now, with a fence of nft or without.
+    // VM 0 has another address now. First it has no fence in nft, then one.
     let now = domain("one-0", &[("02:00:c0:a8:09:05", &port(0), "br0")]);
     std::fs::write(virsh.path().join("one-0.xml"), &now).unwrap();
     let all = ebtables_rules(&host);
@@ -140,7 +140,7 @@ fn stale_rules_do_not_replace_what_is_right() {
 }
 
 #[test]
-fn a_port_that_nft_holds_for_its_former_vm_goes_to_the_vm_that_has_it() {
+fn a_port_that_nft_holds_for_its_former_vm_goes_to_its_present_vm() {
     for former in ["a-former", "z-former"] {
         let (host, _) = seeded(0);
         host.ports("br0", &["vnet0", "vnet1", "vnet2"]);
@@ -156,7 +156,7 @@ fn a_port_that_nft_holds_for_its_former_vm_goes_to_the_vm_that_has_it() {
         .ok();
         let now = domain(former, &[(own, "vnet1", "br0"), (old, "vnet2", "br0")]);
         let b = domain("b", &[(new, "vnet0", "br0")]);
-        // Of the former VM's ports only the new one has the seed's rules.
+        // Of the former VM's ports, only the new one has rules of the seed.
         for (mac, port) in [(old, "vnet2"), (new, "vnet0")] {
             let net = format!("{}:00/ff:ff:ff:ff:ff:00", &mac[..14]);
             for (who, way) in [(&*net, "-o"), (mac, "-i")] {
@@ -173,7 +173,7 @@ fn a_port_that_nft_holds_for_its_former_vm_goes_to_the_vm_that_has_it() {
             ruleset.contains("\"vnet0\" : jump vm-b"),
             "{former}: {ruleset}"
         );
-        // Its entry in the map, and three rules.
+        // One entry in the map, and three rules.
         assert_eq!(ruleset.matches("vnet0").count(), 4, "{former}: {ruleset}");
         let list = host.list();
         let b = list
@@ -192,7 +192,7 @@ fn a_port_that_nft_holds_for_its_former_vm_goes_to_the_vm_that_has_it() {
 }
 
 #[test]
-fn fences_of_our_own_ebtables_backend_migrate_with_whom_they_trust() {
+fn fences_of_our_own_ebtables_backend_migrate_with_their_trusted_senders() {
     let (host, virsh) = seeded(1);
     host.ports("br0", &[&port(0)]);
     let xml = domain("one-0", &[(&mac(0), &port(0), "br0")]);
@@ -204,7 +204,7 @@ fn fences_of_our_own_ebtables_backend_migrate_with_whom_they_trust() {
     let left = host.ok("ebtables-save", &[]);
     let left: Vec<_> = left.lines().filter(|line| line.starts_with("-A")).collect();
     assert_eq!(left, ["-A FORWARD -p ARP -i eth7 -j ACCEPT"]);
-    // Nothing is left to do for whoever trusts the same.
+    // A second run with the same trusted senders has nothing to do.
     let before = host.generation();
     let apply = ["apply", "--xml", "-"];
     host.macfence_reading(&xml, apply.iter().chain(&trusting))
@@ -234,7 +234,7 @@ fn only_ports_of_chosen_bridges_migrate() {
 fn a_dry_run_prints_what_the_run_then_loads() {
     let (host, virsh) = seeded(1);
     host.ports("br0", &[&port(0)]);
-    // The port is another VM's in nft: its entry has to go first.
+    // In nft the port belongs to another VM, so its entry has to go first.
     host.apply(&domain("old", &[("02:00:c0:a8:09:05", &port(0), "br0")]))
         .ok();
     let dry = migrate(&host, &virsh, &["--dry-run"]).ok();
@@ -248,7 +248,7 @@ fn a_dry_run_prints_what_the_run_then_loads() {
         &host.ok("nft", &["list", "table", "bridge", "macfence"]),
     )
     .ok();
-    // Handles count from one in a new namespace; this transaction needs none.
+    // Handles in a new namespace count from one. This transaction needs no handles.
     copy.exec(Command::new("nft").args(["-j", "-f", "-"]), &json)
         .ok();
     migrate(&host, &virsh, &[]).ok();
@@ -261,7 +261,7 @@ fn a_dry_run_prints_what_the_run_then_loads() {
 fn a_migration_that_stops_between_two_rules_is_completed() {
     let (host, virsh) = seeded(1);
     host.ports("br0", &[&port(0)]);
-    // Few rules are deleted by one call each; the second one fails.
+    // A few rules are deleted by one call each. The second call fails.
     crate::lab::script(
         &virsh,
         "ebtables",
@@ -280,8 +280,8 @@ fn a_migration_that_stops_between_two_rules_is_completed() {
     assert_eq!(host.fenced(), ["one-0"]);
 }
 
-/// VM 0 (network 0) sends under VM 1's address and under its own; VM 1 (network 1) must hear
-/// neither, and an uplink only what is not spoofed.
+/// VM 0 (network 0) sends under VM 1's address and under its own. VM 1 (network 1) must hear
+/// neither frame. The uplink must not hear the spoofed one.
 struct Forbidden {
     vm0: Tap,
     vm1: Tap,
@@ -289,7 +289,7 @@ struct Forbidden {
 }
 
 impl Forbidden {
-    /// Plugs in all VMs of a host, with the ends of these three in our hands.
+    /// Creates the ports of all VMs of a host, and keeps the far ends of these three.
     fn on(host: &Host) -> Self {
         (2..VMS).for_each(|vm| host.ports("br0", &[&port(vm)]));
         Self {
@@ -299,7 +299,7 @@ impl Forbidden {
         }
     }
 
-    /// Sends one of each and returns how many were heard.
+    /// Sends one frame of each kind, and returns how many were heard wrongly.
     fn heard(&self, id: u32) -> usize {
         let parse = |text: String| text.parse::<MacAddr>().unwrap();
         let (own, other) = (parse(mac(0)), parse(mac(1)));
@@ -323,7 +323,7 @@ fn no_forbidden_frame_is_heard_while_fifty_vms_migrate() {
     let number_sent = AtomicU32::new(0);
     let sent = || number_sent.load(Ordering::Relaxed);
     thread::scope(|scope| {
-        // The sender ends when this is dropped, be it because something here has failed.
+        // The sender stops when this is dropped, also if something here fails.
         let (lasting, over) = mpsc::channel::<()>();
         let (frames, number_sent) = (&frames, &number_sent);
         let sender = scope.spawn(move || {

@@ -1,5 +1,5 @@
-//! What is in share/ for Prometheus and Grafana, with the real Prometheus and the real node_exporter.
-//! Grafana itself is in no package of Debian's: of the dashboard the queries are checked.
+//! Tests the files in share/ for Prometheus and Grafana with the real Prometheus and the real
+//! node_exporter. Debian has no package of Grafana, so the dashboard's queries are checked instead.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -31,11 +31,12 @@ fn promtool(args: &[&str]) {
 }
 
 #[test]
-fn prometheus_takes_the_alerts_and_each_fires_for_what_it_is_for() {
+fn prometheus_accepts_the_alerts_and_each_fires_in_its_case() {
     let alerts = source(ALERTS);
     let alerts = alerts.to_str().unwrap();
     promtool(&["check", "rules", alerts]);
-    // A series, and the alert that it must set off within twenty minutes; the first must set off none.
+    // A series, and the alert that must fire for it within twenty minutes. Empty: no alert must
+    // fire.
     let labels = "instance=\"h\",one_host_id=\"0\"";
     let vm = "vm=\"a\",one_vm_id=\"1\",bridge=\"br0\",port=\"p\"";
     let cases = [
@@ -119,7 +120,7 @@ fn prometheus_takes_the_alerts_and_each_fires_for_what_it_is_for() {
     }
     let dir = tempfile::tempdir().unwrap();
     for (number, (series, values, alert)) in cases.iter().enumerate() {
-        // promtool compares annotations too: what fires is asked for as a series.
+        // promtool also compares annotations. So ask for the firing alerts as a series.
         let fires = "count by (alertname) (ALERTS{alertstate=\"firing\"})";
         let samples: Vec<_> = [*alert]
             .iter()
@@ -136,11 +137,11 @@ fn prometheus_takes_the_alerts_and_each_fires_for_what_it_is_for() {
             }],
         });
         let file = dir.path().join(format!("{number}.yml"));
-        // JSON is YAML.
+        // JSON is valid YAML.
         fs::write(&file, test.to_string()).unwrap();
         promtool(&["test", "rules", file.to_str().unwrap()]);
     }
-    // As OpenNebula's own.
+    // Severities and annotations as in OpenNebula's own alerts.
     let text = shipped(ALERTS);
     let severe = |severity: &str| text.matches(&format!("severity: {severity} ")).count();
     assert_eq!(severe("critical") + severe("warning"), names.len());
@@ -149,7 +150,7 @@ fn prometheus_takes_the_alerts_and_each_fires_for_what_it_is_for() {
     }
 }
 
-/// The queries of a dashboard.
+/// Returns the queries of a dashboard.
 fn queries(dashboard: &Value) -> Vec<String> {
     let panels = dashboard["panels"].as_array().expect("panels").iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().expect("targets"));
@@ -157,7 +158,7 @@ fn queries(dashboard: &Value) -> Vec<String> {
     targets.map(text).collect()
 }
 
-/// A query with Grafana's variables filled in.
+/// Fills in Grafana's variables.
 fn filled(query: &str) -> String {
     query
         .replace("$one_host_id", ".*")
@@ -165,7 +166,7 @@ fn filled(query: &str) -> String {
 }
 
 #[test]
-fn the_dashboards_queries_are_prometheus_and_its_variables_opennebulas() {
+fn prometheus_accepts_the_dashboards_queries_and_its_variables_are_opennebulas() {
     let dashboard: Value =
         serde_json::from_str(&shipped("share/prometheus/dashboard.json")).unwrap();
     let variables = dashboard["templating"]["list"].as_array().unwrap();
@@ -212,7 +213,7 @@ impl Drop for Daemon {
     }
 }
 
-/// What Prometheus answers; nothing while it does not yet.
+/// Returns Prometheus's answer; null while it does not answer yet.
 fn ask(host: &Host, path: &str) -> Value {
     let get = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect("127.0.0.1:9090")?;
@@ -226,7 +227,7 @@ fn ask(host: &Host, path: &str) -> Value {
     serde_json::from_str(body).unwrap_or_default()
 }
 
-/// The alerts that fire, with their labels.
+/// Returns the firing alerts with their labels.
 fn firing(host: &Host) -> Vec<Value> {
     let said = ask(host, "/api/v1/alerts");
     let alerts = said["data"]["alerts"].as_array().cloned();
@@ -236,7 +237,7 @@ fn firing(host: &Host) -> Vec<Value> {
 }
 
 #[test]
-fn an_alert_fires_in_prometheus_for_what_node_exporter_reads() {
+fn an_alert_fires_in_prometheus_for_metrics_read_by_node_exporter() {
     let host = Host::new();
     host.ip("link set lo up\n");
     host.bridge("br0");
@@ -264,7 +265,7 @@ fn an_alert_fires_in_prometheus_for_what_node_exporter_reads() {
             &format!("--collector.textfile.directory={}", text.display()),
         ],
     );
-    // The shipped rules, which need not be true for minutes here.
+    // The shipped rules without their `for`: here a condition need not hold for minutes.
     let rules: String = shipped(ALERTS)
         .lines()
         .filter(|line| !line.trim().starts_with("for: "))
@@ -303,7 +304,7 @@ fn an_alert_fires_in_prometheus_for_what_node_exporter_reads() {
     until("the metrics are scraped", fenced);
     assert_eq!(firing(&host), [] as [Value; 0]);
 
-    // The VM sends under another's address, and somebody takes its fence away.
+    // The VM sends under another's address, and somebody deletes its fence.
     let everybody = "ff:ff:ff:ff:ff:ff".parse().unwrap();
     for number in 0..50 {
         tap.send(&frame(Kind::Arp, B.parse().unwrap(), everybody, number));
@@ -336,7 +337,7 @@ fn an_alert_fires_in_prometheus_for_what_node_exporter_reads() {
 }
 
 #[test]
-fn the_timer_and_the_drop_in_are_such_as_systemd_takes() {
+fn systemd_accepts_the_timer_and_the_drop_in() {
     need("systemd-analyze");
     let dir = tempfile::tempdir().unwrap();
     let put = |name: &str, text: &str| {
@@ -352,7 +353,7 @@ fn the_timer_and_the_drop_in_are_such_as_systemd_takes() {
         assert!(output.status.success() && said.is_empty(), "{output:?}");
     };
     let service = shipped("share/systemd/macfence-metrics.service");
-    // What the service may do is what the others may, and no less strict.
+    // The service has the same sandbox as the others.
     let others = shipped("share/systemd/macfence-sync.service");
     let (_, sandbox) = others.split_once("# nft and virsh").unwrap();
     let (sandbox, _) = sandbox.split_once("[Install]").unwrap();

@@ -1,4 +1,4 @@
-//! Names of VMs and ports through nft's own parsers.
+//! Names of VMs and ports survive nft's own parsers.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::lab::{Host, domain};
 
-/// Loads the exports of these VMs and gives nft back what it then lists.
+/// Loads macfence's export of these VMs, and loads nft's listing of it again.
 fn round_trip(host: &Host, vms: &[(String, String)]) {
     host.ok("nft", &["flush", "ruleset"]);
     let files = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn any_name_of_a_vm_survives_nft() {
     .map(str::to_owned)
     .into();
     names.push("x".repeat(250));
-    // XML knows no control characters but these.
+    // XML allows only these control characters.
     names.push("tab\tline\n".to_owned());
     let vms: Vec<_> = names
         .into_iter()
@@ -96,7 +96,7 @@ fn any_name_of_a_vm_survives_nft() {
 }
 
 #[test]
-fn any_port_name_that_is_taken_survives_nft() {
+fn any_accepted_port_name_survives_nft() {
     let host = Host::new();
     let mut ports: Vec<String> = ('!'..='~')
         .flat_map(|c| {
@@ -109,7 +109,7 @@ fn any_port_name_that_is_taken_survives_nft() {
         })
         .filter(|name| name.parse::<Port>().is_ok())
         .collect();
-    // Words of nft's own languages.
+    // Keywords of nft, and values that it parses.
     let words = "0x10 1-2 10 accept all any arp chain continue ct drop elem element eth0 ether exists \
         false goto icmp6 igmp iifname inet ip ip6 ipcomp jump map meta missing nft null ospf policy \
         queue return rule set table true type udp6 vlan vmap 日本 fifteen-bytes-x";

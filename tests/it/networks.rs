@@ -1,4 +1,4 @@
-//! Networks with settings of their own, frame by frame on the real kernel.
+//! Networks with their own settings, frame by frame on the real kernel.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use crate::lab::{Host, Ran, Tap, domain, fake_virsh, path_with, tmpfs};
 
 const BROADCAST: &str = "ff:ff:ff:ff:ff:ff";
 
-/// The router of the first network, and that of the second.
+/// The routers of the first and the second network.
 const ROUTERS: [&str; 2] = ["00:16:3e:00:00:01", "00:16:3e:00:00:02"];
 
 /// Two networks on one bridge: 10.1/16 and 192.168.0/24.
@@ -36,7 +36,8 @@ fn mac(text: &str) -> MacAddr {
     text.parse().unwrap()
 }
 
-/// A host, its VMs' ports, the uplink, and what knows the VMs and holds the configuration.
+/// A host with its VMs' ports and an uplink, and a directory with the VMs' XML and the
+/// configuration.
 struct Lab {
     host: Host,
     taps: Vec<Tap>,
@@ -81,7 +82,7 @@ impl Lab {
             .exec(command.env("PATH", path_with(&self.dir)), "")
     }
 
-    /// Which VMs hear a broadcast that comes in here under this address.
+    /// Returns the VMs that hear a broadcast from this tap under this address.
     fn hear(&self, from: &Tap, src: &str) -> String {
         let all = self.taps.iter();
         all.for_each(|tap| drop(tap.heard()));
@@ -98,11 +99,11 @@ fn each_network_hears_its_own_router_and_not_the_others() {
     let lab = Lab::new(TWO);
     lab.run(&["sync"]).ok();
     let from = |vm: usize| lab.hear(&lab.taps[vm], VMS[vm].2);
-    // A /16 and a /24 of IPv4, and a /24 without a section.
+    // An IPv4 /16 network, a /24, and a /24 without a section.
     assert_eq!([0, 1, 2, 3, 4].map(from), ["b", "a", "d", "c", ""]);
     assert_eq!(ROUTERS.map(|mac| lab.hear(&lab.uplink, mac)), ["ab", "cd"]);
     for (src, expected) in [
-        // Of the /16, from another host; and of the /24 next to the one with a section.
+        // A VM of the /16 on another host, and one of the /24 beside the one with a section.
         ("02:00:0a:01:99:99", "ab"),
         ("02:00:0a:02:00:01", ""),
         ("02:00:c0:a8:01:99", "e"),
@@ -146,7 +147,7 @@ fn flags_do_not_override_a_section() {
 }
 
 #[test]
-fn what_comes_in_through_a_trusted_port_is_heard_in_that_network_only() {
+fn only_its_network_hears_every_sender_at_a_trusted_port() {
     let lab = Lab::new(
         "[[network]]\nmac = '02:00:0a:01:00:00/32'\ntrusted-ports = ['vpn0']\nprefix-len = 32\n",
     );
@@ -155,7 +156,7 @@ fn what_comes_in_through_a_trusted_port_is_heard_in_that_network_only() {
     assert_eq!(lab.hear(&vpn, "52:54:00:00:00:01"), "ab");
     assert_eq!(lab.hear(&lab.uplink, "52:54:00:00:00:01"), "");
     lab.run(&["check"]).quiet();
-    // A user has given his port the name of one of the host's.
+    // A user has chosen a port name that the configuration means for a port of the host.
     let config = "trusted-ports = ['vnet4']\n";
     lab.configure(config);
     let warning = "macfence: warning: port \"vnet4\" is in trusted-ports, but it is a VM's: it is \
@@ -166,7 +167,8 @@ fn what_comes_in_through_a_trusted_port_is_heard_in_that_network_only() {
     assert_eq!((check.status, check.stderr.as_str()), (0, warning));
 }
 
-/// What OpenNebula does where a network has a transparent proxy. The proxy's MAC address is random.
+/// Does what OpenNebula does for a network with a transparent proxy. The proxy's MAC address is
+/// random.
 fn proxy(host: &Host, namespace: &str) {
     host.ok("ip", &["netns", "add", namespace]);
     host.ip(&format!(
@@ -183,7 +185,7 @@ fn proxy(host: &Host, namespace: &str) {
     }
 }
 
-/// Whether the proxy's answer to a VM that asks for its address reaches the VM.
+/// A VM asks for the proxy's address. Tells whether the answer reaches the VM.
 fn answers(lab: &Lab) -> bool {
     let vm = &lab.taps[0];
     drop(vm.heard());
@@ -195,7 +197,7 @@ fn answers(lab: &Lab) -> bool {
     request.extend([10, 1, 0, 5, 0, 0, 0, 0, 0, 0, 169, 254, 16, 9]);
     request.resize(60, 0);
     vm.send(&request);
-    // The namespace answers at once, but not before we could look.
+    // The namespace's answer may take a moment.
     (0..50).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(10));
         let is_answer = |frame: &Vec<u8>| {
@@ -214,7 +216,7 @@ fn opennebulas_transparent_proxy_is_heard_unless_the_operator_says_otherwise() {
         lab.run(&["sync"]).ok();
         proxy(&lab.host, namespace);
         assert!(!answers(&lab), "{namespace}");
-        // It came after the fences.
+        // The proxy came after the fences.
         assert_eq!(lab.run(&["check"]).status, 1);
         let note = "port \"br0b\" is OpenNebula's transparent proxy";
         assert!(lab.run(&["-v", "sync"]).stderr.contains(note));
@@ -224,7 +226,7 @@ fn opennebulas_transparent_proxy_is_heard_unless_the_operator_says_otherwise() {
         let ran = lab.run(&["-v", "sync"]);
         assert!(!ran.stderr.contains(note), "{}", ran.stderr);
         assert!(!answers(&lab), "{namespace}");
-        // It may be heard in one network.
+        // One network may allow it.
         lab.configure(
             "opennebula-proxy = false\n[[network]]\nbridge = 'br0'\nopennebula-proxy = true\n",
         );
@@ -234,7 +236,7 @@ fn opennebulas_transparent_proxy_is_heard_unless_the_operator_says_otherwise() {
 }
 
 #[test]
-fn no_port_is_taken_for_the_proxys_because_of_its_name() {
+fn a_port_needs_more_than_the_proxys_name_to_be_trusted() {
     let lab = Lab::new("");
     let host = &lab.host;
     host.ok("ip", &["netns", "add", "one_tproxy"]);
@@ -250,12 +252,12 @@ fn no_port_is_taken_for_the_proxys_because_of_its_name() {
         lab.run(&["sync"]).ok();
         host.ruleset().contains("br0b")
     };
-    // Somebody's TARGET: a tap.
+    // A tap that got the name from somebody's TARGET.
     let tap = host.tap("br0", "br0b");
     assert!(!is_trusted());
     assert_eq!(lab.hear(&tap, "52:54:00:00:00:01"), "");
     drop(tap);
-    // A container's: a veth, but its other end is in the container, or on the host.
+    // A container's veth. Its other end is in the container, or on the host.
     for peer in ["peer name far netns container", "peer name far"] {
         host.ip(&format!(
             "link add br0b type veth {peer}\nlink set br0b master br0 up\n"
@@ -263,7 +265,7 @@ fn no_port_is_taken_for_the_proxys_because_of_its_name() {
         assert!(!is_trusted(), "{peer}");
         host.unplug("br0b");
     }
-    // Another bridge's, and another name's.
+    // A port on another bridge, and a port with another name.
     host.ip(
         "link add br0b type veth peer name far netns one_tproxy\nlink set br0b master br1 up\n",
     );
@@ -272,17 +274,17 @@ fn no_port_is_taken_for_the_proxys_because_of_its_name() {
     );
     assert!(!is_trusted());
     assert!(!host.ruleset().contains("br0c"));
-    // That these would show: on its bridge it is the proxy's.
+    // The same port on the right bridge is the proxy's. So the checks above would see it.
     host.ip("link set br0b master br0\n");
     assert!(is_trusted());
-    // Not if it is a running VM's.
+    // It is not trusted if it is a running VM's port.
     let xml = domain("e", &[(VMS[4].2, "br0b", "br0")]);
     std::fs::write(lab.dir.path().join("e.xml"), xml).unwrap();
     lab.run(&["sync"]).ok();
     let list = host.list();
     let vms = list.as_array().unwrap().iter();
     let nics = vms.flat_map(|vm| vm["nics"].as_array().unwrap());
-    // What e has left stays as it was.
+    // The port that e has left keeps its rules.
     let nics = nics.filter(|nic| nic["port"] != VMS[4].1);
     let said = nics.map(|nic| (nic["port"].as_str().unwrap(), &nic["trusted_ports"]));
     let none = serde_json::json!([]);
@@ -291,7 +293,7 @@ fn no_port_is_taken_for_the_proxys_because_of_its_name() {
 }
 
 #[test]
-fn a_proxy_that_leaves_is_trusted_no_more() {
+fn a_proxy_that_leaves_is_no_longer_trusted() {
     let lab = Lab::new("");
     proxy(&lab.host, "one_tproxy");
     lab.run(&["sync"]).ok();
@@ -304,7 +306,7 @@ fn a_proxy_that_leaves_is_trusted_no_more() {
 }
 
 #[test]
-fn a_namespace_directory_that_cannot_be_read_costs_the_proxy_and_no_fence() {
+fn if_the_namespace_directory_is_unreadable_the_proxy_is_not_heard_and_fences_stay() {
     let lab = Lab::new("");
     lab.host.run(|| {
         tmpfs("/run/netns");
@@ -316,7 +318,7 @@ fn a_namespace_directory_that_cannot_be_read_costs_the_proxy_and_no_fence() {
     assert!(!lab.host.ruleset().contains("br0b"));
 }
 
-/// A veth of the proxy's name whose other end is somewhere else.
+/// Creates a veth with the name of the proxy's port whose other end is somewhere else.
 fn proxy_port_without_namespace(host: &Host) {
     host.ip("link add br0b type veth peer name br0a\nlink set br0b master br0 up\n");
 }
@@ -345,17 +347,17 @@ fn addresses_of_a_network_and_of_a_nic_are_granted() {
         serde_json::json!(["192.168.0.1", "192.168.0.6"])
     );
     assert_eq!(nic(4)["addresses"], serde_json::Value::Null);
-    // The frame says that it is of 192.168.0.5.
+    // The frame's IP address is 192.168.0.5.
     assert_eq!(lab.hear(&lab.taps[2], VMS[2].2), "d");
     assert_eq!(lab.hear(&lab.taps[3], VMS[3].2), "");
-    // The host and the cable hear it under its further address, its network does not.
+    // The host and the cable hear the VM under its additional address. Its network does not.
     drop(lab.uplink.heard());
     assert_eq!(lab.hear(&lab.taps[2], "00:00:5e:00:01:01"), "");
     assert_eq!(lab.uplink.heard().len(), 1);
 }
 
 #[test]
-fn a_wrong_section_is_named_and_changes_nothing() {
+fn a_wrong_section_is_an_error_that_names_it_and_changes_nothing() {
     let lab = Lab::new("");
     lab.run(&["sync"]).ok();
     let (before, generation) = (lab.host.ruleset(), lab.host.generation());

@@ -1,4 +1,4 @@
-//! What OpenNebula's oneadmin can do as root with the shipped sudoers file, and what it cannot.
+//! Tests what OpenNebula's oneadmin can and cannot do as root with the shipped sudoers file.
 
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -19,10 +19,10 @@ use crate::lab::{
 
 const A: &str = "02:00:c0:a8:00:05";
 
-/// A URI for which libvirt runs a program.
+/// A URI that makes libvirt run a program.
 const EVIL: &str = "qemu+ext:///system?command=/var/tmp/tmp/evil";
 
-/// VM 42 with one NIC, as OpenNebula's drivers tell it.
+/// The template of VM 42 with one NIC, as OpenNebula's drivers get it.
 fn template() -> String {
     BASE64_STANDARD.encode(format!(
         "<VM><ID>42</ID><TEMPLATE><NIC><BRIDGE>br0</BRIDGE><MAC>{A}</MAC><NIC_ID>0</NIC_ID>\
@@ -30,8 +30,8 @@ fn template() -> String {
     ))
 }
 
-/// A host with the port of VM 42, on a bridge as Linux makes it; and a virsh that notes how it is
-/// called.
+/// A host with the port of VM 42 on a bridge with Linux's defaults, and a virsh that records its
+/// calls.
 fn host() -> (Host, tempfile::TempDir) {
     let host = Host::new();
     host.ip("link add br0 type bridge\nlink set br0 up\n");
@@ -78,7 +78,7 @@ fn each_entry_point_works_for_oneadmin() {
         one.run(&format!("{PROGRAM} {call}"), &template()).quiet();
         is_fenced(fences);
     }
-    // The paths themselves, without sudo.
+    // The entry points by their paths, without sudo.
     let path = entry("driver-clean");
     one.run(&format!("{path} bridge host1"), &template())
         .quiet();
@@ -91,26 +91,26 @@ fn each_entry_point_works_for_oneadmin() {
     one.run(&format!("{PROGRAM} hook ebtables-flush"), "")
         .quiet();
     is_fenced(false);
-    // As root, hooks can do this as well.
+    // With root's rights, hooks can also set this.
     let learn = "/sys/class/net/br0/bridge/no_linklocal_learn";
     assert_eq!(host.run(|| std::fs::read_to_string(learn).unwrap()), "1\n");
 }
 
 #[test]
-fn a_failure_behind_sudo_comes_back_as_it_is() {
+fn a_failure_behind_sudo_comes_back_unchanged() {
     let (host, _dir) = host();
     let one = Oneadmin::of(&host);
     let error = one.run(&format!("{PROGRAM} hook one-post"), "x").error();
     assert!(error.contains("not base64"), "{error}");
     let ran = sudo(&one, &[&entry("driver-post")], "");
     assert_eq!(ran.status, 2, "{ran:?}");
-    // The arguments of others than those who call are wrong: that is seen before sudo is asked.
+    // The arguments are wrong, so macfence fails before it calls sudo.
     let ran = one.run(&format!("{PROGRAM} hook ebtables-kvm"), "");
     assert_eq!(ran.status, 2, "{ran:?}");
 }
 
 #[test]
-fn a_flag_that_chooses_what_root_does_is_refused_by_name() {
+fn a_flag_that_chooses_what_root_does_is_refused_with_its_name() {
     let (host, _dir) = host();
     let one = Oneadmin::of(&host);
     let before = host.generation();
@@ -163,7 +163,7 @@ fn nothing_behind_an_entry_point_is_a_flag() {
             let args = [&["--", &*path], flags].concat();
             let ran = sudo(&one, &args, &template());
             assert!(!ran.stderr.contains("root:"), "{ran:?}");
-            // Nor has it been taken for the name of the configuration file.
+            // It must not be taken for the name of the configuration file either.
             assert!(!ran.stderr.contains("shadow:"), "{ran:?}");
         }
     }
@@ -204,12 +204,12 @@ fn sudo_runs_nothing_but_the_entry_points() {
         &["sh", "-c", "id"],
         &["-s"],
         &["-i"],
-        // Other programs under names of entry points.
+        // Other programs under the names of entry points.
         &[&mine("list")],
         &[&mine("one-post"), "-c", "id"],
         &[&mine("one-clean"), "-c", "id"],
         &[&mine("ebtables-kvm"), "one-42"],
-        // The entry points themselves, otherwise.
+        // The entry points with arguments, options or variables.
         &[&flush, "x"],
         &["-E", &flush],
         &["PATH=/var/tmp/tmp", &flush],
@@ -230,21 +230,22 @@ fn sudo_runs_nothing_but_the_entry_points() {
         assert_eq!(ran.stdout, "", "{args:?}: {ran:?}");
     }
     assert_eq!(host.generation(), before);
-    // This one sudo allows, as it is the same file under the same name; so is what it does.
+    // sudo allows this one, because it is the same file under the same name. So it must do no more
+    // than the entry point.
     let link = mine("ebtables-xen");
     for args in [&["list"][..], &["--connect", EVIL]] {
         let ran = sudo(&one, &[&[&*link], args].concat(), "");
         assert_ne!(ran.status, 0, "{ran:?}");
         assert_eq!(host.generation(), before);
     }
-    // Whatever sudo is called itself.
+    // sudo under its other name.
     let script = "exec -a sudoedit sudo -n /etc/shadow";
     let mut bash = Command::new("bash");
     let ran = one.exec(bash.args(["-c", script]).env("PATH", LOGIN_PATH), "");
     assert_ne!(ran.status, 0, "{ran:?}");
 }
 
-/// Variables that would have a say, if they came through.
+/// Variables that would do harm if they reached root.
 fn hostile() -> [(&'static str, String); 14] {
     [
         ("PATH", prepend(TMP, LOGIN_PATH)),
@@ -273,7 +274,7 @@ fn no_variable_of_oneadmins_environment_gets_to_root() {
         let evil = format!("touch {TMP}/done; cat /etc/shadow");
         host.run(|| script(TMP, name, &evil));
     }
-    // A site whose own settings keep all of it, and ask for a terminal and a record.
+    // A site whose own settings keep all variables, and demand a terminal and logs.
     let kept: Vec<_> = hostile().map(|(name, _)| name).into();
     let site = format!(
         "Defaults !env_reset, requiretty, log_input, log_output, use_pty, setenv\n\
@@ -292,7 +293,7 @@ fn no_variable_of_oneadmins_environment_gets_to_root() {
         one.exec(sudo.env_clear().envs(hostile()), &template())
     };
     call(&[&entry("driver-post"), "bridge", "one-42", "host1"]).ok();
-    // `list` would have virsh asked with our environment.
+    // The command `list` would ask virsh with our environment, so look at the ruleset instead.
     assert!(host.ruleset().contains("chain vm-one-42"));
     call(&[&entry("ebtables-kvm"), "one-42"]).ok();
     assert!(!host.run(|| Path::new(TMP).join("done").exists()));
@@ -302,14 +303,14 @@ fn no_variable_of_oneadmins_environment_gets_to_root() {
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     names.sort();
     assert_eq!(names, ["LC_ALL", "PATH"], "{env}");
-    // Nor by way of sudo's own arguments, though this site allows it.
+    // sudo's own arguments cannot pass them either, though this site allows it.
     let flush = entry("ebtables-flush");
     for args in [["-E", &*flush], ["PATH=/var/tmp/tmp", &flush]] {
         let ran = sudo(&one, &args, "");
         assert_ne!(ran.status, 0, "{ran:?}");
         assert!(ran.stderr.contains("not allowed to"), "{ran:?}");
     }
-    // What sudo itself lets through, before macfence has a say.
+    // Shows what sudo itself passes on, without macfence.
     host.run(|| {
         std::fs::remove_file(entry("one-clean")).unwrap();
         script(LIBEXEC, "one-clean", "env");
@@ -324,7 +325,7 @@ fn no_variable_of_oneadmins_environment_gets_to_root() {
 }
 
 #[test]
-fn behind_sudo_path_counts_for_nothing() {
+fn behind_sudo_the_callers_path_is_ignored() {
     let (host, dir) = host();
     script(&dir, "nft", "echo evil >&2; exit 1");
     let list = |variable: &str| {
@@ -337,7 +338,7 @@ fn behind_sudo_path_counts_for_nothing() {
 }
 
 #[test]
-fn whoever_cannot_become_root_is_told_how() {
+fn a_user_who_cannot_become_root_learns_what_to_install() {
     let (host, _dir) = host();
     let one = Oneadmin::of(&host);
     let before = host.generation();
@@ -349,7 +350,7 @@ fn whoever_cannot_become_root_is_told_how() {
         }
         assert_eq!(host.generation(), before);
     };
-    // As version 0.1 had it.
+    // The sudoers file of version 0.1.
     let old = "oneadmin ALL=(root) NOPASSWD: /usr/sbin/nft -j -f -\n";
     host.run(|| std::fs::write(SUDOERS, old).unwrap());
     let path = entry("driver-post");
@@ -366,10 +367,10 @@ fn whoever_cannot_become_root_is_told_how() {
 }
 
 #[test]
-fn an_error_output_that_nobody_reads_keeps_no_other_hook_waiting() {
+fn a_hook_whose_error_output_nobody_reads_does_not_hang() {
     let (host, _dir) = host();
     let one = Oneadmin::of(&host);
-    // A NIC on no bridge is warned of, while the lock is held.
+    // A NIC on no bridge causes a warning while the lock is held.
     let nic = format!("<NIC><MAC>{A}</MAC><NIC_ID>1</NIC_ID><TARGET>one-42-1</TARGET></NIC>");
     let xml = format!("<VM><ID>42</ID><TEMPLATE>{nic}</TEMPLATE></VM>");
     let (_reader, writer) = std::io::pipe().unwrap();

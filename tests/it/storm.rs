@@ -8,7 +8,7 @@ use nix::unistd::mkfifo;
 
 use crate::lab::{Host, IS_LOADING, domain, macfence_with, script};
 
-/// What is done to a VM, one after the other; the last word counts.
+/// The calls for a VM, one after the other. The last call decides whether the VM is fenced.
 const LIVES: [&[&str]; 4] = [
     &["apply", "apply", "remove", "apply"],
     &["apply", "remove", "apply", "remove"],
@@ -17,13 +17,13 @@ const LIVES: [&[&str]; 4] = [
 ];
 
 #[test]
-fn a_hook_that_is_killed_does_not_change_anything_behind_the_next_ones_back() {
+fn a_killed_hook_changes_nothing_after_the_next_hook_has_run() {
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["one-1-0"]);
     let dir = tempfile::tempdir().unwrap();
     mkfifo(&dir.path().join("loading"), Mode::S_IRWXU).unwrap();
-    // An nft that is slow to load, and says when it has been told what.
+    // An nft that reads its transaction, says so, and loads it a second later.
     let slow =
         format!("{IS_LOADING} && echo >${{0%/*}}/loading && sleep 1; exec /usr/sbin/nft \"$@\"");
     script(&dir, "nft", &slow);
@@ -40,15 +40,15 @@ fn a_hook_that_is_killed_does_not_change_anything_behind_the_next_ones_back() {
         apply.kill().unwrap();
         apply.wait().unwrap();
     });
-    // The last word is that the VM is not fenced.
+    // After this last call the VM must not be fenced.
     host.macfence(["remove", "one-1"]).ok();
-    // Had its nft outlived the hook, it would have loaded the rules by then.
+    // If its nft outlived the hook, it would have loaded the rules by now.
     thread::sleep(Duration::from_millis(1500));
     assert!(host.fenced().is_empty());
 }
 
 #[test]
-fn the_last_word_on_each_vm_counts_whatever_happens_to_the_others() {
+fn the_last_call_for_each_vm_counts_whatever_happens_to_the_others() {
     let host = Host::new();
     host.bridge("br0");
     let name = |vm: usize| format!("one-{vm:02}");
@@ -83,7 +83,7 @@ fn the_last_word_on_each_vm_counts_whatever_happens_to_the_others() {
 }
 
 #[test]
-fn two_hundred_hooks_at_once_end_as_the_last_word_on_each_vm_says() {
+fn two_hundred_hooks_at_once_end_as_the_last_call_for_each_vm_says() {
     let host = Host::new();
     host.bridge("br0");
     let port = |vm: usize| format!("one-{vm}-0");
@@ -95,7 +95,7 @@ fn two_hundred_hooks_at_once_end_as_the_last_word_on_each_vm_says() {
     for vm in 1..=100 {
         host.ports("br0", &[&port(vm)]);
     }
-    // 1 to 20 are fenced and to be removed, 21 to 30 are fenced and their ports gone.
+    // VMs 1 to 20 are fenced and will be removed. VMs 21 to 30 are fenced and their ports are gone.
     for vm in 1..=30 {
         host.apply(&xml(vm)).ok();
     }

@@ -1,4 +1,4 @@
-//! Two hosts on one physical network, as in the seed: a cable between their bridges.
+//! Two hosts on one physical network, as in the seed: a cable joins their bridges.
 
 use std::thread;
 use std::time::Duration;
@@ -16,8 +16,7 @@ struct Vm {
     tap: Tap,
 }
 
-/// Two hosts with two VMs of network 0 and two of network 1 on each, and on each a watcher, whom
-/// nobody fences.
+/// Two hosts, each with two VMs of network 0, two of network 1, and a watcher without a fence.
 fn hosts() -> ([Host; 2], Vec<Vm>, [Tap; 2]) {
     let hosts = [Host::new(), Host::new()];
     hosts.iter().for_each(|host| host.bridge("br0"));
@@ -51,7 +50,7 @@ fn hosts() -> ([Host; 2], Vec<Vm>, [Tap; 2]) {
     (hosts, vms, watchers)
 }
 
-/// Sends a frame and returns who heard it, on either host.
+/// Sends a frame and returns the VMs on both hosts that hear it.
 fn hearers(vms: &[Vm], watchers: &[Tap; 2], sender: &Vm, bytes: &[u8]) -> Vec<&'static str> {
     sender.tap.send(bytes);
     let id = number(bytes);
@@ -59,7 +58,7 @@ fn hearers(vms: &[Vm], watchers: &[Tap; 2], sender: &Vm, bytes: &[u8]) -> Vec<&'
         let far = &watchers[1 - sender.host];
         far.heard().iter().any(|f| number(f) == id)
     });
-    // The far bridge may not have come to all of its ports yet.
+    // The far bridge may not have served all of its ports yet.
     thread::sleep(Duration::from_millis(5));
     let heard = |vm: &&Vm| vm.tap.heard().iter().any(|f| number(f) == id);
     vms.iter().filter(heard).map(|vm| vm.port).collect()

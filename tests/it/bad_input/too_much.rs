@@ -1,4 +1,4 @@
-//! Text that is made to keep a parser busy or to fill memory is refused by its numbers, and real
+//! Text that is made to keep a parser busy or to fill memory is refused by its counts. Ordinary
 //! text of the same length is not.
 
 use base64::Engine;
@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use super::{A, host, refused};
 use crate::lab::{Host, Ran, domain, fake_virsh, macfence_with};
 
-/// What goes beyond a limit, in up to 4 MiB, and the words of the refusal.
+/// Texts of up to 4 MiB that exceed a limit, and the words of the refusal.
 fn attacks() -> Vec<(String, &'static str)> {
     let named = |name: &str, count: usize| -> String {
         (0..count).map(|n| format!(" {name}{n}='x'")).collect()
@@ -15,7 +15,7 @@ fn attacks() -> Vec<(String, &'static str)> {
     let around = |start: &str, count: usize| start.repeat(count) + &"</a>".repeat(count);
     let nics = "<interface/><NIC/>".repeat(2_000);
     vec![
-        // The parser compares each with each.
+        // The parser compares each attribute with each other.
         (
             format!("<a{}/>", named("b", 200_000)),
             "more than 100 attributes on one element",
@@ -30,7 +30,7 @@ fn attacks() -> Vec<(String, &'static str)> {
             "more than 400,000 pieces of text and comments",
         ),
         (around("<a>", 400_000), "more than 256 levels of elements"),
-        // The parser copies those of all parents to each element.
+        // The parser copies the namespaces of all parents to each element.
         (
             around(&format!("<a{}>", named("xmlns:b", 90)), 200),
             "more than 100 namespaces",
@@ -42,12 +42,12 @@ fn attacks() -> Vec<(String, &'static str)> {
     ]
 }
 
-/// The domain XML of a VM with something more in it.
+/// Returns the domain XML of a VM with more text in it.
 fn with_more(name: &str, more: &str) -> String {
     domain(name, &[]).replace("<devices>\n  </devices>", more)
 }
 
-/// The same for an OpenNebula template.
+/// Returns an OpenNebula template with more text in it.
 fn template(more: &str) -> String {
     let nic = format!("<NIC><NIC_ID>0</NIC_ID><MAC>{A}</MAC><TARGET>one-42-0</TARGET></NIC>");
     BASE64_STANDARD.encode(format!(
@@ -68,7 +68,7 @@ fn domain_xml_beyond_a_limit() {
         let words = ["standard input: the domain XML has ", limit];
         refused(&host, &words, |host| host.apply(&xml));
         refused(&host, &words, |host| hook(host, &xml, "start"));
-        // libvirt would end a running VM.
+        // libvirt would end a running VM if the hook failed.
         let before = host.generation();
         let ran = hook(&host, &xml, "reconnect");
         assert_eq!((ran.status, &*ran.stdout), (0, ""), "{ran:?}");
@@ -114,7 +114,7 @@ fn a_vm_template_with_long_text_is_read() {
 }
 
 #[test]
-fn a_domain_beyond_a_limit_hides_no_other_from_sync() {
+fn sync_fences_other_domains_despite_one_beyond_a_limit() {
     let host = host();
     for (more, limit) in attacks() {
         let virsh = fake_virsh(&[
@@ -134,7 +134,7 @@ fn a_domain_beyond_a_limit_hides_no_other_from_sync() {
 }
 
 #[test]
-fn ends_of_domains_in_text_end_none() {
+fn closing_tags_of_domains_in_text_end_no_domain() {
     let host = host();
     let ends = format!("<![CDATA[{}]]>", "</domain>".repeat(400_000));
     let nic = "<devices><interface type='bridge'><mac address='02:00:c0:a8:01:05'/><target dev='vnet0'/></interface></devices>";
