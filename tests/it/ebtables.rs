@@ -1,4 +1,5 @@
-//! The ebtables backend, on the real ebtables (the nft variant: this kernel has no legacy tables).
+//! The ebtables backend on the real ebtables. It is the nft variant, because this kernel has no
+//! legacy tables.
 
 use std::process::Command;
 
@@ -22,8 +23,8 @@ fn apply(host: &Host, xml: &str, flags: &[&str]) -> Ran {
     host.macfence_reading(xml, args)
 }
 
-/// The rules outside our chains, as ebtables saves them. Our chains are named after what they do,
-/// not by the digest of it.
+/// Returns the rules outside our chains, as ebtables saves them. Our chains appear under the name
+/// of their work instead of its digest.
 fn rules(host: &Host) -> Vec<String> {
     let named = |rule: &str| {
         let words = rule.split(' ').map(|word| match word.get(..9) {
@@ -39,13 +40,13 @@ fn rules(host: &Host) -> Vec<String> {
     rules.map(named).collect()
 }
 
-/// How many chains of ours there are.
+/// Returns the number of our chains.
 fn chains(host: &Host) -> usize {
     let saved = host.ok("ebtables-save", &[]);
     saved.matches("\n:macfence-").count()
 }
 
-/// The rules of a guard without anybody to trust.
+/// Returns the rules of a guard without trusted senders.
 fn guard_rules(mac: &str, net: &str, port: &str) -> [String; 4] {
     [
         format!("-A FORWARD -s ! {net}/ff:ff:ff:ff:ff:00 -o {port} -j foreign"),
@@ -68,7 +69,7 @@ fn sorted(mut rules: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn the_rules_are_there_once_also_where_the_seed_has_left_its_own() {
+fn the_rules_are_there_once_even_beside_rules_of_the_seed() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     apply(&host, &xml, &[]).ok();
@@ -77,7 +78,7 @@ fn the_rules_are_there_once_also_where_the_seed_has_left_its_own() {
     let before = host.generation();
     apply(&host, &xml, &[]).ok();
     assert_eq!(host.generation(), before);
-    // What the seed left: each rule twice, without padding as legacy lists it.
+    // Rules of the seed: each twice, without padding, as the legacy ebtables lists them.
     for _ in 0..2 {
         for rule in [
             "-s ! 2:0:c0:a8:0:5 -i",
@@ -93,7 +94,7 @@ fn the_rules_are_there_once_also_where_the_seed_has_left_its_own() {
 }
 
 #[test]
-fn what_is_no_longer_so_is_replaced() {
+fn outdated_rules_are_replaced() {
     let host = host();
     apply(
         &host,
@@ -101,7 +102,7 @@ fn what_is_no_longer_so_is_replaced() {
         &[],
     )
     .ok();
-    // The port is now another VM's.
+    // The port now belongs to another VM.
     apply(
         &host,
         &domain("new", &[(B, "one-1-0", "br0")]),
@@ -115,7 +116,7 @@ fn what_is_no_longer_so_is_replaced() {
 }
 
 #[test]
-fn trusted_senders_have_a_chain_that_vms_share_and_that_goes_with_the_last() {
+fn vms_share_a_chain_of_trusted_senders_that_goes_with_the_last_vm() {
     let host = host();
     let one = domain("one-1", &[(A, "one-1-0", "br0")]);
     let two = domain("one-2", &[(A, "one-2-0", "br0")]);
@@ -130,14 +131,16 @@ fn trusted_senders_have_a_chain_that_vms_share_and_that_goes_with_the_last() {
     let before = host.generation();
     apply(&host, &one, &flags).ok();
     assert_eq!(host.generation(), before);
-    // A chain for what meddles and one for what is foreign; five rules for each port.
+    // One chain for control frames and queries, one for foreign frames, and five rules for each
+    // port.
     assert_eq!(
         (chains(&host), rules(&host).len()),
         (2, 10),
         "{:?}",
         rules(&host)
     );
-    // Another network, the same trust: the chain is needed again and must not be emptied.
+    // Another network with the same trusted senders: the chain is still in use and must not be
+    // emptied.
     apply(&host, &domain("one-1", &[(B, "one-1-0", "br0")]), &flags).ok();
     assert_eq!(
         (chains(&host), rules(&host).len()),
@@ -157,7 +160,7 @@ fn trusted_senders_have_a_chain_that_vms_share_and_that_goes_with_the_last() {
 }
 
 #[test]
-fn a_trusted_chain_that_somebody_changed_is_not_relied_on() {
+fn a_trusted_chain_that_somebody_changed_is_not_used() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
@@ -175,7 +178,7 @@ fn a_trusted_chain_that_somebody_changed_is_not_relied_on() {
 }
 
 #[test]
-fn only_what_is_ours_is_taken() {
+fn only_our_own_rules_are_removed() {
     let host = host();
     let firewall = [
         "-A FORWARD -p ARP -i one-1-0 --arp-op Request -j ACCEPT",
@@ -185,7 +188,7 @@ fn only_what_is_ours_is_taken() {
     ];
     let add = |rule: &str| drop(host.ok("ebtables", &rule.split(' ').collect::<Vec<_>>()));
     firewall.iter().for_each(|rule| add(rule));
-    // The seed's rules for VM 1, ours for VM 2.
+    // Rules of the seed for VM 1, and ours for VM 2.
     seed_rules(A, "02:00:c0:a8:00:00", "one-1-0")
         .iter()
         .for_each(|rule| add(rule));
@@ -207,7 +210,7 @@ fn only_what_is_ours_is_taken() {
     );
 }
 
-/// The rules of `FORWARD` from these words, in this order.
+/// Replaces the rules of `FORWARD` with these, in this order.
 fn given(host: &Host, given: &[&str]) {
     host.ok("ebtables", &["-F", "FORWARD"]);
     for rule in given {
@@ -219,7 +222,7 @@ fn given(host: &Host, given: &[&str]) {
     }
 }
 
-/// The rules of `FORWARD`, without its name.
+/// Returns the rules of `FORWARD`, without the chain's name.
 fn forward(host: &Host) -> Vec<String> {
     let ours = |rule: String| rule.strip_prefix("-A FORWARD ").map(str::to_owned);
     rules(host).into_iter().filter_map(ours).collect()
@@ -227,31 +230,31 @@ fn forward(host: &Host) -> Vec<String> {
 
 const TO: &str = "-s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-1-0 -j DROP";
 const FROM: &str = "-s ! 02:00:c0:a8:00:05 -i one-1-0 -j DROP";
-/// What takes the place of [`TO`]. That of [`FROM`] is in another table.
+/// Replaces [`TO`]. The rule that replaces [`FROM`] is in another table.
 const FOREIGN: &str = "-s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-1-0 -j foreign";
 
 #[test]
-fn the_rule_that_goes_is_the_one_that_was_meant() {
+fn the_right_rule_is_deleted() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
-    // ebtables does not look at masks when it looks for a rule to delete.
+    // ebtables ignores masks when it looks for a rule to delete.
     let wide = TO.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:00");
     for rules in [[&*wide, TO, FROM], [TO, &*wide, FROM], [FROM, TO, &*wide]] {
         given(&host, &rules);
         apply(&host, &xml, &[]).ok();
         assert_eq!(forward(&host), [FOREIGN]);
     }
-    // From one prefix length to another and back, the address being the same.
+    // From one prefix length to another and back. The address stays the same.
     let wide = FOREIGN.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:00");
     for (len, expected) in [("32", &*wide), ("40", FOREIGN), ("32", &*wide)] {
         apply(&host, &xml, &["--prefix-len", len]).ok();
         assert_eq!(forward(&host), [expected]);
     }
-    // Copies behind an ACCEPT are of no use: what is before it counts.
+    // Rules after an ACCEPT have no effect, so the pair before it counts.
     given(&host, &[TO, FROM, "-j ACCEPT", TO, FROM]);
     apply(&host, &xml, &[]).ok();
     assert_eq!(forward(&host), [FOREIGN, "-j ACCEPT"]);
-    // Somebody else's rule that ebtables takes for ours.
+    // Somebody else's rule, which ebtables takes for ours.
     let gap = TO.replace("ff:ff:ff:ff:ff:00", "ff:ff:ff:ff:00:ff");
     given(&host, &[&gap, TO, FROM]);
     host.unplug("one-1-0");
@@ -267,7 +270,7 @@ fn a_rule_that_replaces_another_takes_its_place() {
     let new = FOREIGN.replace("a8:00:00", "a8:01:00");
     let expected = ["-i eth0 -j ACCEPT", &new, "-j ACCEPT"];
     assert_eq!(forward(&host), expected);
-    // And so in another table.
+    // The same in another table.
     host.ok(
         "ebtables",
         &["-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT"],
@@ -281,7 +284,7 @@ fn a_rule_that_replaces_another_takes_its_place() {
 }
 
 #[test]
-fn a_right_rule_behind_others_does_not_excuse_that_one_before_them_goes() {
+fn right_rules_behind_an_accept_do_not_replace_those_before_it() {
     let host = host();
     let old = |rule: &str| {
         rule.replace("00:05", "01:05")
@@ -294,7 +297,7 @@ fn a_right_rule_behind_others_does_not_excuse_that_one_before_them_goes() {
 }
 
 #[test]
-fn a_rule_of_somebody_who_only_logs_is_not_taken_for_ours() {
+fn a_rule_that_also_logs_is_not_taken_for_ours() {
     let host = host();
     let words = [
         "-A",
@@ -319,9 +322,9 @@ fn a_rule_of_somebody_who_only_logs_is_not_taken_for_ours() {
 }
 
 #[test]
-fn a_host_without_ebtables_restore_is_fenced_all_the_same() {
+fn a_host_without_ebtables_restore_is_fenced_too() {
     let host = host();
-    // Hiding the program would hide ebtables, which is the same file: a link to it goes.
+    // ebtables-restore and ebtables are links to one file. So remove only the link.
     let dir = tempfile::tempdir().unwrap();
     host.run(|| {
         let sbin = dir.path().join("sbin");
@@ -332,7 +335,7 @@ fn a_host_without_ebtables_restore_is_fenced_all_the_same() {
                 let _ = std::os::unix::fs::symlink(real, sbin.join(entry.file_name()));
             }
         }
-        // /sbin leads there as well.
+        // /sbin leads to the same directory.
         let none: Option<&str> = None;
         let copy = dir.path().join("real");
         std::fs::create_dir(&copy).unwrap();
@@ -398,14 +401,14 @@ fn a_chain_that_could_not_be_filled_is_filled_by_the_next_run() {
         ];
         host.exec(macfence_with(&dir).args(args), &xml).error();
     }
-    // One in each table, the second without rules.
+    // One in each table. The second one has no rules.
     assert_eq!(chains(&host), 2);
     apply(&host, &xml, &["--trusted", "0:16:3e:0:0:1"]).ok();
     assert_eq!((chains(&host), rules(&host).len()), (2, 5));
 }
 
 #[test]
-fn remove_does_not_take_what_is_another_vms_by_now() {
+fn remove_keeps_rules_of_a_port_that_now_belongs_to_another_vm() {
     let host = host();
     let old = domain("old", &[(A, "one-1-0", "br0")]);
     apply(&host, &domain("new", &[(B, "one-1-0", "br0")]), &[]).ok();
@@ -427,7 +430,7 @@ fn remove_does_not_take_what_is_another_vms_by_now() {
 }
 
 #[test]
-fn a_host_that_has_come_to_nft_is_rid_of_the_seeds_rules_by_flush() {
+fn flush_removes_the_seeds_rules_from_a_host_that_uses_nft() {
     let host = host();
     given(&host, &[TO, FROM, "-p ARP -j ACCEPT"]);
     host.apply(&domain("one-2", &[(B, "one-2-0", "br0")])).ok();
@@ -500,7 +503,7 @@ fn export_prints_the_calls() {
 }
 
 #[test]
-fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
+fn auto_uses_nft_if_it_works_and_ebtables_if_not() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     let ran = host.macfence_reading(&xml, ["-v", "apply", "--xml", "-"]);
@@ -526,7 +529,8 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
         assert_eq!(rules(&host).len(), 4);
         host.ok("nft", &["flush", "ruleset"]);
     }
-    // An nft that is only in trouble is not given up: its fences are in force.
+    // If nft only fails at the moment, macfence must not change to ebtables: fences in nft are
+    // still in force.
     for (says, words) in [
         ("kill -11 $$", "signal 11"),
         ("echo 'Operation not permitted' >&2; exit 1", "permitted"),
@@ -555,7 +559,7 @@ fn auto_takes_nft_where_it_works_and_ebtables_where_not() {
 }
 
 #[test]
-fn fences_of_the_other_kind_are_pointed_out() {
+fn fences_of_the_other_firewall_are_reported() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     apply(&host, &xml, &[]).ok();
@@ -566,7 +570,8 @@ fn fences_of_the_other_kind_are_pointed_out() {
         "{}",
         ran.stderr
     );
-    // Whoever applies by hand is told as well; a hook's log is not filled with it.
+    // On a terminal, apply says so too. Without one it does not, so it does not fill the logs of
+    // hooks.
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, &xml).unwrap();
     let terminal = openpty(None, None).unwrap();
@@ -608,8 +613,8 @@ fn faults() {
         assert!(error.contains(words), "{error}");
         assert!(rules(&host).is_empty());
     }
-    // It refuses a rule half way: what was done and what not is said, and is repaired by calling
-    // again.
+    // A rule is refused half way. The error says what is done and what is left, and another call
+    // completes it.
     script(&dir, "ebtables-restore", "exit 1");
     let last =
         "case $* in *-A*-o*) echo no room >&2; exit 1;; esac; exec /usr/sbin/ebtables \"$@\"";
@@ -669,7 +674,7 @@ fn many_rules_do_not_cost_a_process_each() {
     assert_eq!(calls(&["flush"]), 7, "{expected}");
     assert!(rules(&host).is_empty());
 
-    // An ebtables-restore before 2.0.11 would empty the table: it is not used.
+    // ebtables-restore before 2.0.11 would empty the table, so it is not used.
     script(
         &dir,
         "ebtables",

@@ -1,4 +1,5 @@
-//! What a template asks for is remembered until the VM ends, whoever flushes what.
+//! macfence remembers what a template asks for until the VM ends, even if somebody flushes the
+//! ruleset.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -26,8 +27,8 @@ const GUARDED: &str = "<FILTER_MAC_SPOOFING>YES</FILTER_MAC_SPOOFING>\
 const ATTACH: &str = "<ATTACH>YES</ATTACH>";
 const ADDRESSES: [&str; 3] = ["192.168.2.5", "192.168.2.250", "fd00::5"];
 
-/// The three NICs of VM 42: one that hears all networks, one that is isolated, and one whose addresses
-/// are guarded.
+/// The NICs of VM 42. The first hears all networks, the second is isolated, and the third has
+/// guarded addresses.
 const NICS: [(&str, &str); 3] = [(A, ""), (B, ISOLATED), (C, GUARDED)];
 
 fn nic(id: usize, mac: &str, more: &str) -> String {
@@ -53,7 +54,7 @@ fn nics() -> Vec<String> {
     nics.map(|(id, (mac, more))| nic(id, mac, more)).collect()
 }
 
-/// A host on which VM 42 runs, and libvirt's word for that.
+/// A host on which VM 42 runs, and a stand-in for virsh that says so.
 struct Lab {
     host: Host,
     virsh: TempDir,
@@ -95,7 +96,7 @@ impl Lab {
         self.call(&args, &xml).quiet();
     }
 
-    /// Does something with files of the host.
+    /// Works with files of the host.
     fn there<R: Send>(&self, work: impl FnOnce(&Path) -> R + Send) -> R {
         self.host.run(|| work(Path::new(FILE)))
     }
@@ -104,7 +105,7 @@ impl Lab {
         self.there(Path::exists)
     }
 
-    /// What is remembered of a NIC.
+    /// Returns what is remembered of a NIC.
     fn remembered(&self, nic: usize) -> Value {
         let text = self.there(|file| fs::read_to_string(file).unwrap());
         let file: Value = serde_json::from_str(&text).unwrap();
@@ -119,7 +120,7 @@ impl Lab {
             .unwrap_or_default()
     }
 
-    /// For each NIC whether it hears only its own network, and which addresses it may use.
+    /// Tells for each NIC whether it hears only its own network, and which addresses it may use.
     fn fenced(&self) -> Vec<(bool, Option<Vec<String>>)> {
         let list = self.host.list();
         let nic = |nic: &Value| {
@@ -149,7 +150,7 @@ fn asked() -> Vec<(bool, Option<Vec<String>>)> {
 }
 
 #[test]
-fn who_flushes_the_ruleset_takes_nothing_away_for_longer_than_a_sync() {
+fn sync_restores_everything_after_the_ruleset_was_flushed() {
     let lab = Lab::new();
     lab.post(&nics());
     assert_eq!(lab.fenced(), asked());
@@ -160,7 +161,7 @@ fn who_flushes_the_ruleset_takes_nothing_away_for_longer_than_a_sync() {
         lab.call(&["sync"], "").ok(),
         "fenced one-42: port \"one-42-0\"; port \"one-42-1\"; port \"one-42-2\"\n"
     );
-    // No packet has come: also the counters are what they were.
+    // No frames were sent, so the counters are equal too.
     assert_eq!(lab.host.ok("nft", &["list", "ruleset"]), whole);
     lab.call(&["check"], "").quiet();
     for args in [
@@ -205,7 +206,7 @@ fn the_service_restores_what_templates_asked_for() {
 }
 
 #[test]
-fn on_ebtables_it_is_remembered_as_well() {
+fn with_ebtables_requests_are_remembered_too() {
     let lab = Lab::new();
     let save = || {
         let all = lab.host.ok("ebtables-save", &[]);
@@ -230,7 +231,7 @@ fn on_ebtables_it_is_remembered_as_well() {
         !whole.iter().any(|line| line.contains("-o one-42-0")),
         "{whole:?}"
     );
-    // libvirt knows of a third NIC, which nobody asked anything for.
+    // libvirt knows a third NIC, for which no template has asked anything.
     let third = with(&["sync"], "").ok();
     assert!(third.starts_with("mended one-42: "), "{third}");
     let whole = save();
@@ -251,7 +252,7 @@ fn on_ebtables_it_is_remembered_as_well() {
     assert_eq!(with(&["check"], "").status, 1);
     with(&["sync"], "").ok();
     assert_eq!(save(), whole, "{rules}");
-    // One rule against what the open NIC sends is lost.
+    // Lose one of the rules against the open NIC's frames.
     let line = rules
         .lines()
         .find(|line| line.contains("-i one-42-0") && line.contains("PREROUTING"));
@@ -263,11 +264,11 @@ fn on_ebtables_it_is_remembered_as_well() {
     assert_eq!(save(), whole);
 }
 
-/// A text for a file, what is done to the file, and what is said of it.
+/// A file's text, a change to the file, and the words of the warning.
 type Spoilt<'a> = (&'a [u8], &'a (dyn Fn(&Path) + Sync), &'a str);
 
 #[test]
-fn a_file_that_cannot_be_believed_is_named_and_its_vm_is_isolated() {
+fn an_untrustworthy_file_is_reported_and_its_vm_is_isolated() {
     let lab = Lab::new();
     lab.post(&nics());
     let good = lab.there(|file| fs::read(file).unwrap());
@@ -311,7 +312,7 @@ fn a_file_that_cannot_be_believed_is_named_and_its_vm_is_isolated() {
             format!("macfence: warning: VM \"one-42\": what is asked for it is not known: {FILE}");
         let is_said = |ran: Ran, status| {
             assert_eq!(ran.status, status, "{words}: {ran:?}");
-            // check also says what sets it right.
+            // check also says how to set this right.
             let hint = "macfence: note: run macfence sync to set this right";
             let said: Vec<_> = ran.stderr.lines().filter(|line| *line != hint).collect();
             let [line] = said[..] else { panic!("{ran:?}") };
@@ -320,14 +321,15 @@ fn a_file_that_cannot_be_believed_is_named_and_its_vm_is_isolated() {
         };
         is_said(lab.call(&["check"], ""), 1);
         is_said(lab.call(&["sync"], ""), 0);
-        // What the kernel lets it use it may use on, and nothing more; not under the other address.
+        // The VM keeps the addresses that the kernel allows it, and gets no others. It loses its
+        // second MAC address.
         let isolated = vec![(true, None), (true, None), (true, addresses(&ADDRESSES))];
         assert_eq!(lab.fenced(), isolated, "{words}");
         assert!(!lab.host.ruleset().contains("02:00:00:00:00:99"));
         is_said(lab.call(&["apply", "one-42"], ""), 0);
         is_said(lab.call(&["check"], ""), 0);
         assert_eq!(lab.fenced(), isolated, "{words}");
-        // The next template puts it right.
+        // The next template replaces the file.
         let ran = lab.call(&["hook", "one-post"], &template(&nics()));
         assert!(
             ran.status == 0 && ran.stderr.ends_with("; it is replaced\n"),
@@ -341,7 +343,7 @@ fn a_file_that_cannot_be_believed_is_named_and_its_vm_is_isolated() {
 }
 
 #[test]
-fn a_directory_that_is_not_safe_stops_whoever_needs_it() {
+fn an_unsafe_directory_stops_every_command_that_needs_it() {
     let lab = Lab::new();
     lab.post(&nics());
     let before = lab.host.generation();
@@ -365,7 +367,7 @@ fn a_directory_that_is_not_safe_stops_whoever_needs_it() {
 }
 
 #[test]
-fn what_is_asked_for_is_forgotten_with_the_vm() {
+fn requests_are_forgotten_when_the_vm_ends() {
     let lab = Lab::new();
     let all = nics();
     let gone = |lab: &Lab| assert!(!lab.has_file());
@@ -381,12 +383,12 @@ fn what_is_asked_for_is_forgotten_with_the_vm() {
     lab.post(&all);
     lab.call(&["remove", "one-42"], "").quiet();
     gone(&lab);
-    // It starts anew: what was asked in its earlier life does not count.
+    // The VM starts again. Requests of its earlier life do not count.
     lab.post(&all);
     lab.libvirt("start");
     gone(&lab);
     assert_eq!(lab.fenced(), [(true, None), (true, None), (true, None)]);
-    // It has ended, and nobody said so.
+    // The VM has ended, and no hook was called.
     lab.post(&all);
     fs::write(lab.virsh.path().join("names"), "").unwrap();
     lab.call(&["sync"], "").ok();
@@ -409,7 +411,7 @@ fn what_is_asked_for_is_forgotten_with_the_vm() {
 }
 
 #[test]
-fn a_nic_that_comes_or_goes_changes_only_what_is_remembered_of_it() {
+fn a_nic_that_comes_or_goes_changes_only_its_own_memory() {
     let lab = Lab::new();
     let all = nics();
     lab.post(&all[..2]);
@@ -433,7 +435,7 @@ fn a_nic_that_comes_or_goes_changes_only_what_is_remembered_of_it() {
 }
 
 #[test]
-fn an_alias_adds_its_addresses_to_its_nic_and_takes_them_along() {
+fn an_alias_adds_its_addresses_to_its_nic_and_takes_them_away_when_it_goes() {
     let lab = Lab::new();
     let all = nics();
     lab.post(&all);
@@ -447,7 +449,7 @@ fn an_alias_adds_its_addresses_to_its_nic_and_takes_them_along() {
     lab.post(&comes);
     let more = addresses(&["192.168.2.5", "192.168.2.77", "192.168.2.250", "fd00::5"]);
     assert_eq!(lab.fenced()[2].1, more);
-    // It is there, and somebody flushes the ruleset.
+    // The alias is there, and somebody flushes the ruleset.
     let with = lab.host.ok("nft", &["list", "ruleset"]);
     lab.host.ok("nft", &["flush", "ruleset"]);
     lab.call(&["sync"], "").ok();
@@ -455,7 +457,7 @@ fn an_alias_adds_its_addresses_to_its_nic_and_takes_them_along() {
     let before = lab.host.generation();
     lab.post(&with_alias("<IP>192.168.2.77</IP>"));
     assert_eq!(lab.host.generation(), before, "{with}");
-    // While it goes, its addresses are no reason to fail.
+    // While the alias is detached, its wrong addresses are no reason to fail.
     let goes = "<ATTACH>YES</ATTACH><IP>192.168.2.77</IP><IP6>nonsense</IP6>";
     lab.clean(&with_alias(goes));
     assert_eq!(lab.host.sorted_ruleset(), without);
@@ -467,7 +469,7 @@ fn an_alias_adds_its_addresses_to_its_nic_and_takes_them_along() {
 }
 
 #[test]
-fn nonsense_in_a_template_changes_nothing_and_is_in_nobodys_way_when_the_vm_ends() {
+fn nonsense_in_a_template_changes_nothing_and_does_not_keep_fences_when_the_vm_ends() {
     let lab = Lab::new();
     let all = nics();
     lab.post(&all);
@@ -490,7 +492,7 @@ fn nonsense_in_a_template_changes_nothing_and_is_in_nobodys_way_when_the_vm_ends
 }
 
 #[test]
-fn vms_with_names_that_look_alike_have_a_file_each() {
+fn vms_with_similar_names_have_separate_files() {
     let lab = Lab::new();
     lab.host.ports("br0", &["one-42-3"]);
     let names = ["a b", "a_20b", "a/../b", ".."];
@@ -513,7 +515,7 @@ fn vms_with_names_that_look_alike_have_a_file_each() {
 }
 
 #[test]
-fn who_is_killed_while_he_writes_leaves_the_old_file_or_the_new_one() {
+fn a_kill_during_a_write_leaves_the_old_file_or_the_new_one() {
     let lab = Lab::new();
     let (open, isolated) = ([nic(0, A, "")], [nic(0, A, ISOLATED)]);
     let post = |devices: &[String]| {
@@ -535,7 +537,7 @@ fn who_is_killed_while_he_writes_leaves_the_old_file_or_the_new_one() {
         lab.post(&open);
         lab.host.run(|| {
             let mut child = post(&isolated).stderr(Stdio::null()).spawn().unwrap();
-            // Most of them near the end, where it writes.
+            // Most kills fall near the end, where the file is written.
             thread::sleep(whole * (40 + point) / 80);
             child.kill().unwrap();
             child.wait().unwrap();
@@ -551,7 +553,7 @@ fn who_is_killed_while_he_writes_leaves_the_old_file_or_the_new_one() {
 }
 
 #[test]
-fn what_version_0_1_noted_in_the_kernel_is_remembered_from_the_first_command_on() {
+fn the_first_command_remembers_what_version_0_1_noted_in_the_kernel() {
     let old = "table bridge macfence {\n\tchain vm-one-42 {\n\
          \t\tiifname \"one-42-0\" ether saddr != 02:00:c0:a8:00:05 counter drop comment \"hears all networks\"\n\
          \t\tiifname \"one-42-1\" ether saddr != 02:00:c0:a8:01:05 counter drop\n\
@@ -578,7 +580,7 @@ fn what_version_0_1_noted_in_the_kernel_is_remembered_from_the_first_command_on(
         lab.host.ok("nft", &["flush", "ruleset"]);
         lab.call(&["sync"], "").ok();
         assert_eq!(lab.fenced(), expected, "{args:?}");
-        // The note in the kernel is no memory any more.
+        // The note in the kernel counts no longer.
         lab.there(|file| fs::remove_file(file).unwrap());
         lab.call(&["sync"], "").ok();
         assert!(lab.fenced().iter().all(|(isolated, _)| *isolated));

@@ -1,5 +1,5 @@
-//! OpenNebula's network drivers and state hooks, called as it calls them: by `oneadmin`, who may
-//! run nothing but what the shipped sudoers file allows.
+//! OpenNebula's network drivers and state hooks, called as OpenNebula calls them: by `oneadmin`,
+//! who may run only what the shipped sudoers file allows.
 
 use std::slice;
 use std::thread;
@@ -18,7 +18,7 @@ const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
 const C: &str = "02:00:0a:00:00:05";
 
-/// A NIC of a template; `more` is further elements.
+/// Returns a NIC of a template. `more` is further elements.
 fn nic(id: u32, mac: &str, driver: &str, more: &str) -> String {
     format!(
         "<NIC><BRIDGE><![CDATA[br0]]></BRIDGE><MAC><![CDATA[{mac}]]></MAC>\
@@ -26,7 +26,7 @@ fn nic(id: u32, mac: &str, driver: &str, more: &str) -> String {
     )
 }
 
-/// A NIC of VM 42 with its port.
+/// Returns a NIC of VM 42 with its port.
 fn with_port(id: u32, mac: &str, driver: &str, more: &str) -> String {
     let target = format!("<TARGET><![CDATA[one-42-{id}]]></TARGET>{more}");
     nic(id, mac, driver, &target)
@@ -35,7 +35,7 @@ fn with_port(id: u32, mac: &str, driver: &str, more: &str) -> String {
 const SPOOFING: &str = "<FILTER_MAC_SPOOFING><![CDATA[YES]]></FILTER_MAC_SPOOFING>";
 const ATTACH: &str = "<ATTACH><![CDATA[YES]]></ATTACH>";
 
-/// VM 42 as drivers get it since 6.x: every element with parents of its own.
+/// Returns VM 42 as drivers get it since OpenNebula 6: every element has parents of its own.
 fn extract(devices: &[String]) -> String {
     let wrapped: String = devices
         .iter()
@@ -51,7 +51,7 @@ fn extract(devices: &[String]) -> String {
     BASE64_STANDARD.encode(xml) + "\n"
 }
 
-/// VM 42 as state hooks and older releases tell it: one template, and all of its history.
+/// Returns VM 42 as state hooks and older releases give it: one template, and the whole history.
 fn whole(deploy_id: &str, histories: &[&str], devices: &[String]) -> String {
     let histories: String = histories
         .iter()
@@ -63,7 +63,7 @@ fn whole(deploy_id: &str, histories: &[&str], devices: &[String]) -> String {
          <HISTORY_RECORDS>{histories}</HISTORY_RECORDS>\n</VM>\n",
         devices.concat()
     );
-    // As Ruby's Base64.encode64 breaks it.
+    // Lines break as Ruby's Base64.encode64 breaks them.
     let lines = BASE64_STANDARD.encode(xml);
     let lines: Vec<_> = lines.as_bytes().chunks(60).collect();
     lines
@@ -80,7 +80,7 @@ fn host() -> Host {
     host
 }
 
-/// The fenced ports of VM 42 and for each whether it hears only its own network.
+/// Returns the fenced ports of VM 42, and for each whether it hears only its own network.
 fn fenced(host: &Host) -> Vec<(String, bool)> {
     let list = host.list();
     let Some(vm) = list.get(0) else {
@@ -113,7 +113,7 @@ fn is(ports: &[(&str, bool)]) -> Vec<(String, bool)> {
 }
 
 #[test]
-fn the_life_of_a_vm_as_its_driver_tells_it() {
+fn the_life_of_a_vm_through_its_driver() {
     let host = host();
     let one = Oneadmin::of(&host);
     let first = with_port(0, A, "bridge", SPOOFING);
@@ -121,11 +121,12 @@ fn the_life_of_a_vm_as_its_driver_tells_it() {
     let clean = |template: &str| one.driver("bridge", "clean host1", template).quiet();
     post(&extract(slice::from_ref(&first)));
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
-    // Once more changes nothing.
+    // A second call changes nothing.
     let before = (host.generation(), host.ruleset());
     post(&extract(slice::from_ref(&first)));
     assert_eq!((host.generation(), host.ruleset()), before);
-    // A second NIC, while somebody has changed the first one's rules: these are set right as well.
+    // A second NIC comes, and somebody has changed the first NIC's rules. The call repairs those
+    // too.
     host.macfence_reading(
         &domain("one-42", &[(A, "one-42-0", "br0")]),
         ["apply", "--xml", "-", "--prefix-len", "32"],
@@ -139,7 +140,7 @@ fn the_life_of_a_vm_as_its_driver_tells_it() {
     assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
     let own = host.list()[0]["nics"][0]["prefix"].clone();
     assert_eq!(own, "02:00:c0:a8:00:00/40");
-    // Detached again: the port may be there still, or not.
+    // The NIC is detached. Its port may still be there, or not.
     clean(&both);
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
     assert_eq!(host.list()[0]["nics"][0]["prefix"], own);
@@ -150,14 +151,14 @@ fn the_life_of_a_vm_as_its_driver_tells_it() {
     clean(&extract(slice::from_ref(&first)));
     assert!(fenced(&host).is_empty());
     assert!(!host.ruleset().contains("one-42"));
-    // It was never here.
+    // The VM was never on this host.
     let before = host.generation();
     clean(&extract(&[first]));
     assert_eq!(host.generation(), before);
 }
 
 #[test]
-fn a_nic_is_isolated_where_its_template_asks_or_the_configuration_says_always() {
+fn a_nic_is_isolated_if_its_template_asks_for_it_or_the_configuration_says_always() {
     let host = host();
     let nics = [
         with_port(0, A, "bridge", SPOOFING),
@@ -186,7 +187,7 @@ fn a_nic_is_isolated_where_its_template_asks_or_the_configuration_says_always() 
 }
 
 #[test]
-fn what_was_not_asked_for_is_heard_and_what_was_is_not() {
+fn an_isolated_nic_does_not_hear_other_networks_and_an_open_one_does() {
     let host = Host::new();
     host.bridge("br0");
     let isolated = host.tap("br0", "one-42-0");
@@ -202,14 +203,14 @@ fn what_was_not_asked_for_is_heard_and_what_was_is_not() {
     let foreign = frame(Kind::Arp, B.parse().unwrap(), everybody, 1);
     other.send(&foreign);
     assert_eq!((isolated.heard().len(), open.heard().len()), (0, 1));
-    // Neither may pretend to be another.
+    // Neither may send under another address.
     isolated.send(&foreign);
     open.send(&foreign);
     assert!(other.heard().is_empty());
 }
 
 #[test]
-fn each_driver_speaks_of_its_own_nics() {
+fn each_driver_handles_its_own_nics() {
     let host = host();
     let one = Oneadmin::of(&host);
     let template = extract(&[
@@ -237,7 +238,7 @@ fn each_driver_speaks_of_its_own_nics() {
     }
     one.driver("fw", "clean host1", &hotplug).quiet();
     assert_eq!(fenced(&host), is(&[zero]));
-    // Called without a driver's name it is about all, but for Open vSwitch's.
+    // Without a driver's name the hook handles all NICs except Open vSwitch's.
     host.macfence_reading(&template, ["hook", "one-post", "one-42"])
         .quiet();
     assert_eq!(fenced(&host), is(&[zero, first]));
@@ -263,21 +264,21 @@ fn aliases_and_pci_devices_come_and_go_without_a_change() {
         one.driver("bridge", "clean host1", &template).quiet();
         assert_eq!((host.generation(), host.ruleset()), before, "{kind}");
     }
-    // Beside a NIC that is attached they are nobody's NICs either.
+    // They are no NICs either if the template lists them beside a NIC.
     let alias = nic(1, B, "bridge", "<TARGET>one-42-1</TARGET>").replace("NIC>", "NIC_ALIAS>");
     one.driver("bridge", "post one-42 host1", &extract(&[first, alias]))
         .quiet();
     assert_eq!((host.generation(), host.ruleset()), before);
 }
 
-/// What virsh says of VM 42.
+/// The NICs of VM 42, as virsh knows them.
 const THREE: [(&str, &str, &str); 3] = [
     (A, "one-42-0", "br0"),
     (B, "one-42-1", "br0"),
     (A, "one-42-2", "br0"),
 ];
 
-/// A host whose virsh knows VM 42 with ports that the template does not name.
+/// A host with a virsh that knows VM 42's ports. The templates do not name these ports.
 fn without_targets() -> (Host, tempfile::TempDir) {
     let virsh = fake_virsh(&[("one-42", &domain("one-42", &THREE))]);
     (host(), virsh)
@@ -288,7 +289,7 @@ fn call(host: &Host, virsh: &tempfile::TempDir, entry: &[&str], template: &str) 
 }
 
 #[test]
-fn ports_that_the_template_does_not_name_are_the_hypervisors() {
+fn the_hypervisor_names_ports_that_the_template_does_not_name() {
     let (host, virsh) = without_targets();
     let nics = [
         nic(0, A, "bridge", SPOOFING),
@@ -296,11 +297,11 @@ fn ports_that_the_template_does_not_name_are_the_hypervisors() {
         nic(2, A, "bridge", SPOOFING),
     ];
     let all = [("one-42-0", true), ("one-42-1", true), ("one-42-2", true)];
-    // The newest record of its history tells what it runs on.
+    // The newest record of the history names the hypervisor.
     let template = whole("one-42", &["xen3", "kvm"], &nics);
     call(&host, &virsh, &["one-post", "one-42"], &template).quiet();
     assert_eq!(fenced(&host), is(&all));
-    // One of them goes; libvirt knows it no more.
+    // One NIC goes, and libvirt no longer knows it.
     let gone = nics.clone().map(|nic| {
         if nic.contains(B) {
             nic.replace("</NIC>", &format!("{ATTACH}</NIC>"))
@@ -314,12 +315,12 @@ fn ports_that_the_template_does_not_name_are_the_hypervisors() {
     host.unplug("one-42-1");
     call(&host, &virsh, &["one-clean"], &template).quiet();
     assert_eq!(fenced(&host), is(&[all[0], all[2]]));
-    // And comes again.
+    // The NIC comes again.
     host.ports("br0", &["one-42-1"]);
     std::fs::write(virsh.path().join("one-42.xml"), domain("one-42", &THREE)).unwrap();
     call(&host, &virsh, &["one-post", "one-42"], &template).quiet();
     assert_eq!(fenced(&host), is(&all));
-    // When it has ended nobody can be asked, and nobody need be.
+    // The VM has ended. virsh cannot answer, and need not.
     script(&virsh, "virsh", "exit 1");
     call(
         &host,
@@ -331,7 +332,7 @@ fn ports_that_the_template_does_not_name_are_the_hypervisors() {
 }
 
 #[test]
-fn a_template_that_names_its_ports_asks_nobody() {
+fn for_a_template_that_names_its_ports_no_hypervisor_is_asked() {
     let host = host();
     let dir = tempfile::tempdir().unwrap();
     script(&dir, "virsh", "exit 1");
@@ -341,7 +342,7 @@ fn a_template_that_names_its_ports_asks_nobody() {
 }
 
 #[test]
-fn a_container_has_ports_of_the_same_names() {
+fn a_containers_ports_are_found_by_their_names() {
     let host = host();
     let dir = tempfile::tempdir().unwrap();
     script(&dir, "virsh", "exit 1");
@@ -394,7 +395,7 @@ fn a_template_of_five_megabytes_is_read() {
 }
 
 #[test]
-fn what_is_no_template_changes_nothing_and_is_named() {
+fn other_text_than_a_template_is_an_error_that_says_so_and_changes_nothing() {
     let host = host();
     let one = Oneadmin::of(&host);
     one.driver(
@@ -441,7 +442,7 @@ fn what_is_no_template_changes_nothing_and_is_named() {
 }
 
 #[test]
-fn a_nic_without_a_port_is_named_and_the_others_are_fenced() {
+fn a_nic_without_a_port_is_reported_and_the_others_are_fenced() {
     let (host, virsh) = without_targets();
     let nics = [
         with_port(0, A, "bridge", SPOOFING),
@@ -465,7 +466,7 @@ fn a_nic_without_a_port_is_named_and_the_others_are_fenced() {
 }
 
 #[test]
-fn a_state_hook_fences_what_runs_and_waits_for_a_port_that_is_about_to_come() {
+fn a_state_hook_fences_a_running_vm_and_waits_for_a_port_that_is_about_to_come() {
     let host = host();
     let one = Oneadmin::of(&host);
     host.unplug("one-42-1");
@@ -477,17 +478,17 @@ fn a_state_hook_fences_what_runs_and_waits_for_a_port_that_is_about_to_come() {
     };
     post(slice::from_ref(&first)).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
-    // HOTPLUG_NIC: the hook is called before the port exists.
+    // HOTPLUG_NIC: OpenNebula calls the hook before the port exists.
     let attaching = second.replace("</NIC>", &format!("{ATTACH}</NIC>"));
     thread::scope(|scope| {
         let hook = scope.spawn(|| post(&[first.clone(), attaching.clone()]));
-        // The hook waits by then.
+        // The hook is waiting now.
         thread::sleep(Duration::from_millis(300));
         host.ports("br0", &["one-42-1"]);
         hook.join().unwrap().quiet();
     });
     assert_eq!(fenced(&host), is(&[("one-42-0", true), ("one-42-1", true)]));
-    // RUNNING again after it was detached.
+    // The VM is RUNNING again, after the NIC was detached.
     host.unplug("one-42-1");
     post(&[first]).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
@@ -497,7 +498,7 @@ fn a_state_hook_fences_what_runs_and_waits_for_a_port_that_is_about_to_come() {
 }
 
 #[test]
-fn a_driver_whose_firewall_fails_is_told_so_in_one_line() {
+fn a_driver_fails_with_one_line_if_there_is_no_firewall() {
     let host = host();
     let one = Oneadmin::of(&host);
     host.hide("nft");
@@ -537,10 +538,10 @@ fn templates_work_on_a_host_without_nftables() {
 }
 
 #[test]
-fn what_is_still_in_use_stays_fenced_whatever_opennebula_says_has_ended() {
+fn a_port_in_use_stays_fenced_even_if_opennebula_says_that_its_vm_has_ended() {
     let host = Host::new();
     host.bridge("br0");
-    // Somebody is at the other end of these: a guest that ignores that its NIC is to go.
+    // These ports are in use, by a guest that ignores the request to detach its NICs.
     let taps = ["one-42-0", "one-42-1"].map(|port| host.tap("br0", port));
     let nics = [
         with_port(0, A, "bridge", SPOOFING),
@@ -562,10 +563,10 @@ fn what_is_still_in_use_stays_fenced_whatever_opennebula_says_has_ended() {
         ran.ok();
         assert_eq!((host.generation(), host.ruleset()), before);
     }
-    // It lets go while we wait.
+    // The guest lets go while the hook waits.
     thread::scope(|scope| {
         let clean = scope.spawn(|| host.macfence_reading(&extract(&nics), ["hook", "one-clean"]));
-        // The hook waits by then.
+        // The hook is waiting now.
         thread::sleep(Duration::from_millis(100));
         drop(taps);
         clean.join().unwrap().quiet();
@@ -574,10 +575,10 @@ fn what_is_still_in_use_stays_fenced_whatever_opennebula_says_has_ended() {
 }
 
 #[test]
-fn what_no_template_mentions_stays_fenced() {
+fn a_port_that_no_template_mentions_stays_fenced() {
     let host = host();
     host.ports("br0", &["vnet5"]);
-    // libvirt's hook has fenced an interface that OpenNebula knows nothing of.
+    // libvirt's hook has fenced an interface that OpenNebula does not know.
     let domain = domain("one-42", &[(A, "one-42-0", "br0"), (C, "vnet5", "br0")]);
     let start = ["hook", "libvirt", "--", "one-42", "start", "begin", "-"];
     host.macfence_reading(&domain, start).quiet();
@@ -604,7 +605,7 @@ fn what_no_template_mentions_stays_fenced() {
 }
 
 #[test]
-fn the_emulated_port_of_a_xen_guest_is_its_nics_as_well() {
+fn the_emulated_port_of_a_xen_guest_is_fenced_too() {
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["vif7.0", "vif7.0-emu", "vif7.1"]);
@@ -621,7 +622,7 @@ fn the_emulated_port_of_a_xen_guest_is_its_nics_as_well() {
 }
 
 #[test]
-fn a_nic_that_is_not_isolated_stays_so_when_libvirtd_comes_back_or_somebody_applies() {
+fn an_open_nic_stays_open_when_libvirtd_restarts_or_somebody_runs_apply() {
     let host = host();
     let nics = [with_port(0, A, "bridge", "")];
     host.macfence_reading(&extract(&nics), ["hook", "one-post"])
@@ -632,14 +633,14 @@ fn a_nic_that_is_not_isolated_stays_so_when_libvirtd_comes_back_or_somebody_appl
     host.macfence_reading(&domain, reconnect).quiet();
     host.apply(&domain).ok();
     assert_eq!((host.generation(), host.ruleset()), before);
-    // It starts anew: until OpenNebula has said what its template wants, it is isolated.
+    // The VM starts again. It is isolated until OpenNebula has passed its template.
     let start = ["hook", "libvirt", "--", "one-42", "start", "begin", "-"];
     host.macfence_reading(&domain, start).quiet();
     assert_eq!(fenced(&host), is(&[("one-42-0", true)]));
 }
 
 #[test]
-fn a_hook_costs_as_many_nft_whether_something_changes_or_not() {
+fn a_hook_runs_the_same_number_of_nft_whether_or_not_something_changes() {
     let host = host();
     let dir = tempfile::tempdir().unwrap();
     let counting = "echo >>${0%/*}/calls; exec /usr/sbin/nft \"$@\"";
@@ -653,9 +654,9 @@ fn a_hook_costs_as_many_nft_whether_something_changes_or_not() {
     let one = extract(slice::from_ref(&first));
     let attached = with_port(1, B, "bridge", &format!("{SPOOFING}{ATTACH}"));
     let two = extract(&[first, attached]);
-    // The first one since the host was booted looks for what version 0.1 may have left.
+    // The first hook after a boot also looks for fences of version 0.1.
     assert_eq!(calls("one-post", &one), 7);
-    // One for the VM's chain, beside it one for a base chain and two for chains that drop, and one that loads.
+    // One call reads the VM's chain, one a base chain, two the chains that drop, and one loads.
     assert_eq!(calls("one-post", &one), 5);
     assert_eq!(calls("one-post", &one), 5);
     assert_eq!(calls("one-post", &two), 5);

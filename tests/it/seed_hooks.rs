@@ -1,4 +1,4 @@
-//! The seed's scripts by their own names.
+//! The seed's scripts under their own names.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -65,7 +65,7 @@ fn the_entry_points_are_subcommands_as_well() {
 }
 
 #[test]
-fn nothing_that_a_caller_hands_over_is_a_flag() {
+fn no_argument_of_a_caller_is_taken_for_a_flag() {
     let (host, dir) = host("");
     for name in ["--help", "-c", "--version", "-v", "--config=/dev/null"] {
         let error = call(&host, &dir, "ebtables-kvm", &[name]).error();
@@ -74,7 +74,7 @@ fn nothing_that_a_caller_hands_over_is_a_flag() {
     assert_eq!(host.generation(), Host::new().generation());
 }
 
-/// Runs ebtables-flush, and once it says that it waits, lets these ports go.
+/// Runs ebtables-flush. As soon as it says that it waits, deletes these ports.
 fn flush_while_going(host: &Host, dir: &tempfile::TempDir, ports: &[&str]) {
     let fifo = dir.path().join("said");
     let fifo = &fifo;
@@ -91,7 +91,7 @@ fn flush_while_going(host: &Host, dir: &tempfile::TempDir, ports: &[&str]) {
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
         assert!(line.contains("waiting for a port"), "{line}");
-        // One process closes all, one after the other.
+        // One process deletes all of them, one after the other.
         host.ip(&ports
             .iter()
             .map(|port| format!("link del {port}\n"))
@@ -126,13 +126,13 @@ fn flush_waits_for_all_ports_of_a_vm_that_ends() {
 }
 
 #[test]
-fn of_two_answers_about_a_vm_the_newer_is_written_last() {
+fn of_two_answers_about_a_vm_the_newer_one_wins() {
     let (host, dir) = host("");
     host.ports("br0", &["one-1-0", "one-1-1"]);
     let one = [(A, "one-1-0", "br0")];
     let two = [(A, "one-1-0", "br0"), ("2:0:0:0:0:1", "one-1-1", "br0")];
     std::fs::write(dir.path().join("domain.xml"), domain("one-1", &one)).unwrap();
-    // A virsh that is told to go on only after it has read what it will say.
+    // A virsh that first reads its answer, and then waits for a signal before it prints it.
     let fifo = |name: &str| {
         let path = dir.path().join(name);
         mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -146,10 +146,10 @@ fn of_two_answers_about_a_vm_the_newer_is_written_last() {
     thread::scope(|scope| {
         let older = scope.spawn(|| call(host, dir, "ebtables-kvm", &["one-1"]).ok());
         std::fs::read(&read).unwrap();
-        // Meanwhile the VM gets another NIC, and its hook runs.
+        // Meanwhile the VM gets another NIC, and the hook for it runs.
         std::fs::write(dir.path().join("domain.xml"), domain("one-1", &two)).unwrap();
         let newer = scope.spawn(|| call(host, dir, "ebtables-kvm", &["one-1"]).ok());
-        // Time for the newer one to overtake the older, if it can.
+        // Time for the newer hook to overtake the older one, if it can.
         thread::sleep(std::time::Duration::from_millis(200));
         std::fs::write(&go, "").unwrap();
         older.join().unwrap();
@@ -159,7 +159,7 @@ fn of_two_answers_about_a_vm_the_newer_is_written_last() {
 }
 
 #[test]
-fn flush_does_not_wait_where_there_is_nothing_to_wait_for() {
+fn flush_does_not_wait_if_no_port_can_leave() {
     let (host, _dir) = host("");
     let flush = || host.macfence(["-v", "hook", "ebtables-flush"]);
     let ran = flush();
@@ -182,7 +182,7 @@ fn flush_does_not_wait_where_there_is_nothing_to_wait_for() {
 }
 
 #[test]
-fn flush_takes_nothing_of_a_vm_that_stays() {
+fn flush_removes_nothing_of_a_vm_that_stays() {
     let (host, dir) = host("");
     host.ports("br0", &["one-1-0"]);
     host.apply(&domain("one-1", &[(A, "one-1-0", "br0")])).ok();
@@ -191,7 +191,8 @@ fn flush_takes_nothing_of_a_vm_that_stays() {
     assert_eq!((host.generation(), host.ruleset()), before);
 }
 
-/// A `VM_HOOK` of an oned.conf: its command line, as OpenNebula hands it to the host's shell.
+/// Returns the command line of a `VM_HOOK` in an oned.conf, as OpenNebula passes it to the host's
+/// shell.
 fn command_line(conf: &str, name: &str, vm: u32) -> String {
     let hook = conf
         .split("VM_HOOK")

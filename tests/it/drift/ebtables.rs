@@ -1,10 +1,10 @@
-//! The same where ebtables holds the fences.
+//! `check` and `sync` with fences in ebtables.
 
 use super::{A, B, C, run};
 use crate::lab::{Host, domain, fake_virsh};
 
 #[test]
-fn an_old_host_is_checked_and_set_right_as_well() {
+fn check_and_sync_work_on_an_old_host() {
     let host = Host::new();
     host.hide("nft");
     host.bridge("br0");
@@ -68,7 +68,7 @@ fn half_a_fence_in_ebtables_is_no_fence() {
     assert_eq!(run(&host, &virsh, &check).status, 1);
     run(&host, &virsh, &trusting).ok();
     run(&host, &virsh, &check).quiet();
-    // A run that was cut short.
+    // A run was cut short.
     host.ok("ebtables", &["-F"]);
     host.ok(
         "ebtables",

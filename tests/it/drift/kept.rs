@@ -1,11 +1,11 @@
-//! What is as it should be, or is nobody's to change, stays as it is.
+//! `sync` changes neither right fences nor what belongs to others.
 
 use super::{A, B, run};
 use crate::lab::frame::{Kind, frame};
 use crate::lab::{Host, domain, fake_virsh};
 
 #[test]
-fn what_is_right_keeps_its_counters_while_the_rest_is_set_right() {
+fn right_rules_keep_their_counters_while_others_are_repaired() {
     let host = Host::new();
     host.bridge("br0");
     let vm = host.tap("br0", "vnet0");
@@ -34,11 +34,12 @@ fn what_is_right_keeps_its_counters_while_the_rest_is_set_right() {
 }
 
 #[test]
-fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
+fn no_fence_of_an_existing_port_is_removed() {
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["vnet0", "vnet1", "one-7-0", "one-7-1"]);
-    // A container, of which libvirt knows nothing; a VM with a NIC that libvirt has not told yet.
+    // A container, which libvirt does not know, and a VM with a NIC that libvirt does not report
+    // yet.
     host.apply(&domain(
         "one-7",
         &[(A, "one-7-0", "br0"), (B, "one-7-1", "br0")],
@@ -49,7 +50,7 @@ fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
     let virsh = fake_virsh(&[("a", &domain("a", &[(A, "vnet0", "br0")]))]);
     let before = (host.generation(), host.ruleset());
     run(&host, &virsh, &["sync"]).quiet();
-    // But it is told.
+    // `check` reports them.
     let told = run(&host, &virsh, &["check"]).ok();
     for line in [
         "unowned a: port \"vnet1\"",
@@ -58,7 +59,8 @@ fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
         assert!(told.contains(line), "{told}");
     }
     assert_eq!((host.generation(), host.ruleset()), before);
-    // Nor where its entry was lost or bent: the chain tells what it should be.
+    // The same if its map entry is lost or leads elsewhere: the VM's chain tells where it should
+    // lead.
     let whole = host.sorted_ruleset();
     let lost = "delete element bridge macfence ports { \"one-7-0\" }";
     let bent = format!("{lost}; add element bridge macfence ports {{ \"one-7-0\" : accept }}");
@@ -68,7 +70,7 @@ fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
         assert!(said.starts_with("mended one-7: "), "{said}");
         assert_eq!(host.sorted_ruleset(), whole, "{damage}");
     }
-    // What somebody closed stays closed.
+    // A port that somebody has blocked stays blocked.
     let closed = "\"eth7\" : drop";
     host.ok(
         "nft",
@@ -76,7 +78,7 @@ fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
     );
     run(&host, &virsh, &["sync"]).quiet();
     assert!(host.ok("nft", &["list", "ruleset"]).contains(closed));
-    // What has left its bridge goes.
+    // Fences of ports that have left their bridge go.
     host.unplug("one-7-1");
     host.unplug("vnet1");
     let said = run(&host, &virsh, &["sync"]).ok();
@@ -89,7 +91,7 @@ fn nothing_is_taken_away_in_front_of_a_port_that_is_there() {
 }
 
 #[test]
-fn a_nic_that_was_not_to_be_isolated_stays_so_and_one_that_lost_its_rule_does_not() {
+fn an_open_nic_stays_open_and_an_isolated_one_that_lost_its_rule_gets_it_back() {
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["one-42-0", "one-42-1"]);
@@ -134,7 +136,7 @@ fn a_nic_that_was_not_to_be_isolated_stays_so_and_one_that_lost_its_rule_does_no
     assert_eq!(run(&host, &virsh, &["check"]).status, 1);
     run(&host, &virsh, &["sync"]).ok();
     assert_eq!(host.sorted_ruleset(), whole);
-    // Unless every NIC is to be.
+    // With isolation = 'always', every NIC is isolated.
     let file = virsh.path().join("macfence.toml");
     std::fs::write(&file, "isolation = 'always'\n").unwrap();
     let always = ["--config", file.to_str().unwrap(), "sync"];

@@ -1,4 +1,4 @@
-//! What a real libvirt runs is what should be fenced.
+//! `check` and `sync` with the VMs of a real libvirt.
 
 use super::{A, B, C, Fenced, missing};
 use crate::lab::Host;
@@ -11,7 +11,7 @@ fn interface(mac: &str, port: &str) -> String {
     )
 }
 
-/// Starts libvirt on a host, and the two VMs, which are fenced.
+/// Starts libvirt on a host, and the two VMs, and fences them.
 fn start(host: &Host) -> (Libvirt<'_>, Fenced<'_>) {
     host.bridge("br0");
     let libvirt = Libvirt::start(host);
@@ -22,7 +22,7 @@ fn start(host: &Host) -> (Libvirt<'_>, Fenced<'_>) {
 }
 
 #[test]
-fn what_libvirt_runs_is_missing_after_a_flush_and_put_back() {
+fn libvirts_vms_are_missing_after_a_flush_and_are_fenced_again() {
     let host = Host::new();
     let (_libvirt, fenced) = start(&host);
     let both = [missing("\"nic10\""), missing("\"nic12\"")];
@@ -30,7 +30,7 @@ fn what_libvirt_runs_is_missing_after_a_flush_and_put_back() {
 }
 
 #[test]
-fn vms_and_nics_that_came_and_went_while_nobody_looked_are_found_and_set_right() {
+fn vms_and_nics_that_came_and_went_without_a_hook_are_found_and_repaired() {
     let host = Host::new();
     let (libvirt, fenced) = start(&host);
     libvirt.attach("b", &interface("02:00:0a:00:00:06", "nic13"));
@@ -43,7 +43,7 @@ fn vms_and_nics_that_came_and_went_while_nobody_looked_are_found_and_set_right()
             .find(|(name, ..)| name == vm)
             .map(|row| &*row.1)
     };
-    // What is left of `a` refers to a port that is now d's, and to one that is gone.
+    // The rest of `a` is about a port that now belongs to d, and one that is gone.
     assert_eq!(
         [state("a"), state("b"), state("d")].map(Option::unwrap),
         ["stale", "differs", "missing"]

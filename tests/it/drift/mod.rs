@@ -1,4 +1,4 @@
-//! What differs from what should be is told by `check` and set right by `sync`.
+//! `check` reports what differs from the desired fences, and `sync` repairs it.
 
 mod ebtables;
 mod hypervisor;
@@ -15,12 +15,12 @@ const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
 const C: &str = "02:00:0a:00:00:05";
 
-/// Runs macfence with the programs in a directory before all others.
+/// Runs macfence with the programs of a directory first.
 fn run(host: &Host, programs: &TempDir, args: &[&str]) -> Ran {
     host.exec(macfence_with(programs).args(args), "")
 }
 
-/// What `check` has to say of a VM: its state, and words of the detail.
+/// The words of `check` about a VM: its state, and a part of the detail.
 type Verdict = (&'static str, &'static str);
 
 const OK: Verdict = ("ok", "");
@@ -33,17 +33,17 @@ fn differs(words: &'static str) -> Verdict {
     ("differs", words)
 }
 
-/// A host whose two VMs `sync` has fenced: `a` at nic10 under [`A`] and at nic11 under [`B`], `b` at
-/// nic12 under [`C`].
+/// A host with two VMs that `sync` has fenced: `a` has nic10 with [`A`] and nic11 with [`B`], and
+/// `b` has nic12 with [`C`].
 struct Fenced<'a> {
     host: &'a Host,
-    /// A stand-in for virsh, or nothing where libvirt is real.
+    /// A stand-in for virsh. The directory is empty if libvirt is real.
     programs: TempDir,
     whole: Vec<String>,
 }
 
 impl<'a> Fenced<'a> {
-    /// Fences the VMs, which run already.
+    /// Fences the VMs. They already run.
     fn new(host: &'a Host, programs: TempDir) -> Self {
         assert_eq!(
             run(host, &programs, &["sync"]).ok(),
@@ -63,7 +63,7 @@ impl<'a> Fenced<'a> {
         run(self.host, &self.programs, args)
     }
 
-    /// How `check` ends, and what it says of each VM: name, state and detail.
+    /// Returns the exit status of `check`, and its findings: name, state and detail.
     fn check(&self) -> (i32, Vec<(String, String, String)>) {
         let ran = self.run(&["check", "--json"]);
         let rows: Vec<Value> =
@@ -73,8 +73,8 @@ impl<'a> Fenced<'a> {
         (ran.status, rows.iter().map(found).collect())
     }
 
-    /// Has nft do damage. `check` says this of `a` and of `b`, of these others that they are stale,
-    /// with just this detail, and of nobody else anything; `sync` makes the ruleset what it was.
+    /// Damages the ruleset with nft. `check` must report this of `a` and `b`, and these others as
+    /// stale with exactly this detail, and nothing else. `sync` must restore the ruleset.
     fn is_repaired(&self, damage: &str, a_and_b: [Verdict; 2], stale: &[(&str, &str)]) {
         self.host.ok("nft", &[damage]);
         let (status, found) = self.check();
@@ -88,7 +88,7 @@ impl<'a> Fenced<'a> {
         let others: Vec<_> = others.map(|(vm, s, d)| (&**vm, &**s, &**d)).collect();
         let stale = stale.iter().map(|&(vm, detail)| (vm, "stale", detail));
         assert_eq!(others, Vec::from_iter(stale), "{damage}");
-        // For people, a line for each that is not as it should be.
+        // Without --json there is one line for each finding that is not ok.
         let lines = self.run(&["check"]);
         let wrong = found.iter().filter(|(_, state, _)| state != "ok").count();
         assert_eq!(

@@ -1,14 +1,15 @@
-//! What somebody changes in the ruleset by hand.
+//! Changes that somebody makes in the ruleset by hand.
 
 use super::{A, B, C, Fenced, OK, Verdict, differs, missing};
 use crate::lab::{Host, domain, fake_virsh};
 
-/// Each damage, which nft does, is found in `a` and in `b` as told here, and repaired.
+/// Does each damage with nft. `check` must find it in `a` and `b` as given here, and `sync` must
+/// repair it.
 fn are_repaired(damages: &[(&str, [Verdict; 2])]) {
     are_repaired_with(damages, &[]);
 }
 
-/// Likewise, and these VMs, which do not run, are found and removed.
+/// Like [`are_repaired`]. Also these VMs, which do not run, must be found and removed.
 fn are_repaired_with(damages: &[(&str, [Verdict; 2])], stale: &[(&str, &str)]) {
     let host = Host::new();
     host.bridge("br0");
@@ -44,7 +45,7 @@ fn a_table_without_rules_is_found_and_filled() {
 }
 
 #[test]
-fn a_chain_that_all_share_with_other_rules_than_its_own_is_found_and_gets_those() {
+fn a_changed_shared_chain_is_found_and_repaired() {
     let others = "other rules than its own";
     are_repaired(
         &[
@@ -60,7 +61,7 @@ fn a_chain_that_all_share_with_other_rules_than_its_own_is_found_and_gets_those(
 }
 
 #[test]
-fn a_base_chain_that_is_gone_or_hooked_in_otherwise_is_found_and_put_back() {
+fn a_base_chain_that_is_gone_or_changed_is_found_and_put_back() {
     are_repaired(&[
         (
             "delete chain bridge macfence input",
@@ -78,7 +79,7 @@ fn a_base_chain_that_is_gone_or_hooked_in_otherwise_is_found_and_put_back() {
 }
 
 #[test]
-fn a_table_that_is_dormant_is_found_and_woken() {
+fn a_dormant_table_is_found_and_enabled() {
     are_repaired(&[(
         "add table bridge macfence { flags dormant; }",
         [differs("dormant"), differs("dormant")],
@@ -119,7 +120,7 @@ fn a_map_entry_that_leads_elsewhere_is_found_and_leads_to_its_vms_chain_again() 
 }
 
 #[test]
-fn a_map_entry_of_a_port_that_is_no_vms_is_found_and_deleted() {
+fn a_map_entry_of_a_port_of_no_vm_is_found_and_deleted() {
     are_repaired(&[
         (
             "add element bridge macfence ports { \"eth7\" : jump vm-b }",
@@ -144,7 +145,7 @@ fn a_vms_chain_without_its_rules_is_found_and_filled() {
 }
 
 #[test]
-fn rules_in_a_vms_chain_that_are_not_macfences_are_found_and_deleted() {
+fn foreign_rules_in_a_vms_chain_are_found_and_deleted() {
     are_repaired(&[
         (
             "insert rule bridge macfence vm-a accept",
@@ -158,7 +159,7 @@ fn rules_in_a_vms_chain_that_are_not_macfences_are_found_and_deleted() {
 }
 
 #[test]
-fn a_rule_too_many_in_a_vms_chain_is_found_and_deleted() {
+fn an_extra_rule_in_a_vms_chain_is_found_and_deleted() {
     are_repaired(&[(
         "add rule bridge macfence vm-a oifname \"nic10\" \
          ether saddr & ff:ff:ff:ff:00:00 != 02:00:c0:a8:00:00 counter drop",

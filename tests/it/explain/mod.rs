@@ -1,4 +1,4 @@
-//! What `explain` says is what frames do.
+//! `explain` predicts what the kernel does with frames.
 
 mod random;
 mod said;

@@ -1,30 +1,30 @@
-//! The tables of `docs/performance.md`, made of what was measured. `INSTA_UPDATE=always` writes them
+//! The tables of `docs/performance.md` match the bench's figures. `INSTA_UPDATE=always` writes them
 //! anew.
 
 use super::page;
 use super::transcripts::is_or_becomes;
 
-/// A row: what it is called, and what was measured: part, what, way and measure.
+/// A row: its name, and its figures by part, what, way and measure.
 type Row = (&'static str, [&'static str; 4]);
 
 struct Table {
-    /// What the first column says.
+    /// The heading of the first column.
     head: &'static str,
     sizes: &'static [usize],
-    /// What a figure is divided by.
+    /// Figures are divided by this.
     unit: f64,
-    /// How a figure is rounded.
+    /// The rounding of figures.
     round: Rounding,
     rows: &'static [Row],
 }
 
 #[derive(Clone, Copy)]
 enum Rounding {
-    /// To three digits, and at most two behind the point.
+    /// Three digits, with at most two after the point.
     Digits,
-    /// To two digits behind the point.
+    /// Two digits after the point.
     Hundredths,
-    /// To whole numbers.
+    /// Whole numbers.
     Whole,
 }
 
@@ -141,7 +141,7 @@ const TABLES: [Table; 4] = [
     },
 ];
 
-/// A number with commas between thousands.
+/// Formats a number with commas between thousands.
 fn thousands(number: usize) -> String {
     match number {
         0..1000 => number.to_string(),
@@ -150,7 +150,7 @@ fn thousands(number: usize) -> String {
 }
 
 impl Table {
-    /// The table as the page has it, of the lines of `bench.csv`.
+    /// Builds the table of the page from the lines of `bench.csv`.
     fn drawn(&self, csv: &str) -> Vec<String> {
         let sizes = self
             .sizes
@@ -181,7 +181,7 @@ impl Table {
 }
 
 #[test]
-fn the_figures_of_the_page_are_those_that_were_measured() {
+fn the_figures_of_the_page_are_those_of_the_bench() {
     let (text, csv) = (page("docs/performance.md"), page("docs/bench.csv"));
     let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
     for table in TABLES {

@@ -1,4 +1,4 @@
-//! The keys of the configuration file: the code's, those of the manual page, and those of
+//! The keys of the configuration file are the same in the code, in the manual page and in
 //! `docs/configuration.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,8 +7,8 @@ use macfence::config::File;
 
 use super::page;
 
-/// The keys that the code knows at the top of the file and in each kind of section, as it names them
-/// in the error about one that it does not know.
+/// Returns the keys that the code accepts at the top of the file and in each kind of section. The
+/// error about an unknown key lists them.
 fn known() -> BTreeMap<String, BTreeSet<&'static str>> {
     let mut known = BTreeMap::<_, BTreeSet<_>>::new();
     for (place, before) in [
@@ -27,7 +27,7 @@ fn known() -> BTreeMap<String, BTreeSet<&'static str>> {
     known
 }
 
-/// The rows of the table of all keys, in cells.
+/// Returns the cells of the table of all keys.
 fn rows(page: &str) -> Vec<Vec<&str>> {
     let lines = page.lines().filter(|line| line.starts_with("| [`"));
     let cells = lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect());
@@ -47,7 +47,7 @@ fn the_page_has_every_key_and_says_where_it_is_known() {
 
 #[test]
 fn the_page_has_the_defaults_of_the_shipped_file() {
-    // Other tests compare those with the code.
+    // Other tests compare the shipped file with the code.
     let shipped = page("share/macfence.toml");
     let shipped = shipped.lines().filter_map(|line| line.strip_prefix('#'));
     let shipped: BTreeMap<_, _> = shipped.filter_map(|line| line.split_once(" = ")).collect();
@@ -73,7 +73,7 @@ fn the_manual_page_has_every_key_and_no_other() {
         .filter_map(|key| Some(key.split_once("\\fR")?.0))
         .collect();
     let known = known();
-    // Two of them stand in the text about `[[nic]]` only: extra-macs and extra-ips have headings above.
+    // The keys extra-macs and extra-ips of `[[nic]]` have headings, too.
     assert_eq!(said, known.keys().map(String::as_str).collect());
 }
 

@@ -1,5 +1,5 @@
-//! What README and `docs/` say: links lead somewhere, sentences are short, and what can be compared
-//! with the program is what the program says.
+//! Checks README and `docs/`: links lead somewhere, sentences are short, and what a page shows of
+//! the program is what the program does.
 
 mod figures;
 mod keys;
@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 
 use crate::lab::source;
 
-/// The longest sentence that a page may have, in words.
+/// The longest allowed sentence, in words.
 const LONGEST: usize = 30;
 
-/// The text of a page.
+/// Reads a page.
 fn page(name: &str) -> String {
     fs::read_to_string(source(name)).expect(name)
 }
 
-/// Every page, by its path.
+/// Returns every page, by its path.
 fn pages() -> BTreeMap<PathBuf, String> {
     let docs = fs::read_dir(source("docs")).expect("docs");
     let files = docs.map(|entry| entry.expect("docs").path());
@@ -29,7 +29,7 @@ fn pages() -> BTreeMap<PathBuf, String> {
     pages.map(text).collect()
 }
 
-/// A page's lines that are no code.
+/// Returns a page's lines outside code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     text.lines().filter(move |line| {
@@ -39,7 +39,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The targets of a page's links and pictures, those in footnotes too.
+/// Returns the targets of a page's links and pictures, also those in footnotes.
 fn links(text: &str) -> Vec<&str> {
     let lines = prose(text).flat_map(|line| line.split("](").skip(1));
     lines
@@ -47,7 +47,7 @@ fn links(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The anchors of a page, as GitHub makes them of headings.
+/// Returns the anchors that GitHub makes of a page's headings.
 fn anchors(text: &str) -> Vec<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     let anchor = |line: &str| {
@@ -85,7 +85,7 @@ fn every_link_leads_to_something() {
 }
 
 #[test]
-fn every_footnote_is_used_and_every_one_that_is_used_is_there() {
+fn every_footnote_is_used_and_every_reference_has_a_footnote() {
     for (page, text) in pages() {
         let mut made = Vec::new();
         let mut used = Vec::new();
@@ -101,7 +101,7 @@ fn every_footnote_is_used_and_every_one_that_is_used_is_there() {
     }
 }
 
-/// The sentences of a page: of each paragraph, item of a list and cell of a table.
+/// Returns the sentences of a page: of each paragraph, list item and table cell.
 fn sentences(text: &str) -> Vec<String> {
     let mut blocks = vec![String::new()];
     for line in prose(text) {

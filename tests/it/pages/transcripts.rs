@@ -1,5 +1,5 @@
-//! Pages that show what commands print: the commands are run, and print that. `INSTA_UPDATE=always`
-//! writes a page anew.
+//! Pages that show the output of commands. The test runs the commands and compares.
+//! `INSTA_UPDATE=always` writes a page anew.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::explain::played;
 use crate::lab::libvirt::Libvirt;
 use crate::lab::{Host, MACFENCE, domain, path_with, source};
 
-/// Makes `/etc` one that can be changed, in the mount namespace of the caller.
+/// Makes `/etc` writable in the mount namespace of the caller.
 fn own_etc() {
     for dir in ["/run/etc/new", "/run/etc/work"] {
         fs::create_dir_all(dir).expect(dir);
@@ -54,7 +54,7 @@ fn getting_started_leads_to_a_vm_that_is_fenced_and_hears_its_router() {
     is_or_becomes("docs/getting-started.md", &text, &played);
 }
 
-/// The page is what it should be; or it becomes so, where that is wanted.
+/// Compares a page with the desired text. Under `INSTA_UPDATE=always` it writes the page instead.
 pub fn is_or_becomes(name: &str, text: &str, desired: &str) {
     if std::env::var("INSTA_UPDATE").is_ok_and(|how| how == "always") {
         fs::write(source(name), desired).unwrap();
@@ -63,14 +63,14 @@ pub fn is_or_becomes(name: &str, text: &str, desired: &str) {
     }
 }
 
-/// The code block of a page that starts with these words.
+/// Returns the code block of a page that starts with these words.
 fn block<'a>(page: &'a str, first: &str) -> &'a str {
     let mut blocks = page.split("```\n").skip(1).step_by(2);
     blocks.find(|block| block.starts_with(first)).expect(first)
 }
 
 #[test]
-fn the_rules_that_how_it_works_shows_are_those_in_the_kernel() {
+fn how_it_works_shows_the_rules_that_are_in_the_kernel() {
     let page = page("docs/how-it-works.md");
     let host = Host::new();
     host.bridge("br0");
@@ -84,7 +84,7 @@ fn the_rules_that_how_it_works_shows_are_those_in_the_kernel() {
 
     let export = ["--backend", "ebtables", "export", "--xml", "-"];
     let calls = host.macfence_reading(&xml, export).ok();
-    // A chain's name is a digest, and columns are for people.
+    // Ignore digests in the names of chains, and the alignment of columns.
     let plain = |line: &str| {
         let words = line.split_whitespace().map(|word| {
             let is_chain = word.starts_with("macfence-");
