@@ -130,7 +130,7 @@ fn a_changed_vm_is_fenced_wherever_its_entries_lead() {
 }
 
 #[test]
-fn a_new_vm_is_fenced_whatever_was_done_to_the_table() {
+fn a_new_vm_is_fenced_after_any_damage_to_the_table() {
     let host = host();
     host.ports("br0", &["vnet0", "vnet1"]);
     let xml = domain("a", &[(A, "vnet0", "br0")]);

@@ -150,7 +150,7 @@ fn states_have_colours_on_a_terminal_and_only_there() {
 }
 
 #[test]
-fn a_graph_names_vms_and_what_is_open() {
+fn a_graph_names_vms_and_shows_which_are_open() {
     let (host, virsh) = host();
     let graph = run(&host, &virsh, &["list", "--graph"]).ok();
     for text in [

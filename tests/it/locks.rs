@@ -68,7 +68,7 @@ fn a_user_cannot_keep_hooks_waiting_with_locks() {
 }
 
 #[test]
-fn a_user_without_rights_is_told_to_be_root() {
+fn a_user_without_rights_is_told_to_run_as_root() {
     let (host, xml) = host();
     let refused = || {
         let error = host.run_as_nobody(exclusive).unwrap_err();

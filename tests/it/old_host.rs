@@ -40,7 +40,7 @@ fn chains(host: &Host) -> [usize; 2] {
 }
 
 #[test]
-fn what_is_heard_on_an_old_host_is_what_the_seeds_two_rules_say() {
+fn frames_are_heard_on_an_old_host_where_the_seeds_two_rules_allow_it() {
     check_frames(&host(), &SEED);
 }
 

@@ -1,6 +1,6 @@
 //! Attacks of a VM on the bridge and on the host. The bridges here learn and snoop, as Linux
-//! bridges do by default: their table decides who gets the victim's frames. In other tests bridges
-//! flood every frame, so silence means that a rule dropped it.
+//! bridges do by default, because a bridge's table decides who gets the victim's frames. Bridges of
+//! other tests flood every frame, so silence means that a rule dropped it.
 
 pub mod before_fence;
 pub mod bridge_table;

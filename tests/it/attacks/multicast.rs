@@ -243,7 +243,7 @@ fn without_a_fence_the_bridge_believes_every_one_of_these_queries() {
 }
 
 #[test]
-fn without_a_fence_a_query_about_a_group_takes_it_from_members_who_do_not_answer() {
+fn without_a_fence_a_query_about_a_group_cuts_off_members_who_do_not_answer() {
     for query in queries().iter().filter(|query| !query.is_general) {
         let scene = Scene::new(Firewall::Nft, Settings::default());
         scene.introduce();
