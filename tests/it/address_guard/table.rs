@@ -264,7 +264,7 @@ fn ipv4_rows() -> Vec<Row> {
             v4(&ipv4_with(OWN, GATEWAY, UDP, 0, &nop, &udp(9, 9))),
         )
         .but_ebtables(OPTIONS_BEFORE)
-        .but_no_role("a rule looks for the ports in another place"),
+        .but_no_role("no rule can find its ports"),
         heard(
             "IPv4 TCP with options",
             v4(&ipv4_with(OWN, GATEWAY, TCP, 0, &nop, &udp(9, 9))),
@@ -324,14 +324,14 @@ fn ipv4_rows() -> Vec<Row> {
             to_all(UDP, 0, &nop, &udp(68, 67)),
         )
         .but_ebtables(OPTIONS_BEFORE)
-        .but_no_role("a rule looks for the ports in another place"),
+        .but_no_role("no rule can find its ports"),
         dropped(
             "no source, ports of DHCP in the IP options",
             "no client sends IP options",
             to_all(UDP, 0, &[0, 68, 0, 67], &udp(9, 9)),
         )
         .but_ebtables(OPTIONS_BEFORE)
-        .but_no_role("a rule looks for the ports in another place"),
+        .but_no_role("no rule can find its ports"),
         dropped(
             "DHCP behind a tag with VLAN ID 0",
             TAG,
