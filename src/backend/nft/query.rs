@@ -98,26 +98,21 @@ fn shared_chain(name: &str) -> Result<skeleton::Actual> {
     }
 }
 
-/// What one VM's fence needs to know, asked side by side: its chain, and these chains of the skeleton.
+/// Reads one VM's chain and, side by side, one chain of the skeleton.
 ///
 /// # Errors
 /// As for [`chain`].
-pub fn chain_and_shared_chains(
+pub fn chain_and_shared_chain(
     chain: &ChainName,
     ports: &BTreeSet<&Port>,
-    names: &BTreeSet<&str>,
+    name: &str,
 ) -> Result<(Found, skeleton::Actual)> {
     thread::scope(|scope| {
-        let ask = |name| scope.spawn(move || shared_chain(name));
-        let asked: Vec<_> = names.iter().copied().map(ask).collect();
+        let asked = scope.spawn(|| shared_chain(name));
         let found = self::chain(chain, ports);
-        let mut shared = skeleton::Actual::default();
-        for asked in asked {
-            let answer = asked.join();
-            let answer = answer.map_err(|_| anyhow!("a thread that asked nft has panicked"))?;
-            shared.add(answer?);
-        }
-        Ok((found?, shared))
+        let shared = asked.join();
+        let shared = shared.map_err(|_| anyhow!("a thread that asked nft has panicked"))?;
+        Ok((found?, shared?))
     })
 }
 

@@ -10,7 +10,6 @@ use super::chain_name::ChainName;
 use super::plan::{self, Desired};
 use super::program::{self, Detail};
 use super::query::{self, Found};
-use super::rule::Rule;
 use super::ruleset::Ruleset;
 use super::skeleton::{self, FORWARD, PREROUTING};
 use super::transaction::{Command, Transaction};
@@ -18,10 +17,12 @@ use crate::backend::Enforced;
 use crate::fence::{Fence, Keep};
 use crate::vm::Port;
 
-/// Enforces one fence. One nft process asks about the VM's chain, beside one about `prerouting` and one for
-/// each chain that drops what the fence forbids; one loads what is missing, or makes sure that nothing
-/// is, and asks about `forward`. What else all VMs share (`input`, `meddling`) is left to those who list
-/// the whole table: `check`, `sync`, `watch`.
+/// Enforces one fence. One nft process reads the VM's chain, and beside it another reads `prerouting`. A
+/// third loads what is missing, or confirms that nothing is, and reads `forward`.
+///
+/// The other shared chains are left to `check`, `sync` and `watch`, which list the whole table. Each would
+/// cost a hook another process, as nft lists one chain at a time. Whoever flushes the table or the
+/// ruleset also empties `prerouting`, so that a hook notices.
 ///
 /// # Errors
 /// If nft cannot do it.
@@ -30,9 +31,8 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
     let own = fence.ports();
     // What removes a fence needs no skeleton.
     let needs_skeleton = !fence.guards.is_empty();
-    let shared_chains = shared_chains(fence);
-    let (mut found, shared) = if needs_skeleton {
-        query::chain_and_shared_chains(chain, &own, &shared_chains)?
+    let (mut found, prerouting) = if needs_skeleton {
+        query::chain_and_shared_chain(chain, &own, PREROUTING)?
     } else {
         (query::chain(chain, &own)?, skeleton::Actual::default())
     };
@@ -41,13 +41,9 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
         let plan = plan::enforce(&Ruleset::nothing(), &desired, keep)?;
         return program::commit(plan).or_else(|e| by_table(&desired, keep).map_err(|_| e));
     }
-    if needs_skeleton {
-        for name in shared_chains {
-            if !shared.defects_of(Some(name))?.is_empty() {
-                // An earlier version's table, or a damaged one: all VMs are brought to this layout.
-                return by_table(&desired, keep);
-            }
-        }
+    if needs_skeleton && !prerouting.defects_of(Some(PREROUTING))?.is_empty() {
+        // An earlier version's table, or a damaged one: all VMs are brought to this layout.
+        return by_table(&desired, keep);
     }
     let plan = plan::enforce(&infer(&found, chain, fence), &desired, keep)?;
     if plan.is_none() && !needs_skeleton {
@@ -77,17 +73,6 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
     let plan = plan::enforce(&actual, &desired, keep)?;
     // Something that nobody has looked at may be missing, such as the chain `meddling`.
     program::commit(plan).or_else(|e| by_table(&desired, keep).map_err(|_| e))
-}
-
-/// The chains of the skeleton that are looked at before a fence is: without them it would drop nothing.
-///
-/// nft lists one chain at a time. *Measured*: each costs a process of 2.5 ms CPU time, and they run side by
-/// side: two for a fence, one more where addresses are guarded.
-fn shared_chains(fence: &Fence) -> BTreeSet<&'static str> {
-    let rules = fence.guards.iter().flat_map(Rule::of);
-    let mut names: BTreeSet<_> = rules.filter_map(|rule| rule.drops_in()).collect();
-    names.insert(PREROUTING);
-    names
 }
 
 /// Enforces by all that the kernel holds.

@@ -14,7 +14,7 @@
 //! - `dropped-spoofed` and its like drop what VMs' chains send there, and note who it was in a set of
 //!   the same name: a known address always, a new one as long as `…-pace` says that the port has not
 //!   shown too many of late. nft leaves a rule where a set is full, so the drop is a rule of its own, the
-//!   last. A frame passes if somebody takes it away: whoever fences a VM looks at these chains first.
+//!   last. Without it, frames pass. `check`, `sync` and `watch` look for it.
 
 mod chain;
 
@@ -156,13 +156,6 @@ impl Actual {
     /// If our own skeleton cannot be read.
     pub fn defects(&self) -> Result<Vec<String>> {
         self.defects_of(None)
-    }
-
-    /// Adds what was listed elsewhere.
-    pub fn add(&mut self, other: Self) {
-        self.chains.extend(other.chains);
-        self.sets.extend(other.sets);
-        self.is_dormant |= other.is_dormant;
     }
 
     /// The same of one chain only, if one is named.
