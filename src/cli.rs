@@ -208,6 +208,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Have another program call macfence, by putting its hook where that program looks for it
+    InstallHook {
+        /// Who is to call
+        #[command(subcommand)]
+        caller: Caller,
+    },
     /// Entry points for libvirt and OpenNebula
     ///
     /// The entry points ebtables-* and one-* also work as links to macfence with these names.
@@ -253,6 +259,28 @@ pub struct Vms {
     /// Read this libvirt domain instead of asking for it; - reads standard input. May be given several times
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub xml: Vec<PathBuf>,
+}
+
+/// A program that can be made to call macfence.
+#[derive(Debug, Subcommand)]
+pub enum Caller {
+    /// libvirt, for every QEMU domain: as a copy below /etc/libvirt/hooks, which is tried first the way
+    /// libvirt would call it, with what AppArmor and SELinux need
+    Libvirt {
+        /// Take the hook away again, and what was written for it
+        #[arg(long)]
+        remove: bool,
+    },
+    /// OpenNebula's network drivers: in /var/lib/one/remotes on a front-end, in /var/tmp/one on a
+    /// host
+    Opennebula {
+        /// Network driver that is to call; may be given several times
+        #[arg(long = "driver", value_name = "NAME", default_value = "bridge")]
+        drivers: Vec<String>,
+        /// Take the files away again
+        #[arg(long)]
+        remove: bool,
+    },
 }
 
 /// Who calls, and with what.

@@ -11,6 +11,7 @@ pub mod explain;
 mod export;
 mod flush;
 mod hook;
+mod install_hook;
 mod list;
 mod look;
 mod metrics;
@@ -39,6 +40,9 @@ pub fn run(cli: Cli) -> Result<Exit> {
         // A configuration that cannot be read is one of its findings.
         return doctor::run(cli.global, json);
     }
+    if let Command::InstallHook { caller } = cli.command {
+        return install_hook::run(caller).map(|()| Exit::Done);
+    }
     let flags = cli.global.clone();
     let config = Config::new(cli.global)?;
     match cli.command {
@@ -55,8 +59,8 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
-        // It has run already, above.
-        Command::Doctor { .. } => Ok(()),
+        // They have run already, above.
+        Command::Doctor { .. } | Command::InstallHook { .. } => Ok(()),
     }
     .map(|()| Exit::Done)
 }

@@ -1,0 +1,31 @@
+//! `macfence install-hook`: has another program call macfence. A file here for each such program.
+//!
+//! A hook that cannot be executed is worse than none: its caller then refuses VMs, or ends them. So a hook
+//! is tried before its caller can see it, and where it fails the host is left as it was.
+
+mod apparmor;
+mod libvirt;
+mod opennebula;
+
+use anyhow::Result;
+
+use crate::cli::Caller;
+
+/// Runs it.
+///
+/// # Errors
+/// If the hook could not be installed or removed; the host is then as it was.
+pub fn run(caller: Caller) -> Result<()> {
+    match caller {
+        Caller::Libvirt { remove: false } => libvirt::install(),
+        Caller::Libvirt { remove: true } => libvirt::remove(),
+        Caller::Opennebula {
+            drivers,
+            remove: false,
+        } => opennebula::install(&drivers),
+        Caller::Opennebula {
+            drivers,
+            remove: true,
+        } => opennebula::remove(&drivers),
+    }
+}
