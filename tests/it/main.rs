@@ -6,6 +6,7 @@ mod lab;
 mod address_guard;
 mod attacks;
 mod bad_input;
+mod booted;
 mod bridge_settings;
 mod busy_host;
 mod changes;

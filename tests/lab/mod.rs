@@ -2,6 +2,7 @@
 //! programs run on it. Nothing outside the namespaces changes, and nothing of them outlives the
 //! process.
 
+pub mod booted;
 pub mod containers;
 pub mod frame;
 pub mod guest;
@@ -9,6 +10,7 @@ pub mod learning;
 pub mod libvirt;
 pub mod oneadmin;
 pub mod packet;
+pub mod pages;
 mod paths;
 
 use std::ffi::OsStr;
