@@ -271,12 +271,15 @@ pub enum Caller {
         #[arg(long)]
         remove: bool,
     },
-    /// OpenNebula's network drivers: in /var/lib/one/remotes on a front-end, in /var/tmp/one on a
-    /// host
+    /// OpenNebula's network drivers or state hooks: in /var/lib/one/remotes on a front-end, in
+    /// /var/tmp/one on a host, as oneadmin
     Opennebula {
-        /// Network driver that is to call; may be given several times
-        #[arg(long = "driver", value_name = "NAME", default_value = "bridge")]
+        /// Network driver that is to call; may be given several times [default: bridge]
+        #[arg(long = "driver", value_name = "NAME")]
         drivers: Vec<String>,
+        /// Have state hooks call instead
+        #[arg(long, conflicts_with = "drivers")]
+        state_hooks: bool,
         /// Take the files away again
         #[arg(long)]
         remove: bool,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cli::{Cli, Command, Entry, Global};
+use crate::cli::{Caller, Cli, Command, Entry, Global};
 use crate::config::DEFAULT_FILE;
 use crate::exit::Exit;
 use crate::process;
@@ -18,7 +18,15 @@ use crate::report;
 
 /// Whether this call has to be made as root and was not.
 pub fn is_missing(command: &Command) -> bool {
-    !matches!(command, Command::Export(_)) && !rustix::process::geteuid().is_root()
+    // OpenNebula's files are written as its own user.
+    let is_for_all = matches!(
+        command,
+        Command::Export(_)
+            | Command::InstallHook {
+                caller: Caller::Opennebula { .. }
+            }
+    );
+    !is_for_all && !rustix::process::geteuid().is_root()
 }
 
 /// Makes a call of an entry point again as root, and ends as that one does.

@@ -5,6 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Seek, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -102,6 +103,14 @@ pub fn run_patiently(
     exec(program, command, "", limit)
 }
 
+/// Like [`run_patiently`], for a program that is at this path.
+///
+/// # Errors
+/// Likewise.
+pub fn run_path(path: &Path, args: &[&str], limit: Duration) -> Result<Output, Unfinished> {
+    exec("the program", Exec::cmd(path).args(args), "", limit)
+}
+
 /// A program that did not come to its end.
 #[derive(Debug)]
 pub struct Unfinished {
@@ -157,6 +166,21 @@ pub fn delegate(path: &Path, args: &[OsString]) -> Result<Ended> {
         status: status.with_context(|| format!("{} ended by {}", path.display(), output.status))?,
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// Runs this program again as another user, with these arguments; it says what it does itself. Returns
+/// whether it succeeded.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn again_as(user: u32, group: u32, args: &[&str]) -> Result<bool> {
+    let path = env::current_exe().context("cannot tell where this program is (is /proc there?)")?;
+    let mut command = Command::new(&path);
+    command.args(args).uid(user).gid(group).current_dir("/");
+    let ended = command
+        .status()
+        .with_context(|| format!("cannot run {} as user {user}", path.display()))?;
+    Ok(ended.success())
 }
 
 /// Whether sudo started us, perhaps for somebody with fewer rights, whose environment must not choose

@@ -4,7 +4,6 @@
 //! link there leads to nor anything below `/usr/local`. A hook that cannot be executed makes libvirt
 //! refuse new VMs, and end every running one when it comes back.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
@@ -14,16 +13,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::finding::{Finding, Level};
+use crate::commands::install_hook::apparmor::{self, Profile};
+use crate::commands::install_hook::libvirt::{
+    DAEMONS, DIRECTORY, FILE, WITH_DIRECTORY, attempt, is_older, is_shipped,
+};
 use crate::process;
 
 const TOPIC: &str = "libvirt hook";
 
-/// Where libvirt looks for hooks: a file, and since 6.5 a directory.
-const FILE: &str = "/etc/libvirt/hooks/qemu";
-const DIRECTORY: &str = "/etc/libvirt/hooks/qemu.d";
-
-/// The daemons that call hooks, as AppArmor names their profiles.
-const DAEMONS: [&str; 2] = ["libvirtd", "virtqemud"];
+/// What installs the hook as it should be.
+const INSTALL: &str = "run \"macfence install-hook libvirt\"";
 
 /// A hook that calls macfence.
 #[derive(Clone, Debug)]
@@ -31,6 +30,8 @@ struct Hook {
     path: PathBuf,
     is_link: bool,
     is_executable: bool,
+    /// Why it fails where libvirt calls it; tried only if it is the shipped script.
+    failure: Option<String>,
 }
 
 /// What the host says.
@@ -41,10 +42,6 @@ struct Facts {
     hooks: Vec<Hook>,
     /// Whether AppArmor confines libvirt; `None`: this kernel has none, or it is off.
     is_confined: Option<bool>,
-    /// Whether the operator lets libvirt execute things below `/usr/local`.
-    is_local_allowed: bool,
-    /// Where macfence is.
-    program: PathBuf,
 }
 
 /// Looks at it. Also tells whether libvirt calls macfence.
@@ -59,12 +56,20 @@ fn facts() -> Result<Facts> {
     let Ok(said) = process::run("virsh", &["--version"], "") else {
         return Ok(Facts::default());
     };
+    let (is_confined, profiles) = match apparmor::enforced(&DAEMONS) {
+        Ok(profiles) if !apparmor::is_on() => (None, profiles),
+        Ok(profiles) => (Some(!profiles.is_empty()), profiles),
+        // Where the profiles cannot be listed, the worse is assumed.
+        Err(_) => (Some(true), Vec::new()),
+    };
+    let mut hooks = hooks()?;
+    for hook in &mut hooks {
+        hook.failure = failure(hook, &profiles);
+    }
     Ok(Facts {
         libvirt: Some(said.checked()?.trim().to_owned()),
-        hooks: hooks()?,
-        is_confined: is_confined(),
-        is_local_allowed: is_local_allowed(),
-        program: env::current_exe().context("cannot tell where this program is")?,
+        hooks,
+        is_confined,
     })
 }
 
@@ -102,38 +107,28 @@ fn hook(path: PathBuf) -> Option<Hook> {
     Some(Hook {
         is_link,
         is_executable: mode.is_ok_and(|mode| mode & 0o111 != 0),
+        failure: None,
         path,
     })
 }
 
-/// Whether AppArmor confines one of libvirt's daemons.
-fn is_confined() -> Option<bool> {
-    let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled").ok()?;
-    if enabled.trim() != "Y" {
+/// Calls the shipped script as libvirt would. What others have written is not called: nobody knows what
+/// it does.
+fn failure(hook: &Hook, profiles: &[Profile]) -> Option<String> {
+    if hook.is_link || !hook.is_executable || !is_shipped(&hook.path) {
         return None;
     }
-    // Where the profiles cannot be listed, the worse is assumed.
-    let profiles = fs::read_to_string("/sys/kernel/security/apparmor/profiles").ok();
-    Some(profiles.is_none_or(|profiles| enforces_one(&profiles)))
-}
-
-/// Whether one of these profiles, as the kernel lists them, is of a daemon of libvirt's and enforced.
-fn enforces_one(profiles: &str) -> bool {
-    profiles.lines().any(|line| {
-        let (name, mode) = line.rsplit_once(' ').unwrap_or_default();
-        let program = name.rsplit(['/', '.']).next().unwrap_or_default();
-        DAEMONS.contains(&program) && mode == "(enforce)"
-    })
-}
-
-fn is_local_allowed() -> bool {
-    DAEMONS.iter().any(|daemon| {
-        let rules = fs::read_to_string(format!("/etc/apparmor.d/local/usr.sbin.{daemon}"));
-        let rules = rules.unwrap_or_default();
-        let mut rules = rules
-            .lines()
-            .filter(|line| !line.trim_start().starts_with('#'));
-        rules.any(|line| line.contains("/usr/local/"))
+    if let Err(e) = attempt(None, &hook.path) {
+        return Some(format!("{} fails: {e:#}", hook.path.display()));
+    }
+    let refused = |profile: &Profile| attempt(Some(profile), &hook.path).is_err();
+    profiles.iter().find(|profile| refused(profile)).map(|profile| {
+        format!(
+            "AppArmor's profile {} does not let libvirt execute {} or what it runs, so that libvirt starts no \
+             VM, and ends all that run when it is restarted",
+            profile.name,
+            hook.path.display()
+        )
     })
 }
 
@@ -181,14 +176,7 @@ fn judge(facts: &Facts) -> (Vec<Finding>, bool) {
 /// What is wrong with a hook.
 fn wrong(hook: &Hook, facts: &Facts, version: &str) -> Option<Finding> {
     let path = hook.path.display();
-    let share = Path::new("share/macfence/libvirt/macfence");
-    let prefix = facts.program.parent().and_then(Path::parent);
-    let shipped = prefix.unwrap_or(Path::new("/usr")).join(share);
     if hook.is_link {
-        let copy = format!(
-            "run \"cp --remove-destination {} {path}\"",
-            shipped.display()
-        );
         return Some(match facts.is_confined {
             Some(true) => Finding::fail(
                 TOPIC,
@@ -202,34 +190,21 @@ fn wrong(hook: &Hook, facts: &Facts, version: &str) -> Option<Finding> {
                 format!("{path} is a link, which libvirt cannot execute where AppArmor confines it"),
             ),
         }
-        .fix(copy));
+        .fix(INSTALL));
     }
     if !hook.is_executable {
         let text = format!("{path} cannot be executed: libvirt passes over it");
         return Some(Finding::fail(TOPIC, text).fix(format!("run \"chmod 755 {path}\"")));
     }
-    if hook.path.starts_with(DIRECTORY) && is_older(version, (6, 5)) {
+    if hook.path.starts_with(DIRECTORY) && is_older(version, WITH_DIRECTORY) {
         let text = format!("libvirt {version} does not look into {DIRECTORY}");
-        let fix = format!("run \"mv {path} {FILE}\" and restart libvirtd");
+        let fix = format!("delete {path} and {INSTALL}");
         return Some(Finding::fail(TOPIC, text).fix(fix));
     }
-    if facts.is_confined == Some(true)
-        && facts.program.starts_with("/usr/local")
-        && !facts.is_local_allowed
-    {
-        let text = format!(
-            "AppArmor does not let libvirt execute {}, nor anything else below /usr/local",
-            facts.program.display()
-        );
-        let fix = "install the package, or run \"make install PREFIX=/usr\"";
-        return Some(Finding::fail(TOPIC, text).fix(fix));
+    if let Some(failure) = &hook.failure {
+        return Some(Finding::fail(TOPIC, failure).fix(INSTALL));
     }
     None
-}
-
-fn is_older(version: &str, than: (u32, u32)) -> bool {
-    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < than
 }
 
 #[cfg(test)]
@@ -243,8 +218,8 @@ mod tests {
                 path: path.into(),
                 is_link,
                 is_executable,
+                failure: None,
             }],
-            program: "/usr/sbin/macfence".into(),
             ..Facts::default()
         }
     }
@@ -269,21 +244,14 @@ mod tests {
         link.is_confined = Some(true);
         assert_eq!(level(&link), Level::Fail);
         let fix = judge(&link).0.remove(0).fix.unwrap();
-        assert_eq!(
-            fix,
-            format!("run \"cp --remove-destination /usr/share/macfence/libvirt/macfence {path}\"")
-        );
+        assert_eq!(fix, INSTALL);
     }
 
     #[test]
-    fn apparmor_lets_libvirt_execute_nothing_below_usr_local() {
-        let mut local = facts(FILE, false, true);
-        local.program = "/usr/local/sbin/macfence".into();
-        assert_eq!(level(&local), Level::Ok);
-        local.is_confined = Some(true);
-        assert_eq!(level(&local), Level::Fail);
-        local.is_local_allowed = true;
-        assert_eq!(level(&local), Level::Ok);
+    fn a_hook_that_fails_when_it_is_tried_is_reported() {
+        let mut failing = facts(FILE, false, true);
+        failing.hooks[0].failure = Some("no".to_owned());
+        assert_eq!(level(&failing), Level::Fail);
     }
 
     #[test]
@@ -297,18 +265,5 @@ mod tests {
         assert_eq!(level(&old), Level::Absent);
         old.libvirt = None;
         assert_eq!(level(&old), Level::Absent);
-    }
-
-    #[test]
-    fn profiles_are_read_as_the_kernel_lists_them() {
-        assert!(enforces_one("man_filter (enforce)\nlibvirtd (enforce)\n"));
-        assert!(enforces_one("/usr/sbin/virtqemud (enforce)\n"));
-        for other in [
-            "libvirtd (complain)\n",
-            "libvirtd//qemu_bridge_helper (enforce)\n",
-            "",
-        ] {
-            assert!(!enforces_one(other), "{other}");
-        }
     }
 }

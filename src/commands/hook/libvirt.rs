@@ -10,14 +10,20 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::backend;
 use crate::bridge;
 use crate::commands::enforce::{Told, fence_vms, unfence};
 use crate::commands::shared::{read, warn_of_skipped};
 use crate::config::Config;
 use crate::fence::Keep;
+use crate::lock;
 use crate::report;
 use crate::source::libvirt;
 use crate::vm::{Port, Vm, VmName};
+
+/// What `macfence install-hook libvirt` calls the hook for, and libvirt never: needs all that fencing a
+/// domain needs, and changes nothing.
+pub const TRIAL: &str = "macfence-trial";
 
 /// Runs it.
 pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
@@ -47,6 +53,10 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
                 ..Keep::nothing()
             };
             unfence(config, &vm, &keep, |port, _| !is_anothers(port))
+        }
+        TRIAL => {
+            let _lock = lock::exclusive()?;
+            backend::choose(config.backend).ports().map(|_| ())
         }
         _ => Ok(()),
     }

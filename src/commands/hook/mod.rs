@@ -1,7 +1,7 @@
 //! `macfence hook`, and the program started through a link of an entry point's name: one file for
 //! each program that calls.
 
-mod libvirt;
+pub mod libvirt;
 mod opennebula;
 
 use std::slice;

@@ -3,9 +3,12 @@
 //! A hook that cannot be executed is worse than none: its caller then refuses VMs, or ends them. So a hook
 //! is tried before its caller can see it, and where it fails the host is left as it was.
 
-mod apparmor;
-mod libvirt;
+pub mod apparmor;
+mod changes;
+pub mod libvirt;
 mod opennebula;
+mod program;
+mod selinux;
 
 use anyhow::Result;
 
@@ -21,11 +24,8 @@ pub fn run(caller: Caller) -> Result<()> {
         Caller::Libvirt { remove: true } => libvirt::remove(),
         Caller::Opennebula {
             drivers,
-            remove: false,
-        } => opennebula::install(&drivers),
-        Caller::Opennebula {
-            drivers,
-            remove: true,
-        } => opennebula::remove(&drivers),
+            state_hooks,
+            remove,
+        } => opennebula::run(drivers, state_hooks, remove),
     }
 }
