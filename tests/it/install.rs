@@ -81,6 +81,9 @@ const FILES: &str = "\
 644 share/man/man8/macfence-hook-one-clean.8
 644 share/man/man8/macfence-hook-one-post.8
 644 share/man/man8/macfence-hook.8
+644 share/man/man8/macfence-install-hook-libvirt.8
+644 share/man/man8/macfence-install-hook-opennebula.8
+644 share/man/man8/macfence-install-hook.8
 644 share/man/man8/macfence-list.8
 644 share/man/man8/macfence-metrics.8
 644 share/man/man8/macfence-migrate.8

@@ -26,6 +26,7 @@ mod fuzzed;
 mod guest;
 mod hypervisor;
 mod install;
+mod install_hook;
 mod legacy;
 mod libvirt_hook;
 mod list;

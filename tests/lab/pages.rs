@@ -5,7 +5,6 @@ use super::source;
 
 /// The commands below a heading of a page, block by block: what is in its ```sh and ```console blocks. In
 /// a console block only what follows a prompt is a command; the rest is what programs print.
-#[allow(dead_code, reason = "the tests of pages come after it")]
 pub fn commands(page: &str, heading: &str) -> Vec<String> {
     let path = source(&format!("docs/{page}"));
     let text = std::fs::read_to_string(&path).expect(page);
