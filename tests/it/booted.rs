@@ -35,6 +35,7 @@ fenced() {
     nft list table bridge macfence 2>/dev/null | grep -q "chain vm-$vm " && echo "$vm"
   done
 }
+# A guest without a profile of its own, which takes seconds to compile.
 vm() {
   cat >"$1.xml" <<END
 <domain type='qemu'><name>$1</name><memory unit='MiB'>8</memory><on_crash>preserve</on_crash>
@@ -43,7 +44,7 @@ vm() {
 <emulator>/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/>
 <interface type='bridge'><source bridge='br0'/><mac address='02:00:c0:a8:00:0$2'/>
 <rom enabled='no'/></interface>
-<memballoon model='none'/></devices></domain>
+<memballoon model='none'/></devices><seclabel type='none'/></domain>
 END
 }
 
@@ -57,7 +58,7 @@ echo 'trusted = []' >/etc/macfence.toml
 ip link add br0 type bridge && ip link set br0 up
 step start libvirtd
 systemctl start libvirtd || fail libvirtd
-vm one-1 1; vm one-2 2; vm one-42 5; vm one-3 3
+vm one-1 1; vm one-2 2; vm one-42 5
 virsh -q create one-1.xml || fail one-1
 virsh -q create one-2.xml || fail one-2
 virsh -q define one-42.xml || fail one-42
@@ -114,8 +115,8 @@ etc | diff both - || fail "removed, but not as before with virtqemud"
 step by hand
 @hand@
 running | diff before - || fail "a VM ended"
-virsh -q create one-3.xml || fail one-3
-fenced | grep -q one-3 || fail "a new VM is not fenced"
+virsh -q start one-42 || fail one-42
+fenced | grep -q one-42 || fail "a new VM is not fenced"
 step end
 "#;
 

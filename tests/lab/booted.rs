@@ -25,7 +25,7 @@ pub fn run(files: &[(&str, &Path)], shell_script: &str) -> Ran {
     let mut qemu = Command::new("timeout");
     qemu.args([TIME_LIMIT, "qemu-system-x86_64"]);
     qemu.args(
-        "-accel tcg,thread=multi -cpu max,-svm,-vmx -smp 2 -m 1536 -nographic -nic none -no-reboot"
+        "-accel tcg,thread=multi -cpu Nehalem -smp 2 -m 1536 -nographic -nic none -no-reboot"
             .split(' '),
     );
     qemu.args(["-monitor", "none", "-serial", "stdio"]);
