@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
-use rustix::fs::{FileType, Mode, OFlags, Uid};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Uid};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::{fs, process};
 use signal_hook::consts::{SIGTSTP, SIGTTOU};
@@ -171,14 +171,14 @@ fn is_root() -> bool {
 
 fn wait(file: File, path: &dyn fmt::Display, patience: Duration) -> Result<Lock> {
     // Most often nobody has it.
-    if file.try_lock().is_ok() {
+    if fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
         return Ok(Lock(file));
     }
     let (sender, receiver) = mpsc::channel();
     // flock(2) has no time limit, so the waiting is done beside us; a thread that waits in vain
     // ends with the process.
     thread::spawn(move || {
-        let locked = file.lock().map(|()| file);
+        let locked = fs::flock(&file, FlockOperation::LockExclusive).map(|()| file);
         let _ = sender.send(locked);
     });
     match receiver.recv_timeout(patience) {
@@ -214,7 +214,7 @@ mod tests {
         let open = |name| open(&dir, name, process::geteuid()).unwrap();
         let held = wait(open("lock"), &"it", PATIENCE).unwrap();
         assert_eq!((mode(&dir), mode(&dir.join("lock"))), (0o700, 0o600));
-        assert!(open("asking").try_lock().is_ok());
+        assert!(wait(open("asking"), &"it", Duration::ZERO).is_ok());
         let error = wait(open("lock"), &"DIR/lock", Duration::ZERO).unwrap_err();
         assert_eq!(
             error.to_string(),
