@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{Access, MemfdFlags, access, memfd_create};
 use signal_hook::consts::SIGKILL;
 use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
@@ -191,9 +191,12 @@ fn is_through_sudo() -> bool {
 
 /// Where `program` is.
 pub fn find(program: &str) -> Result<PathBuf> {
-    which::which_in_global(program, Some(search_path()?))
-        .ok()
-        .and_then(|mut found| found.next())
+    let path = search_path()?;
+    // The crates for this also expand `~`, for which glibc loads the host's NSS modules. In a statically
+    // linked program those may be of another glibc.
+    let mut files = env::split_paths(&path).map(|dir| dir.join(program));
+    files
+        .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
         .with_context(|| format!("{program} was not found: is it installed?"))
 }
 

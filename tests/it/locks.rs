@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use macfence::lock::exclusive;
 use nix::mount::{MsFlags, mount};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::lab::{Host, IS_LOADING, LOCKS, MACFENCE, domain, macfence_with, need, script, until};
 
@@ -28,7 +29,8 @@ fn host() -> (Host, String) {
 
 /// Tells whether somebody holds this lock.
 fn is_held(host: &Host, path: &str) -> bool {
-    host.run(|| File::open(path).unwrap().try_lock().is_err())
+    let file = || File::open(path).unwrap();
+    host.run(|| flock(file(), FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
 #[test]
