@@ -1,6 +1,8 @@
 # make: the program, its man pages and its shell completions
 # make install: puts them on this host, below PREFIX and in /etc; make uninstall takes them away
-# make deb, make rpm: the same as a package, in target/deb and target/rpm
+# make deb, make rpm: packages, in target/deb and target/rpm: macfence for hosts, and macfence-opennebula
+# with the files for an OpenNebula front-end
+# make dist: a tarball and its SHA256SUMS, in target/dist
 # make demo: the main job, shown on a throwaway host
 # make test: every check and test there is
 # make bench: what it costs, beside what it replaces; some minutes on an idle machine
@@ -13,15 +15,22 @@ export RUST_BACKTRACE ?= 0
 # The tools for packages are where tests/setup puts them, if not elsewhere.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-.PHONY: build install uninstall deb rpm demo test bench audit
+# Packages and the tarball carry the time of the last commit, so that two builds give the same files.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.lock)
+
+.PHONY: build install uninstall deb rpm dist demo test bench audit
 
 sources := Cargo.toml Cargo.lock $(shell find src share/generate.rs share/man -type f)
 
-build: target/release/macfence target/share
+# Statically linked: it runs on hosts whose C library is older than the one here, and starts faster. It
+# has a folder of its own, because `cargo build --release` puts another program into target/release.
+program := target/static/release/macfence
 
-# What is newer than its sources is left alone: so `sudo make install` needs no cargo after `make`.
-target/release/macfence: $(sources)
-	cargo build --release --locked --target-dir target
+build: $(program) target/share
+
+# A program that is newer than its sources is left alone: `sudo make install` needs no cargo after `make`.
+$(program): $(sources)
+	cargo rustc --release --locked --bin macfence --target-dir target/static -- -C target-feature=+crt-static
 	@touch $@
 
 target/share: $(sources)
@@ -43,7 +52,7 @@ keep = if [ -e "$(DESTDIR)$(3)" ] && ! $(fill) $(2) | cmp -s - "$(DESTDIR)$(3)";
 
 # Enables nothing: what calls macfence is put where it is called by the operator.
 install: build
-	@install -D -m 755 -t "$(DESTDIR)$(PREFIX)/sbin" target/release/macfence
+	@install -D -m 755 -t "$(DESTDIR)$(PREFIX)/sbin" $(program)
 	@install -d "$(DESTDIR)$(PREFIX)/share/macfence/hooks"
 	@for hook in ebtables-kvm ebtables-xen ebtables-flush; do \
 	  ln -sf ../../../sbin/macfence "$(DESTDIR)$(PREFIX)/share/macfence/hooks/$$hook"; done
@@ -74,12 +83,43 @@ uninstall: build
 	(cd "$$tree"; find . -depth -type d \( -path '*/macfence*' -o -name nftables.service.d \) -print0) | \
 	  (cd "$(DESTDIR)/"; xargs -0 rmdir 2>/dev/null || true)
 
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# As packages spell it: a "~" comes before the release, a "-" after it.
+package_version := $(subst -,~,$(version))
+rpm_version := --set-metadata 'version = "$(package_version)"'
+dist := macfence-$(version)-$(shell uname -m)-linux
+
+# $(call front_end,ROOT,NEW): moves what only an OpenNebula front-end needs from ROOT to NEW, and gives it
+# the documentation.
+front_end = install -d $(2)/usr/share/macfence $(2)/usr/share/doc/macfence-opennebula && \
+	mv $(1)/usr/share/macfence/opennebula $(2)/usr/share/macfence && \
+	install -m 644 -t $(2)/usr/share/doc/macfence-opennebula \
+	  $(filter-out docs/CHANGELOG.md,$(wildcard docs/*.md))
+
+# $(call scripts,KIND): a package's maintainer scripts, as target/KIND/scripts.
+scripts = install -d target/$(1)/scripts && for script in share/packages/$(1)/*; do \
+	sed -e '/^@removal@$$/{r share/packages/removal.sh' -e 'd}' $$script >target/$(1)/scripts/$${script\#\#*/}; done
+
 deb: build
 	rm -rf target/deb
 	$(MAKE) -s install DESTDIR=target/deb/root PREFIX=/usr
 	@# Where Debian's zsh looks.
 	mv target/deb/root/usr/share/zsh/{site-functions,vendor-completions}
-	cargo deb --locked --no-build --no-strip --output target/deb/
+	@$(call front_end,target/deb/root,target/deb/opennebula)
+	@$(call scripts,deb)
+	@install -D -m 644 -t target/deb/root/usr/share/lintian/overrides share/packages/lintian/macfence
+	@install -D -m 644 -t target/deb/opennebula/usr/share/lintian/overrides share/packages/lintian/macfence-opennebula
+	@for package in macfence macfence-opennebula; do \
+	  sed "s|@package@|$$package|; s|@version@|$(package_version)-1|; s|@date@|$$(LC_ALL=C date -uRd @$$SOURCE_DATE_EPOCH)|" \
+	    share/packages/changelog >target/deb/$$package.changelog; done
+	cargo deb --locked --no-build --no-strip --deb-version $(package_version)-1 --output target/deb/
+	@# cargo-deb makes no package for all architectures.
+	@cd target/deb/opennebula && install -d DEBIAN && \
+	  sed "s|@version@|$(package_version)-1|; s|@size@|$$(du -sk usr | cut -f1)|" ../../../share/packages/opennebula.control >DEBIAN/control && \
+	  install -m 644 ../../../share/packages/copyright usr/share/doc/macfence-opennebula/ && \
+	  gzip -9n <../macfence-opennebula.changelog >usr/share/doc/macfence-opennebula/changelog.Debian.gz && \
+	  find usr -type f -printf '%P\0' | sort -z | (cd usr && xargs -0 md5sum) | sed 's|  |  usr/|' >DEBIAN/md5sums
+	dpkg-deb --root-owner-group -b target/deb/opennebula target/deb/
 
 rpm: build
 	rm -rf target/rpm
@@ -87,7 +127,21 @@ rpm: build
 	@# cargo-generate-rpm knows no links.
 	for hook in target/rpm/root/usr/{share/macfence/hooks,libexec/macfence}/*; do rm $$hook; \
 	  printf '#!/bin/sh\nexec /usr/sbin/macfence hook %s -- "$$@"\n' $${hook##*/} >$$hook; done
-	cargo generate-rpm --auto-req builtin --output target/rpm/
+	@$(call front_end,target/rpm/root,target/rpm/opennebula)
+	@$(call scripts,rpm)
+	cargo generate-rpm --auto-req builtin $(rpm_version) --output target/rpm/
+	cargo generate-rpm --auto-req disabled $(rpm_version) --variant opennebula --arch noarch --output target/rpm/
+
+# The files of `make install`, in one folder, as below /. Folders are not in it: unpacking it changes no
+# mode and no link of a folder that is there.
+dist: build
+	rm -rf target/dist
+	$(MAKE) -s install DESTDIR=target/dist/$(dist)
+	@install -m 644 -t target/dist/$(dist)$(PREFIX)/share/doc/macfence LICENSE
+	cd target/dist && find $(dist) ! -type d | LC_ALL=C sort | \
+	  tar -c --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH --format=gnu -T - | \
+	  gzip -9n >$(dist).tar.gz
+	cd target/dist && rm -r $(dist) && sha256sum $(dist).tar.gz >SHA256SUMS
 
 demo:
 	@tests/setup demo
@@ -100,7 +154,7 @@ test:
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --test demo --test bench --locked -- -D warnings # that leaves these out
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
-	$(MAKE) deb rpm
+	$(MAKE) deb rpm dist
 	cargo test --locked
 	cargo test --locked --quiet --test demo
 

@@ -120,7 +120,7 @@ pub fn tree(host: &Host, dir: &Path) -> Vec<String> {
 /// `make install` or `make uninstall` with this `DESTDIR`; returns what it says.
 fn make(host: &Host, target: &str, destdir: &Path, more: &[&str]) -> String {
     need("make");
-    for path in ["target/release/macfence", "target/share"] {
+    for path in ["target/static/release/macfence", "target/share"] {
         built(path, "make");
     }
     let mut make = Command::new("make");

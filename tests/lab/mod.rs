@@ -12,6 +12,7 @@ pub mod oneadmin;
 pub mod packet;
 pub mod pages;
 mod paths;
+pub mod system;
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};

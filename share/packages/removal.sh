@@ -1,0 +1,24 @@
+# Before macfence goes from a host. Nothing here may fail: the package would then stay half removed.
+if [ -d /run/systemd/system ]; then
+  systemctl --quiet disable --now macfence.service macfence-sync.service macfence-metrics.timer || :
+fi
+# libvirt starts no VM while a hook is there that finds no program.
+if macfence install-hook --help >/dev/null 2>&1; then
+  macfence install-hook libvirt --remove || :
+fi
+for hook in /etc/libvirt/hooks/*.d/macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/lxc; do
+  if cmp -s "$hook" /usr/share/macfence/libvirt/macfence; then
+    rm -f "$hook"
+    echo "macfence: deleted $hook"
+  elif [ -x "$hook" ] && grep -qs macfence "$hook"; then
+    echo "macfence: warning: $hook still calls macfence: libvirt starts no VM until you change that"
+  fi
+done
+for hook in /var/tmp/one/vnm/*/post.d/macfence /var/tmp/one/hooks/macfence; do
+  [ ! -e "$hook" ] || echo "macfence: warning: $hook still calls macfence: delete OpenNebula's hooks on its front-end"
+done
+if nft list table bridge macfence >/dev/null 2>&1; then
+  echo "macfence: the fences stay in the kernel. To delete them: nft delete table bridge macfence"
+elif ebtables -L 2>/dev/null | grep -qs macfence-; then
+  echo "macfence: the fences stay in ebtables' tables nat and filter, in rules to chains macfence-*"
+fi
