@@ -6,7 +6,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::lab::{MACFENCE, fetched, need};
+use crate::lab::{MACFENCE, domain, fetched, need};
+use crate::one_program::shipped;
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -19,11 +20,45 @@ for module in llc stp bridge tun garp mrp 8021q @modules@; do
   insmod /modules/$module.ko
 done
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+@shipped@
 echo "kernel $(uname -r), $(@firewall@ --version), nft: $(which nft)"
 /it --test-threads 1 --include-ignored @tests@::
 echo "guest: status $?"
 poweroff -f
 "#;
+
+/// Fences a VM with the program that is shipped, in a root of Debian 11 without a nft: with its C library
+/// and its ebtables, which is the legacy one.
+const SHIPPED: &str = r#"
+for folder in dev proc sys; do mount -o bind /$folder /old/$folder; done
+/usr/sbin/ip link add br0 type bridge
+/usr/sbin/ip tuntap add one-1-0 mode tap
+/usr/sbin/ip link set one-1-0 master br0
+chroot /old macfence apply --xml /domain.xml
+echo "shipped: status $?, $(chroot /old ebtables --version)"
+chroot /old ebtables -t nat -L | sed 's/^/shipped: /'
+chroot /old macfence remove one-1
+/usr/sbin/ip link del br0
+/usr/sbin/ip link del one-1-0
+"#;
+
+/// Puts what [`SHIPPED`] wants into the guest.
+fn install_shipped(root: &Path) {
+    let old = root.join("old");
+    let from = fetched("ebtables/bullseye");
+    let mut cp = Command::new("cp");
+    assert!(cp.arg("-a").arg(from).arg(&old).status().unwrap().success());
+    for program in ["ebtables", "ebtables-restore"] {
+        let legacy = program.replace("ebtables", "ebtables-legacy");
+        symlink(legacy, old.join("usr/sbin").join(program)).unwrap();
+    }
+    for folder in ["dev", "proc", "sys", "run", "tmp", "var/lib/ebtables"] {
+        create_dir_all(old.join(folder)).unwrap();
+    }
+    copy(shipped(), old.join("usr/sbin/macfence")).unwrap();
+    let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
+    write(old.join("domain.xml"), xml).unwrap();
+}
 
 /// The guest's firewall. It decides which tests run.
 #[derive(Clone, Copy, PartialEq)]
@@ -57,7 +92,9 @@ impl Firewall {
         };
         let has = |module: &&str| kernel.join(format!("{module}.ko")).exists();
         let modules: Vec<_> = modules.split(' ').filter(has).collect();
-        INIT.replace("@modules@", &modules.join(" "))
+        let shipped = if self == Self::Ebtables { SHIPPED } else { "" };
+        INIT.replace("@shipped@", shipped)
+            .replace("@modules@", &modules.join(" "))
             .replace("@firewall@", program)
             .replace("@tests@", self.tests())
     }
@@ -65,6 +102,7 @@ impl Firewall {
     fn install(self, root: &Path) {
         match self {
             Self::Ebtables => {
+                install_shipped(root);
                 install(&need("ebtables-legacy"), root, "/usr/sbin/ebtables");
                 let restore = "/usr/sbin/ebtables-restore";
                 install(&need("ebtables-legacy-restore"), root, restore);
@@ -198,6 +236,12 @@ fn boot(suite: &str, version: &str, firewall: Firewall, passed: u32) {
     if firewall == Firewall::Ebtables {
         let has_nft = !said.lines().any(|line| line.trim_end().ends_with("nft:"));
         assert!(said.contains("(legacy)") && !has_nft, "{said}");
+        for words in [
+            "shipped: status 0, ebtables v2.0.11 (legacy)",
+            "shipped: -s ! 2:0:c0:a8:0:5 -i one-1-0 -j DROP",
+        ] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
     }
     let passed = format!("test result: ok. {passed} passed");
     assert!(said.contains(&passed), "{said}");
