@@ -19,7 +19,7 @@ use crate::memory::Memory;
 use crate::policy::Policy;
 use crate::report;
 use crate::source::{Hypervisors, Running, libvirt};
-use crate::survey::{self, Survey};
+use crate::survey::{self, Extent, Survey};
 use crate::vm::{self, Nic, Port, Vm, VmName};
 
 /// The VMs that the command line names or describes; and where it names any, what keeps others from
@@ -75,6 +75,7 @@ pub fn survey(
     memory: &Memory,
     mut running: Running,
     actual: &[ActualFence],
+    extent: Extent,
 ) -> Result<(Survey, Vec<String>)> {
     let unknown = memory.recall(&mut running.vms);
     let host = survey::Host {
@@ -87,7 +88,7 @@ pub fn survey(
     vms.extend(fenced.map(|guard| &guard.port));
     let policy = policy(config, &vms);
     drop(vms);
-    let survey = Survey::of(&policy, running, actual, &host)?;
+    let survey = Survey::of(&policy, running, actual, &host, extent)?;
     Ok((survey, unknown.why))
 }
 
@@ -99,7 +100,8 @@ pub fn survey_read_only(
     actual: &[ActualFence],
 ) -> Result<Survey> {
     let memory = Memory::read(actual)?;
-    let (survey, trouble) = survey(config, backend, &memory, running, actual)?;
+    let extent = Extent::Ports;
+    let (survey, trouble) = survey(config, backend, &memory, running, actual, extent)?;
     trouble.iter().for_each(|trouble| report::warning(trouble));
     Ok(survey)
 }

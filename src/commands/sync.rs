@@ -14,6 +14,7 @@ use crate::lock;
 use crate::memory::Memory;
 use crate::report;
 use crate::source::{Hypervisors, Running};
+use crate::survey::Extent;
 use crate::vm::{Port, VmName};
 
 /// Runs it.
@@ -55,7 +56,8 @@ pub fn sync(config: &Config) -> Result<Done> {
     let actual = backend.query()?;
     let memory = Memory::open(|| actual.fences())?;
     let alive = names(&running);
-    let (survey, mut open) = survey(config, &*backend, &memory, running, &actual.fences()?)?;
+    let (held, extent) = (actual.fences()?, Extent::Fences);
+    let (survey, mut open) = survey(config, &*backend, &memory, running, &held, extent)?;
     let wrong = survey.to_enforce();
     if !wrong.is_empty() {
         let enforced = actual.enforce(&wrong, &survey.keep(&bridge::place))?;

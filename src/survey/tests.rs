@@ -67,7 +67,7 @@ pub(super) fn survey_with(policy: &Policy, vms: Vec<Vm>, actual: &[ActualFence])
         vms,
         failed: Vec::new(),
     };
-    Survey::of(policy, running, actual, &HOST).unwrap()
+    Survey::of(policy, running, actual, &HOST, Extent::Ports).unwrap()
 }
 
 fn lines(findings: &[Finding]) -> Vec<String> {
@@ -185,7 +185,7 @@ fn one_vm_that_cannot_be_fenced_is_named_and_leaves_the_others_alone() {
         ],
         failed: vec![("busy".parse().unwrap(), anyhow!("virsh was silent"))],
     };
-    let survey = Survey::of(&Policy::default(), running, &[], &HOST).unwrap();
+    let survey = Survey::of(&Policy::default(), running, &[], &HOST, Extent::Ports).unwrap();
     assert_eq!(
         lines(&survey.failed),
         [
@@ -249,7 +249,14 @@ fn a_nic_hears_all_networks_if_that_is_asked_for_and_isolation_is_not_always() {
             vms: vec![vm],
             failed: Vec::new(),
         };
-        let survey = Survey::of(&policy, running, std::slice::from_ref(&now), &HOST).unwrap();
+        let survey = Survey::of(
+            &policy,
+            running,
+            std::slice::from_ref(&now),
+            &HOST,
+            Extent::Ports,
+        )
+        .unwrap();
         assert_eq!(survey.is_well(), well, "{hears_all:?} {isolation:?}");
     }
 }

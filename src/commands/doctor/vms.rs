@@ -13,7 +13,7 @@ use crate::compare;
 use crate::config::Config;
 use crate::memory::Memory;
 use crate::source::Running;
-use crate::survey::Survey;
+use crate::survey::{Extent, Survey};
 use crate::vm::{Port, Vm};
 
 const HYPERVISOR: &str = "hypervisor";
@@ -61,8 +61,9 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
             .collect();
     };
     let vms = running.vms.clone();
-    let survey =
-        Memory::read(&actual).and_then(|memory| survey(config, backend, &memory, running, &actual));
+    let extent = Extent::Fences;
+    let survey = Memory::read(&actual)
+        .and_then(|memory| survey(config, backend, &memory, running, &actual, extent));
     match survey {
         Ok((survey, trouble)) => {
             let mut found = judge(&vms, &survey, &fenced);

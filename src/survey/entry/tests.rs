@@ -1,5 +1,6 @@
 use anyhow::anyhow;
 
+use super::super::Extent;
 use super::super::tests::{HOST, held as fence, place_of, survey, survey_with, vm};
 use super::*;
 use crate::policy::Policy;
@@ -95,7 +96,7 @@ fn a_vm_that_cannot_be_described_is_told() {
         vms: Vec::new(),
         failed: vec![("busy".parse().unwrap(), anyhow!("virsh was silent"))],
     };
-    let survey = Survey::of(&Policy::default(), running, &[], &HOST).unwrap();
+    let survey = Survey::of(&Policy::default(), running, &[], &HOST, Extent::Ports).unwrap();
     assert_eq!(
         lines(&survey.entries),
         ["busy - - unfenced virsh was silent"]
