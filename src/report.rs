@@ -1,4 +1,7 @@
-//! What is said to people on standard error, each in one line.
+//! What is said to people on standard error, each in one line; and where that is systemd's journal,
+//! with what `journalctl` can look for.
+
+mod journal;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,6 +10,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use self::journal::Priority;
+use crate::vm::{Port, VmName};
+
+/// Something that was set right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What was done.
+    pub action: Action,
+    /// The VM whose fence it was, if that is known.
+    pub vm: Option<VmName>,
+    /// The ports that it is about.
+    pub ports: Vec<Port>,
+    /// All of it in words.
+    pub words: String,
+}
+
+/// What can be done about a fence or a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// There was no fence.
+    Fenced,
+    /// It was not as it should be.
+    Mended,
+    /// It was for what is gone.
+    Removed,
+    /// A setting of a bridge or a port left something open.
+    Hardened,
+}
+
+impl Action {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fenced => "fenced",
+            Self::Mended => "mended",
+            Self::Removed => "removed",
+            Self::Hardened => "hardened",
+        }
+    }
+}
 
 /// How long to wait for a reader that lets a message stand. We may hold the lock that others wait for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -17,6 +61,20 @@ static IS_STUCK: AtomicBool = AtomicBool::new(false);
 /// Something that the operator should know, though the command goes on.
 pub fn warning(text: &str) {
     say("warning", text);
+}
+
+/// Gives the journal what was set right, with `MACFENCE_ACTION`, `MACFENCE_VM` and a `MACFENCE_PORT` for
+/// each port. Returns the lines that are to be printed, as standard error is no journal.
+pub fn changes(changes: &[Change]) -> String {
+    let left = changes.iter().filter(|change| {
+        let mut fields = vec![("MACFENCE_ACTION", change.action.word())];
+        let vm = change.vm.as_ref();
+        fields.extend(vm.map(|vm| ("MACFENCE_VM", vm.as_str())));
+        let ports = change.ports.iter();
+        fields.extend(ports.map(|port| ("MACFENCE_PORT", port.as_str())));
+        !journal::send(Priority::Notice, &change.words, &fields)
+    });
+    left.map(|change| format!("{}\n", change.words)).collect()
 }
 
 /// Why the command failed: the whole chain of causes.
@@ -36,7 +94,15 @@ pub fn pass_on(text: &str) {
 
 fn say(kind: &str, text: &str) {
     let line: Vec<_> = text.lines().map(str::trim).collect();
-    write(format!("macfence: {kind}: {}\n", line.join(" ")));
+    let line = line.join(" ");
+    let priority = match kind {
+        "error" => Priority::Error,
+        "warning" => Priority::Warning,
+        _ => Priority::Info,
+    };
+    if !journal::send(priority, &format!("{kind}: {line}"), &[]) {
+        write(format!("macfence: {kind}: {line}\n"));
+    }
 }
 
 /// Writes to standard error, as far as somebody reads it: a full pipe would keep us for ever, and a
