@@ -44,6 +44,7 @@ pub mod exit;
 pub mod explain;
 pub mod fence;
 pub mod graph;
+pub mod heartbeat;
 pub mod lock;
 pub mod mac;
 pub mod memory;

@@ -27,6 +27,8 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::{fs, process};
 use signal_hook::consts::{SIGTSTP, SIGTTOU};
 
+use crate::heartbeat;
+
 /// How long to wait for others. Two hundred hooks at once take some ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -170,6 +172,7 @@ fn is_root() -> bool {
 }
 
 fn wait(file: File, path: &dyn fmt::Display, patience: Duration) -> Result<Lock> {
+    heartbeat::beat();
     // Most often nobody has it.
     if fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
         return Ok(Lock(file));

@@ -15,6 +15,8 @@ use rustix::fs::{Access, MemfdFlags, access, memfd_create};
 use signal_hook::consts::SIGKILL;
 use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
+use crate::heartbeat;
+
 /// How long a program may take before it is killed, unless it is given more.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
@@ -216,6 +218,7 @@ fn exec(
     stdin: &str,
     limit: Duration,
 ) -> Result<Output, Unfinished> {
+    heartbeat::beat();
     let command = if is_through_sudo() {
         // LD_*, LIBVIRT_*, XDG_* and the like would have a say in what the program does.
         let path = search_path()?;
