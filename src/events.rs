@@ -1,7 +1,9 @@
 //! What the kernel tells of changes: ports that come to a bridge or leave it, and rules that somebody
 //! loads or deletes. Both are told as they happen; nothing is asked again and again.
 
+use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Result};
@@ -9,6 +11,7 @@ use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,9 +19,9 @@ pub enum Event {
     /// A port has come to a bridge, or something about it has changed there.
     Port(String),
     /// A port has left its bridge.
-    PortGone,
-    /// Something in this table of the bridge family has changed.
-    Table(String),
+    PortGone(String),
+    /// One transaction has changed something in these tables of the bridge family.
+    Tables(BTreeSet<String>),
     /// More has happened than the kernel could tell.
     Lost,
 }
@@ -27,8 +30,10 @@ pub enum Event {
 const LINKS: u32 = 1;
 const RULESETS: u32 = 7;
 
-/// Room for what happens while we are busy, in bytes; what is too much is [`Event::Lost`].
-const ROOM: usize = 1 << 20;
+/// Room for what happens while we are busy, in bytes; what is too much is [`Event::Lost`]. The kernel tells
+/// some ten times of a port that comes, in 4 KiB each, whatever is in them. It takes this memory only
+/// when it needs it.
+const ROOM: usize = 16 << 20;
 
 /// The kernel's messages.
 #[derive(Debug)]
@@ -61,32 +66,40 @@ impl Events {
     /// If the kernel's messages cannot be read.
     pub fn read(&self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
-        for (socket, parse) in [
-            (&self.links, of_link as fn(&Message) -> Option<Event>),
-            (&self.rulesets, of_ruleset),
-        ] {
-            loop {
-                match socket.recv_from_full() {
-                    Ok((datagram, _)) => {
-                        events.extend(messages(&datagram).filter_map(|m| parse(&m)))
-                    }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    Err(e) if Errno::from_io_error(&e) == Some(Errno::NOBUFS) => {
-                        events.push(Event::Lost);
-                    }
-                    Err(e) => return Err(e).context("cannot read the kernel's messages"),
-                }
-            }
+        let is_whole = read_all(&self.links, |message| events.extend(of_link(message)))?;
+        let mut transaction = Transaction::default();
+        let is_whole = is_whole
+            & read_all(&self.rulesets, |message| {
+                events.extend(transaction.add(message));
+            })?;
+        // The end of it is not told yet, or was lost.
+        events.extend(transaction.end());
+        if !is_whole {
+            events.push(Event::Lost);
         }
         Ok(events)
+    }
+}
+
+/// Reads all messages that are there. Returns whether they are all that there were.
+fn read_all(socket: &Socket, mut hear: impl FnMut(&Message)) -> Result<bool> {
+    let mut is_whole = true;
+    loop {
+        match socket.recv_from_full() {
+            Ok((datagram, _)) => messages(&datagram).for_each(|message| hear(&message)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(is_whole),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::NOBUFS) => is_whole = false,
+            Err(e) => return Err(e).context("cannot read the kernel's messages"),
+        }
     }
 }
 
 fn subscribe(protocol: isize, group: u32) -> Result<Socket, Error> {
     let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
-    socket.set_rx_buf_sz(ROOM)?;
+    // What anybody may ask for is 208 KiB. More takes CAP_NET_ADMIN, which a container's root may lack.
+    set_socket_recv_buffer_size_force(&socket, ROOM).or_else(|_| socket.set_rx_buf_sz(ROOM))?;
     socket.add_membership(group)?;
     socket.set_non_blocking(true)?;
     Ok(socket)
@@ -122,21 +135,47 @@ fn of_link(message: &Message) -> Option<Event> {
         return None;
     }
     match message.kind {
-        RTM_NEWLINK => attribute(message.payload.get(IFINFOMSG..)?, IFLA_IFNAME).map(Event::Port),
-        RTM_DELLINK => Some(Event::PortGone),
-        _ => None,
+        RTM_NEWLINK | RTM_DELLINK => {}
+        _ => return None,
     }
+    let name = attribute(message.payload.get(IFINFOMSG..)?, IFLA_IFNAME)?;
+    Some(if message.kind == RTM_NEWLINK {
+        Event::Port(name)
+    } else {
+        Event::PortGone(name)
+    })
 }
 
-fn of_ruleset(message: &Message) -> Option<Event> {
-    const NFNL_SUBSYS_NFTABLES: u16 = 10;
-    const NFGENMSG: usize = 4;
-    // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE and the like are all 1.
-    const TABLE: u16 = 1;
-    if message.kind >> 8 != NFNL_SUBSYS_NFTABLES || message.payload.first() != Some(&BRIDGE) {
-        return None;
+/// The tables that a transaction has changed, as far as it was told.
+#[derive(Default)]
+struct Transaction(BTreeSet<String>);
+
+impl Transaction {
+    /// Adds a message about rulesets; returns what the transaction was if this ends it. The kernel
+    /// tells of each transaction as a whole, and ends with the new generation of the rulesets.
+    fn add(&mut self, message: &Message) -> Option<Event> {
+        const NFNL_SUBSYS_NFTABLES: u16 = 10;
+        const NFT_MSG_NEWGEN: u16 = 15;
+        const NFGENMSG: usize = 4;
+        // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE and the like are all 1.
+        const TABLE: u16 = 1;
+        if message.kind >> 8 != NFNL_SUBSYS_NFTABLES {
+            return None;
+        }
+        if message.kind & 0xff == NFT_MSG_NEWGEN {
+            return self.end();
+        }
+        if message.payload.first() == Some(&BRIDGE) {
+            let table = message.payload.get(NFGENMSG..);
+            self.0.extend(table.and_then(|rest| attribute(rest, TABLE)));
+        }
+        None
     }
-    attribute(message.payload.get(NFGENMSG..)?, TABLE).map(Event::Table)
+
+    fn end(&mut self) -> Option<Event> {
+        let tables = mem::take(&mut self.0);
+        (!tables.is_empty()).then_some(Event::Tables(tables))
+    }
 }
 
 /// An attribute that is text.
@@ -145,4 +184,42 @@ fn attribute(attributes: &[u8], kind: u16) -> Option<String> {
     let attribute = attributes.find(|attribute| attribute.kind() == kind)?;
     let text = attribute.value().split(|byte| *byte == 0).next()?;
     Some(String::from_utf8_lossy(text).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message about a table of the bridge family, or of another one.
+    fn about(table: &str, family: u8) -> Vec<u8> {
+        let mut payload = vec![family, 0, 0, 0];
+        payload.extend((table.len() as u16 + 5).to_ne_bytes());
+        payload.extend(1u16.to_ne_bytes());
+        payload.extend(table.as_bytes());
+        payload.push(0);
+        payload.resize(payload.len().next_multiple_of(4), 0);
+        payload
+    }
+
+    #[test]
+    fn what_one_transaction_changes_is_told_as_one() {
+        let mut transaction = Transaction::default();
+        let mut hear = |number: u16, payload: &[u8]| {
+            let kind = 10 << 8 | number;
+            transaction.add(&Message { kind, payload })
+        };
+        let of = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned());
+            Some(Event::Tables(names.collect()))
+        };
+        for table in ["macfence", "other", "macfence"] {
+            assert_eq!(hear(6, &about(table, BRIDGE)), None);
+        }
+        assert_eq!(hear(6, &about("inet", 1)), None);
+        assert_eq!(hear(15, &[0; 4]), of(&["macfence", "other"]));
+        assert_eq!(hear(6, &about("inet", 1)), None);
+        assert_eq!(hear(15, &[0; 4]), None);
+        assert_eq!(hear(6, &about("macfence", BRIDGE)), None);
+        assert_eq!(transaction.end(), of(&["macfence"]));
+    }
 }

@@ -204,6 +204,17 @@ impl Memory {
         record::file_name(vm).map_or(Ok(()), |name| self.place.delete(&name))
     }
 
+    /// Forgets a VM that does not run, unless one of its ports is there.
+    ///
+    /// # Errors
+    /// If the file cannot be deleted.
+    pub fn forget_if_ended(&self, vm: &VmName, is_there: impl Fn(&Port) -> bool) -> Result<()> {
+        match self.record(vm) {
+            Ok(Some(record)) if record.ports().any(is_there) => Ok(()),
+            _ => self.forget(vm),
+        }
+    }
+
     /// Forgets the VMs that have ended: those that are not `alive`, where that is known, and of which
     /// no port is there. Returns what cannot be deleted.
     ///

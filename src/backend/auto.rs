@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 
 use super::ebtables::Ebtables;
 use super::nft::Nft;
-use super::{Backend, Enforced, Noted, Snapshot};
+use super::{Backend, Ended, Enforced, Noted, Snapshot};
 use crate::fence::{Fence, Keep};
 use crate::vm::Port;
 
@@ -90,6 +90,9 @@ impl Backend for Auto {
     }
 
     fn release(&self, ports: &[Port]) -> Result<bool> {
+        if ports.is_empty() {
+            return Ok(false);
+        }
         let released = self.try_both(|backend| backend.release(ports))?;
         let left = self.left_behind().iter().any(|port| ports.contains(port));
         Ok(released | (left && Ebtables.release(ports)?))
@@ -97,6 +100,10 @@ impl Backend for Auto {
 
     fn noted(&self) -> Result<Option<Vec<Noted>>> {
         self.try_both(|backend| backend.noted())
+    }
+
+    fn add_and_delete(&self, new: &[Fence], ended: &[Ended]) -> Result<Option<Enforced>> {
+        self.chosen().add_and_delete(new, ended)
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {

@@ -5,11 +5,13 @@ pub mod ebtables;
 pub mod nft;
 mod noted;
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::fence::{ActualFence, Fence, Keep};
-use crate::vm::Port;
+use crate::vm::{Port, VmName};
 
 pub use self::noted::{Noted, Reason};
 
@@ -53,6 +55,14 @@ pub trait Backend {
         Ok(None)
     }
 
+    /// Adds these fences, of VMs that have none, and deletes those of VMs that have ended, in one step
+    /// and without asking what the kernel holds, which takes as long as the host has VMs. `None` if
+    /// the kernel holds something else than the caller believes, or the firewall cannot do it;
+    /// nothing has changed then. By default it cannot.
+    fn add_and_delete(&self, _new: &[Fence], _ended: &[Ended]) -> Result<Option<Enforced>> {
+        Ok(None)
+    }
+
     /// Whether the firewall can hold this fence at all: not every name can be told to it. Starts no
     /// process.
     fn check(&self, fence: &Fence) -> Result<()>;
@@ -70,6 +80,15 @@ pub trait Snapshot {
     /// Like [`Backend::enforce`], by this snapshot, which must have been taken under the same lock:
     /// asking again about 4,000 VMs takes half a second.
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced>;
+}
+
+/// A VM that has ended and whose fence is to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The VM.
+    pub vm: VmName,
+    /// All ports that lead to its fence.
+    pub ports: BTreeSet<Port>,
 }
 
 /// What [`Backend::enforce`] has done.

@@ -12,6 +12,7 @@ mod export;
 mod flush;
 mod hook;
 mod install_hook;
+mod known;
 mod list;
 mod look;
 mod metrics;

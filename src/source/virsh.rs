@@ -1,16 +1,16 @@
 //! libvirt, asked through `virsh`: which VMs run, and what they are.
 
+mod domain;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
-use quick_xml::Reader;
-use quick_xml::escape::unescape;
-use quick_xml::events::{BytesStart, Event};
-use roxmltree::Node;
 
-use super::xml::Part;
-use super::{Hypervisor, Kind, Running, is_uuid, libvirt, limits};
+pub use self::domain::{Domain, domains};
+use super::last::Said;
+use super::{Doubt, Hypervisor, Kind, Last, Running, is_uuid};
 use crate::process;
 use crate::quote;
 use crate::vm::{Vm, VmName};
@@ -48,10 +48,14 @@ impl Hypervisor for Virsh {
         kind != Kind::Xen
     }
 
-    /// Two virsh processes, however many VMs there are; more only where VMs end meanwhile, or
-    /// libvirt does not answer about one.
+    /// Two virsh processes, however many VMs there are; more only where VMs end meanwhile, libvirt
+    /// does not answer about one, or a name is no good to ask for.
     fn running(&self) -> Result<Running> {
-        running(&self.uri)
+        self.update(&mut Last::default(), &Doubt::default())
+    }
+
+    fn update(&self, last: &mut Last, doubt: &Doubt) -> Result<Running> {
+        update(&self.uri, last.of(&self.uri), doubt)
     }
 
     /// One virsh process for all.
@@ -95,11 +99,15 @@ fn by_uuid(uri: &str, name: &VmName, answer: &Answer) -> Result<Vm> {
     })
 }
 
-fn running(uri: &str) -> Result<Running> {
+fn update(uri: &str, said: &mut Said, doubt: &Doubt) -> Result<Running> {
     let mut described = BTreeMap::new();
     let mut failed = BTreeMap::new();
     for attempt in 1..=ATTEMPTS {
-        let ids = running_ids(uri)?;
+        let ids = running_ids(uri, &mut said.by_uuid)?;
+        if attempt == 1 {
+            let holds = doubt.holds(mem::take(&mut said.vms), &ids);
+            described.extend(holds.into_iter().map(|(id, vm)| (id, Ok(vm))));
+        }
         described.retain(|id, _| ids.contains(id));
         failed.retain(|id, _| ids.contains(id));
         let new: Vec<_> = ids
@@ -121,7 +129,13 @@ fn running(uri: &str) -> Result<Running> {
                 .clone();
             Some((id, domain.vm))
         }));
-        let mut left = new.into_iter().filter(|id| !described.contains_key(*id));
+        let mut left = new
+            .into_iter()
+            .filter(|id| !described.contains_key(*id))
+            .peekable();
+        if left.peek().is_none() {
+            break;
+        }
         match (answer.hung, attempt) {
             // About one that is busy libvirt does not answer, and those behind it were not asked.
             (true, 1..ATTEMPTS) => failed.extend(
@@ -137,7 +151,10 @@ fn running(uri: &str) -> Result<Running> {
     let mut running = Running::default();
     for (id, vm) in described {
         match vm {
-            Ok(vm) => running.vms.push(vm),
+            Ok(vm) => {
+                said.vms.insert(id, vm.clone());
+                running.vms.push(vm);
+            }
             Err(e) => running.failed.push((id.parse()?, e)),
         }
     }
@@ -147,14 +164,17 @@ fn running(uri: &str) -> Result<Running> {
     Ok(running)
 }
 
-/// What to ask for: names, or UUIDs where virsh would take a name for something else.
-fn running_ids(uri: &str) -> Result<BTreeSet<String>> {
-    let names = listed(uri, "--name")?;
-    if names.iter().any(|name| is_read_otherwise(name)) {
-        listed(uri, "--uuid")
-    } else {
-        Ok(names)
+/// What to ask for: names, or UUIDs where virsh would take a name for something else. Where that was
+/// so the last time, it asks for UUIDs at once.
+fn running_ids(uri: &str, by_uuid: &mut bool) -> Result<BTreeSet<String>> {
+    if !*by_uuid {
+        let names = listed(uri, "--name")?;
+        if !names.iter().any(|name| is_read_otherwise(name)) {
+            return Ok(names);
+        }
+        *by_uuid = true;
     }
+    listed(uri, "--uuid")
 }
 
 /// Whether virsh takes this name for a number or a UUID before it takes it for a name.
@@ -240,94 +260,6 @@ fn ask_for(uri: &str, script: &str, count: usize, answer: &mut Answer) -> Result
         }
     }
     Ok(())
-}
-
-/// A domain as virsh described it.
-#[derive(Debug)]
-pub struct Domain {
-    /// Its name and UUID, as text.
-    name: String,
-    uuid: String,
-    /// Whether it runs: only then it has a number.
-    is_running: bool,
-    /// The VM that it is, or what is wrong with it.
-    pub vm: Result<Vm>,
-}
-
-impl Domain {
-    fn read(part: Part<'_>) -> Self {
-        let xml = part.xml;
-        let whole = limits::check_text(libvirt::FORMAT.name, xml, libvirt::XML_LIMIT);
-        match whole.and_then(|()| part.parse()) {
-            Ok(document) => Self::of(document.root_element()),
-            Err(e) => Self::unread(xml, e),
-        }
-    }
-
-    fn of(domain: Node<'_, '_>) -> Self {
-        let text = |name| {
-            let child = domain.children().find(|child| child.has_tag_name(name));
-            child
-                .and_then(|child| child.text())
-                .unwrap_or_default()
-                .to_owned()
-        };
-        Self {
-            name: text("name"),
-            uuid: text("uuid"),
-            is_running: domain.has_attribute("id"),
-            vm: libvirt::vm(domain),
-        }
-    }
-
-    /// A domain that cannot be parsed, and why. Its name and UUID, which come first, tell of which VM
-    /// that must be said.
-    fn unread(xml: &str, why: Error) -> Self {
-        let mut domain = Self {
-            name: String::new(),
-            uuid: String::new(),
-            is_running: false,
-            vm: Err(why),
-        };
-        let mut reader = Reader::from_str(xml);
-        let Some(root) = opened(&mut reader) else {
-            return domain;
-        };
-        let mut attributes = root.attributes();
-        let mut attributes = attributes.with_checks(false).flatten();
-        domain.is_running = attributes.any(|attribute| attribute.key.as_ref() == "id");
-        while let Some(tag) = opened(&mut reader) {
-            let Ok(text) = reader.read_text(tag.name()) else {
-                break;
-            };
-            let known = match tag.name().as_ref() {
-                "name" => &mut domain.name,
-                "uuid" => &mut domain.uuid,
-                _ => continue,
-            };
-            if known.is_empty() {
-                *known = unescape(&text).unwrap_or_default().into_owned();
-            }
-        }
-        domain
-    }
-}
-
-/// The next element with content, unless the one around it ends first.
-fn opened<'a>(reader: &mut Reader<&'a [u8]>) -> Option<BytesStart<'a>> {
-    loop {
-        match reader.read_event().ok()? {
-            Event::Start(tag) => return Some(tag),
-            Event::End(_) | Event::Eof => return None,
-            _ => {}
-        }
-    }
-}
-
-/// The domains that virsh has printed, and what follows the last one.
-pub fn domains(text: &str) -> (Vec<Domain>, &str) {
-    let (parts, rest) = libvirt::FORMAT.split(text);
-    (parts.into_iter().map(Domain::read).collect(), rest)
 }
 
 /// A word that virsh's own parser of command strings reads as this text, whatever is in it.

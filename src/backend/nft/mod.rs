@@ -22,6 +22,7 @@
 //! ```
 
 mod address_guard;
+mod blind;
 pub mod chain_name;
 mod listing;
 mod matching;
@@ -46,7 +47,7 @@ use self::program::commit;
 use self::rule::Rule;
 use self::ruleset::Ruleset;
 use self::transaction::{Command, Transaction};
-use super::{Backend, Enforced, Noted, Snapshot};
+use super::{Backend, Ended, Enforced, Noted, Snapshot};
 use crate::fence::{ActualFence, Fence, Keep};
 use crate::vm::Port;
 
@@ -114,6 +115,10 @@ impl Backend for Nft {
         let taken = ports.iter().map(Port::as_str).collect();
         query::read_robbed(&mut actual, &taken)?;
         Ok(commit(plan::release(&actual, ports))?.changed)
+    }
+
+    fn add_and_delete(&self, new: &[Fence], ended: &[Ended]) -> Result<Option<Enforced>> {
+        blind::add_and_delete(new, ended)
     }
 
     fn check(&self, fence: &Fence) -> Result<()> {

@@ -36,6 +36,8 @@ pub enum Command {
     DropBaseChain(String),
     /// Adds a chain, unless it exists.
     AddChain(ChainName),
+    /// Adds a chain. Fails in the kernel if it exists.
+    CreateChain(ChainName),
     /// Deletes all rules of a chain.
     FlushChain(ChainName),
     /// Deletes a chain with its rules. Fails in the kernel while the map refers to it.
@@ -130,6 +132,9 @@ impl Command {
                 NfCmd::Delete(NfListObject::Chain(chain(name.as_str()))),
             ],
             Self::AddChain(name) => vec![NfCmd::Add(NfListObject::Chain(chain(name.as_str())))],
+            Self::CreateChain(name) => {
+                vec![NfCmd::Create(NfListObject::Chain(chain(name.as_str())))]
+            }
             Self::FlushChain(name) => vec![NfCmd::Flush(FlushObject::Chain(chain(name.as_str())))],
             Self::DeleteChain(name) => vec![
                 NfCmd::Flush(FlushObject::Chain(chain(name.as_str()))),

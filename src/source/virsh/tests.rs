@@ -1,4 +1,5 @@
 use super::*;
+use crate::source::libvirt;
 
 const CAPTURE: &str = include_str!("../../../tests/captures/virsh-9.0-dumpxml-one-1.xml");
 

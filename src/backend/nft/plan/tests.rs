@@ -69,6 +69,7 @@ fn lines(plan: Option<Plan>) -> Option<Vec<String>> {
         Command::AddSkeleton => "skeleton".to_owned(),
         Command::AddSkeletonButForward => "skeleton but forward".to_owned(),
         Command::DropBaseChain(name) => format!("drop {name}"),
+        Command::CreateChain(chain) => format!("create {chain}"),
         Command::AddChain(chain) => format!("add chain {chain}"),
         Command::FlushChain(chain) => format!("flush chain {chain}"),
         Command::DeleteChain(chain) => format!("delete chain {chain}"),
