@@ -17,6 +17,7 @@ mod figures;
 mod fill;
 mod filters;
 mod frame;
+mod large;
 mod layout;
 mod measure;
 mod panels;
@@ -40,12 +41,13 @@ use figures::Figures;
 type Part = (&'static str, fn(&mut Figures));
 
 /// All parts, in the order in which they run.
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     (frame::PART, frame::measure),
     (throughput::PART, throughput::measure),
     ("call", call::measure),
     ("fill", fill::measure),
     ("storm", storm::measure),
+    (large::PART, large::measure),
 ];
 
 /// Draws the picture anew and measures nothing.

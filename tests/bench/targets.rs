@@ -5,6 +5,7 @@ use crate::figures::Row;
 use crate::fill;
 use crate::filters::{NFT, SEED, TIMES_LAYOUT_0_1, TIMES_NFT, TIMES_NOBODY};
 use crate::frame;
+use crate::large;
 use crate::table::{aligned, number};
 use crate::throughput;
 
@@ -107,6 +108,18 @@ const TARGETS: &[Target] = &[
         claim: "changes of the ruleset by a sync with nothing to do",
         limit: Limit::AtMost(0.0),
         which: [fill::PART, fill::NOTHING, "", fill::WRITES],
+        sizes: &[],
+    },
+    Target {
+        claim: "ms from a new port to its fence with watch, more than with 10 VMs",
+        limit: Limit::AtMost(100.0),
+        which: [large::PART, large::ONE, "", large::MORE],
+        sizes: &[],
+    },
+    Target {
+        claim: "s until watch has fenced 200 VMs that start at once",
+        limit: Limit::AtMost(3.0),
+        which: [large::PART, large::BURST, "", large::SETTLED],
         sizes: &[],
     },
     Target {
