@@ -7,6 +7,7 @@ mod address_guard;
 mod attacks;
 mod bad_input;
 mod booted;
+mod booted_service;
 mod bridge_settings;
 mod busy_host;
 mod changes;
