@@ -63,6 +63,7 @@ install: build
 	@$(call copy,share/opennebula,$(PREFIX)/share/macfence/opennebula)
 	@$(call copy,share/prometheus,$(PREFIX)/share/macfence/prometheus)
 	@$(call copy,share/systemd,$(PREFIX)/lib/systemd/system)
+	@$(call copy,share/xen,$(PREFIX)/share/macfence/xen)
 	@$(call copy,share/tmpfiles.d,$(PREFIX)/lib/tmpfiles.d)
 	@$(call copy,target/share,$(PREFIX)/share)
 	@install -D -m 644 -t "$(DESTDIR)$(PREFIX)/share/man/man5" share/man/macfence.toml.5

@@ -284,6 +284,12 @@ pub enum Caller {
         #[arg(long)]
         remove: bool,
     },
+    /// Xen's vif scripts, for every port of a domain: in /etc/xen/scripts/vif-post.d
+    Xen {
+        /// Take the hook away again
+        #[arg(long)]
+        remove: bool,
+    },
 }
 
 /// Who calls, and with what.
@@ -347,6 +353,16 @@ pub enum Entry {
         driver: String,
         /// What one-clean takes
         rest: Vec<String>,
+    },
+    /// Fence a domain before its guest runs, for Xen's vif scripts
+    ///
+    /// They call it for each port that has come to its bridge.
+    #[command(after_long_help = include_str!("help/hook.txt"))]
+    Xen {
+        /// Path of the port in xenstore, as in $XENBUS_PATH: it ends in the numbers of the domain and its
+        /// interface
+        #[arg(value_name = "PATH")]
+        path: String,
     },
     /// Fence a domain before its guest runs, and remove its fence when it has ended, for libvirt's hook
     ///

@@ -90,7 +90,7 @@ fn entry_point(command: &Command) -> Option<(&'static str, Vec<&str>)> {
         }
         Entry::DriverPost { driver, rest } => ("driver-post", vec![driver.as_str()], &**rest),
         Entry::DriverClean { driver, rest } => ("driver-clean", vec![driver.as_str()], &**rest),
-        Entry::Libvirt { .. } => return None,
+        Entry::Libvirt { .. } | Entry::Xen { .. } => return None,
     };
     words.extend(rest.iter().map(String::as_str));
     Some((name, words))
@@ -188,7 +188,14 @@ mod tests {
     #[test]
     fn nothing_else_has_one() {
         let libvirt = ["hook", "libvirt", "one-1", "start", "begin", "-"];
-        for args in [&libvirt[..], &["list"], &["sync"], &["apply", "one-1"]] {
+        let xen = ["hook", "xen", "/local/domain/0/backend/vif/7/0"];
+        for args in [
+            &libvirt[..],
+            &xen,
+            &["list"],
+            &["sync"],
+            &["apply", "one-1"],
+        ] {
             assert_eq!(entry_point(&parse(args).command), None, "{args:?}");
         }
     }

@@ -2,6 +2,7 @@
 //! right. Pure: whatever it must know about the host comes from the caller.
 
 mod entry;
+mod given_up;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +59,9 @@ pub struct Survey {
     pub policy: Policy,
     /// What each VM should have. Its finding has the same place in `findings`.
     desired: Vec<Fence>,
+    /// Ports that NICs had besides one that they still have, and whose fence the rules for them are in.
+    /// They are no difference, but needless.
+    given_up: BTreeMap<Port, VmName>,
     /// Ports of which nobody knows what is asked for.
     unknown: BTreeSet<Port>,
 }
@@ -99,6 +103,7 @@ impl Survey {
             entries: Vec::new(),
             policy: policy.clone(),
             desired: Vec::new(),
+            given_up: BTreeMap::new(),
             unknown: host.unknown.clone(),
         };
         for (vm, why) in running.failed {
@@ -137,7 +142,15 @@ impl Survey {
             }
         }
         survey.add_the_rest(actual, host)?;
-        let findings = compare(&survey.desired, actual, &survey.keep(host.place_of));
+        survey.given_up = given_up::find(&survey.desired, actual, host.place_of)?;
+        let kept = survey.keep(host.place_of);
+        let keep = Keep {
+            ports: Box::new(|port| (kept.ports)(port) || survey.given_up.contains_key(port)),
+            ..survey.keep(host.place_of)
+        };
+        let findings = compare(&survey.desired, actual, &keep);
+        drop(keep);
+        drop(kept);
         survey.findings = findings;
         for finding in &mut survey.findings {
             if let Some(remarks) = finding.vm.as_ref().and_then(|vm| remarks.get(vm)) {
@@ -195,10 +208,12 @@ impl Survey {
         self.findings.iter().all(|found| found.state.is_well())
     }
 
-    /// The fences of the VMs whose kernel state is wrong.
+    /// The fences of the VMs whose kernel state is wrong, or holds what nobody needs.
     pub fn to_enforce(&self) -> Vec<Fence> {
+        let needless: BTreeSet<_> = self.given_up.values().collect();
         let found = self.desired.iter().zip(&self.findings);
-        let wrong = found.filter(|(_, finding)| !finding.state.is_well());
+        let wrong =
+            found.filter(|(fence, found)| !found.state.is_well() || needless.contains(&fence.vm));
         wrong.map(|(fence, _)| fence.clone()).collect()
     }
 
@@ -238,7 +253,7 @@ impl Survey {
         let known: BTreeMap<VmName, usize> = findings.filter_map(place).collect();
         for fence in actual {
             let is_owned = |port: &Port| match &fence.vm {
-                Some(vm) => owned.contains(&(vm, port)),
+                Some(vm) => owned.contains(&(vm, port)) || self.given_up.contains_key(port),
                 None => ports.contains(port),
             };
             let unowned: BTreeSet<_> = fence.guards.iter().map(|guard| &guard.port).collect();

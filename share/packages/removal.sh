@@ -2,9 +2,10 @@
 if [ -d /run/systemd/system ]; then
   systemctl --quiet disable --now macfence.service macfence-sync.service macfence-metrics.timer || :
 fi
-# libvirt starts no VM while a hook is there that finds no program.
+# libvirt and Xen start no VM while a hook is there that finds no program.
 if macfence install-hook --help >/dev/null 2>&1; then
   macfence install-hook libvirt --remove || :
+  macfence install-hook xen --remove || :
 fi
 for hook in /etc/libvirt/hooks/*.d/macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/lxc; do
   if cmp -s "$hook" /usr/share/macfence/libvirt/macfence; then

@@ -19,6 +19,10 @@ pub const TABLE_TEXT: usize = 4 << 20;
 /// more with the scripts that users have put into it.
 pub const INSTANCES_TEXT: usize = 256 << 20;
 
+/// The most that is read of what xenstore says of the ports of all domains, in bytes: 2,000 for each of
+/// 32,000.
+pub const STORE_TEXT: usize = 64 << 20;
+
 /// Elements of one document. A domain has some hundred; one with 1,000 NICs some 10,000. A template
 /// has some hundred to a few thousand. A tree of so many takes some 20 MB.
 pub const ELEMENTS: Limit = Limit(100_000, "elements");

@@ -135,6 +135,14 @@ impl Hypervisors {
         Ok(all)
     }
 
+    /// Xen's domain of this number.
+    ///
+    /// # Errors
+    /// If Xen cannot be asked, or has no such domain.
+    pub fn domain(&self, number: u32) -> Result<Vm> {
+        xen::numbered(number)
+    }
+
     /// The VMs of these names, in their order: each from the first hypervisor that knows it.
     ///
     /// # Errors

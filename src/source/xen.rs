@@ -1,4 +1,10 @@
-//! Xen: what `xl`, or `xm` where there is no `xl`, tells about a domain.
+//! Xen: what `xl`, or `xm` where there is no `xl`, tells about a domain, and what xenstore does of its
+//! ports' names.
+//!
+//! `xl list -l` tells these as well, but lists nothing of a domain that is still being created, which is
+//! when hooks ask (4.17, tried out).
+
+mod store;
 
 use std::collections::BTreeSet;
 
@@ -9,7 +15,9 @@ use super::{Hypervisor, Kind, Running};
 use crate::bridge;
 use crate::process;
 use crate::quote::quoted;
-use crate::vm::{Nic, Port, Vm, VmName};
+use crate::vm::{Nic, Vm, VmName};
+
+pub use self::store::{Backend, Backends};
 
 /// What Xen's library says where its hypervisor does not answer (`tools/libs/call/linux.c`).
 const NOT_BOOTED: &str = "Could not obtain handle on privileged command interface";
@@ -29,7 +37,7 @@ impl Hypervisor for Xen {
         kind == Kind::Xen
     }
 
-    /// All running domains but the host's own: one process, and one for each.
+    /// All running domains but the host's own: two processes, and one for each.
     fn running(&self) -> Result<Running> {
         let mut running = Running::default();
         let listing = match ask(&["list"]) {
@@ -37,8 +45,17 @@ impl Hypervisor for Xen {
             Err(e) if format!("{e:#}").contains(NOT_BOOTED) => return Ok(running),
             listing => listing?,
         };
+        let mut listed = Vec::new();
         for (name, id) in domains(&listing)? {
-            match vm(&name, id) {
+            match ask(&["network-list", &id.to_string()]) {
+                Ok(interfaces) => listed.push((name, id, interfaces)),
+                Err(e) => running.failed.push((name, e)),
+            }
+        }
+        // Once for all: what has been listed is in there.
+        let backends = store::ask(None)?;
+        for (name, id, interfaces) in listed {
+            match vm(&name, id, &interfaces, &backends) {
                 Ok(vm) => running.vms.push(vm),
                 Err(e) => running.failed.push((name, e)),
             }
@@ -54,16 +71,31 @@ impl Hypervisor for Xen {
         Ok(running)
     }
 
-    /// The running domains of these names: two processes for each.
+    /// The running domains of these names: three processes for each.
     fn named(&self, names: &[VmName]) -> Vec<Result<Vm>> {
-        let domain = |name| domid(name).and_then(|id| vm(name, id));
+        let domain = |name| domid(name).and_then(|id| one(name, id));
         names.iter().map(domain).collect()
     }
 }
 
-fn vm(name: &VmName, id: u32) -> Result<Vm> {
-    let listing = ask(&["network-list", &id.to_string()])?;
-    let interfaces = interfaces(&listing)?;
+/// The domain of this number, which need not run yet: its ports may be there already.
+///
+/// # Errors
+/// If Xen cannot be asked, or has no such domain.
+pub(super) fn numbered(id: u32) -> Result<Vm> {
+    let domains = domains(&ask(&["list", &id.to_string()])?)?;
+    let name = domains.into_iter().find(|(_, listed)| *listed == id);
+    let (name, _) = name.with_context(|| format!("Xen lists no domain {id}"))?;
+    one(&name, id)
+}
+
+fn one(name: &VmName, id: u32) -> Result<Vm> {
+    let interfaces = ask(&["network-list", &id.to_string()])?;
+    vm(name, id, &interfaces, &store::ask(Some(id))?)
+}
+
+fn vm(name: &VmName, id: u32, listing: &str, backends: &Backends) -> Result<Vm> {
+    let interfaces = interfaces(listing)?;
     if interfaces.is_empty() {
         // xl lists nothing, and does not fail, for a domain that has ended or was started anew.
         ensure!(
@@ -85,10 +117,10 @@ fn vm(name: &VmName, id: u32) -> Result<Vm> {
                 continue;
             }
         };
-        let port: Port = format!("vif{id}.{index}").parse()?;
+        let backend = backends.of(id, index)?;
+        let port = backend.port(bridge::is_there)?;
         // What an HVM guest sends through until it has loaded its drivers; others have none.
-        let emulated: Port = format!("{port}-emu").parse()?;
-        let emulated = bridge::of(&emulated)?.map(|_| emulated);
+        let emulated = backend.emulated(|port| bridge::of(port).map(|bridge| bridge.is_some()))?;
         for port in [Some(port), emulated].into_iter().flatten() {
             vm.nics.push(Nic::new(port, mac.parse()?, None)?);
         }
@@ -195,112 +227,4 @@ fn interface(line: &str) -> Option<Interface<'_>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const XL: &str = "\
-Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path
-0   0  02:00:c0:a8:00:05 0      4     14       768/769         /local/domain/0/backend/vif/7/0
-1   0  02:00:c0:a8:01:05 1      4     -1       -1/-1           /local/domain/0/backend/vif/7/1
-";
-
-    #[test]
-    fn the_tables_of_both_tools_are_read() {
-        let xm = "Idx BE     MAC Addr.     handle state evt-ch tx-/rx-ring-ref BE-path\n\
-                  0   0  2:0:c0:a8:0:5        0     1      -1    -1   /-1      /local/x\n\
-                  10  0  02:00:c0:a8:01:05    1     4      8     9/10 more  columns\n\n";
-        assert_eq!(
-            interfaces(XL).unwrap(),
-            [Ok((0, "02:00:c0:a8:00:05")), Ok((1, "02:00:c0:a8:01:05"))]
-        );
-        assert_eq!(
-            interfaces(xm).unwrap(),
-            [Ok((0, "2:0:c0:a8:0:5")), Ok((10, "02:00:c0:a8:01:05"))]
-        );
-        assert_eq!(interfaces("").unwrap(), []);
-    }
-
-    #[test]
-    fn the_domains_of_both_tools_are_read_but_for_the_hosts_own() {
-        let xl = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
-                  Domain-0                                     0  2048     2     r-----   12345.6\n\
-                  one-7                                        7   128     1     -b----      12.4\n\
-                  my db 2                                     12   128     1     ------       0.0\n";
-        let name = |text: &str| text.parse::<VmName>().unwrap();
-        let domains = |listing| domains(listing).map_err(|e| e.to_string());
-        assert_eq!(
-            domains(xl),
-            Ok(vec![(name("one-7"), 7), (name("my db 2"), 12)])
-        );
-        assert_eq!(domains("").unwrap(), []);
-        for listing in ["Error: no connection", "a b c d e f", "7 128 1 -b---- 12.4"] {
-            assert!(
-                domains(listing)
-                    .unwrap_err()
-                    .contains(&format!("{listing:?}"))
-            );
-        }
-    }
-
-    #[test]
-    fn an_interface_without_a_port_here_is_named() {
-        let listing = "0 0 ?? 0 1\n1 5 2:0:0:0:0:1 0 1\n";
-        assert_eq!(
-            interfaces(listing).unwrap(),
-            [
-                Err("interface 0 has no MAC address".to_owned()),
-                Err("interface 1 has its port in domain 5".to_owned()),
-            ]
-        );
-    }
-
-    #[test]
-    fn what_is_no_table_is_refused_by_line() {
-        for listing in [
-            "Error: no such domain",
-            "0 0",
-            "x 0 2:0:0:0:0:1",
-            "0 y 2:0:0:0:0:1",
-        ] {
-            let error = interfaces(listing).unwrap_err().to_string();
-            assert!(error.contains(&format!("{listing:?}")), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_table_beyond_a_limit_is_refused() {
-        let table = |line: &str, lines: usize| format!("{line}\n").repeat(lines);
-        let (nic, domain) = ("0 0 2:0:0:0:0:1", "a 7 1 1 b 1");
-        assert_eq!(interfaces(&table(nic, NICS.most())).unwrap().len(), 1_000);
-        assert_eq!(
-            domains(&table(domain, DOMAINS.most())).unwrap().len(),
-            32_752
-        );
-        for (error, words) in [
-            (interfaces(&table(nic, 1_001)).err(), "more than 1,000 NICs"),
-            (
-                domains(&table(domain, 32_753)).err(),
-                "more than 32,752 domains",
-            ),
-            (interfaces(&table(" ", 3 << 20)).err(), "longer than 4 MiB"),
-            (domains(&table(" ", 3 << 20)).err(), "longer than 4 MiB"),
-            (domains(&"x".repeat(4 << 20)).err(), "xxx"),
-        ] {
-            let error = format!("{:#}", error.unwrap());
-            assert!(error.contains(words) && error.len() < 200, "{error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_table_makes_the_parser_panic(
-            at in 0..XL.len(), len in 0..80usize, text in "\\PC{0,8}",
-        ) {
-            let mut bytes = XL.as_bytes().to_vec();
-            bytes.splice(at..(at + len).min(XL.len()), text.bytes());
-            let _ = interfaces(&String::from_utf8_lossy(&bytes));
-            let _ = domains(&String::from_utf8_lossy(&bytes));
-        }
-    }
-}
+mod tests;

@@ -50,6 +50,7 @@ const FILES: &str = "\
 644 share/doc/macfence/docs/service.md
 644 share/doc/macfence/docs/troubleshooting.md
 644 share/doc/macfence/docs/who-hears-whom.svg
+644 share/doc/macfence/docs/xen.md
 644 share/fish/vendor_completions.d/macfence.fish
 777 share/macfence/hooks/ebtables-flush
 777 share/macfence/hooks/ebtables-kvm
@@ -66,6 +67,7 @@ const FILES: &str = "\
 644 share/macfence/prometheus/alerts.yml
 644 share/macfence/prometheus/dashboard.json
 644 share/macfence/prometheus/opennebula-node-exporter.conf
+755 share/macfence/xen/macfence.hook
 644 share/man/man5/macfence.toml.5
 644 share/man/man8/macfence-apply.8
 644 share/man/man8/macfence-check.8
@@ -80,9 +82,11 @@ const FILES: &str = "\
 644 share/man/man8/macfence-hook-libvirt.8
 644 share/man/man8/macfence-hook-one-clean.8
 644 share/man/man8/macfence-hook-one-post.8
+644 share/man/man8/macfence-hook-xen.8
 644 share/man/man8/macfence-hook.8
 644 share/man/man8/macfence-install-hook-libvirt.8
 644 share/man/man8/macfence-install-hook-opennebula.8
+644 share/man/man8/macfence-install-hook-xen.8
 644 share/man/man8/macfence-install-hook.8
 644 share/man/man8/macfence-list.8
 644 share/man/man8/macfence-metrics.8

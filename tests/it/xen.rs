@@ -18,7 +18,26 @@ fn host() -> (Host, tempfile::TempDir) {
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["vif7.0", "vif7.1", "vif8.0"]);
-    (host, tempfile::tempdir().unwrap())
+    let dir = tempfile::tempdir().unwrap();
+    store(&dir, &[("7/0", ""), ("7/1", ""), ("8/0", "")]);
+    (host, dir)
+}
+
+/// A xenstore that knows these ends of interfaces, each as `domain/index` with its `vifname`, if that is
+/// not empty.
+pub fn store(dir: &tempfile::TempDir, backends: &[(&str, &str)]) {
+    let mut listing = String::new();
+    for (path, name) in backends {
+        let path = format!("/local/domain/0/backend/vif/{path}");
+        listing += &format!("{path} = \"\"\n{path}/mac = \"02:00:00:00:00:01\"\n");
+        if !name.is_empty() {
+            listing += &format!("{path}/vifname = \"{name}\"\n");
+        }
+    }
+    std::fs::write(dir.path().join("store"), listing).unwrap();
+    let says = "[ $1 = -f ] && grep \"^$2/\" ${0%/*}/store && exit; \
+                echo \"xenstore-ls: xs_directory ($2): No such file or directory\" >&2; exit 1";
+    script(dir, "xenstore-ls", says);
 }
 
 /// A tool that knows `one-7` as domain 7 with this list of interfaces.
@@ -260,4 +279,57 @@ fn xens_tools_on_a_host_that_did_not_boot_xen_are_no_trouble() {
     let fenced = macfence(&host, &dir, &["sync"]).ok();
     assert_eq!(fenced, "fenced a: port \"vnet0\"\n");
     macfence(&host, &dir, &["check"]).quiet();
+}
+
+#[test]
+fn a_port_under_a_name_that_the_domains_configuration_chose_is_fenced() {
+    let (host, dir) = host();
+    tool(&dir, "xl", XL);
+    store(&dir, &[("7/0", "tenant7"), ("7/1", "")]);
+    host.unplug("vif7.0");
+    host.ports("br0", &["tenant7", "tenant7-emu"]);
+    ebtables_xen(&host, &dir, "one-7").ok();
+    let fenced = [
+        "tenant7 02:00:c0:a8:00:05",
+        "tenant7-emu 02:00:c0:a8:00:05",
+        "vif7.1 02:00:c0:a8:01:05",
+    ];
+    assert_eq!(ports(&host), fenced);
+    host.ok("nft", &["flush", "ruleset"]);
+    let hook = |path| macfence(&host, &dir, &["hook", "xen", path]);
+    script(&dir, "xl", KNOWS);
+    hook("backend/vif/7/0").ok();
+    assert_eq!(ports(&host), fenced);
+    let error = hook("backend/vif/9/0").error();
+    assert!(error.contains("invalid domain identifier"), "{error}");
+    // A script of the operator's that renames nothing.
+    host.ports("br0", &["vif7.0"]);
+    hook("backend/vif/7/1").ok();
+    assert_eq!(ports(&host)[0], "vif7.0 02:00:c0:a8:00:05");
+}
+
+/// An xl that knows `one-7` as domain 7, by its name and its number.
+const KNOWS: &str = "case \"$*\" in list | 'list 7') echo 'one-7 7 1 1 p 1';; \
+    'domid one-7') echo 7;; 'network-list 7') cat ${0%/*}/list;; \
+    *) echo \"$2 is an invalid domain identifier (rc=-6)\" >&2; exit 1;; esac";
+
+#[test]
+fn a_port_that_a_guest_has_given_up_is_no_difference_and_its_rules_go_with_the_next_sync() {
+    let (host, dir) = host();
+    host.ports("br0", &["vif7.0-emu"]);
+    script(&dir, "virsh", "exit 0");
+    script(&dir, "xl", KNOWS);
+    std::fs::write(dir.path().join("list"), XL).unwrap();
+    let macfence = |args: &[&str]| macfence(&host, &dir, args);
+    macfence(&["sync"]).ok();
+    assert_eq!(ports(&host).len(), 3);
+    host.unplug("vif7.0-emu");
+    macfence(&["check"]).quiet();
+    // Another port that has gone is one: its NIC should be there.
+    assert_eq!(ports(&host).len(), 3);
+    macfence(&["sync"]).quiet();
+    assert_eq!(ports(&host).len(), 2);
+    macfence(&["check"]).quiet();
+    host.unplug("vif7.1");
+    assert_eq!(macfence(&["check"]).status, 1);
 }

@@ -3,19 +3,13 @@
 
 pub mod libvirt;
 mod opennebula;
-
-use std::slice;
+mod xen;
 
 use anyhow::Result;
 
-use super::enforce::{Told, fence_vms};
-use super::shared::warn_of_skipped;
 use super::{apply, flush};
 use crate::cli::{Entry, Vms};
 use crate::config::Config;
-use crate::fence::Keep;
-use crate::source::{Hypervisors, Kind};
-use crate::vm::VmName;
 
 /// Runs it.
 pub fn run(config: &Config, entry: Entry) -> Result<()> {
@@ -27,7 +21,7 @@ pub fn run(config: &Config, entry: Entry) -> Result<()> {
                 xml: Vec::new(),
             },
         ),
-        Entry::EbtablesXen { vm } => on_xen(config, &vm),
+        Entry::EbtablesXen { vm } => xen::by_name(config, &vm),
         Entry::EbtablesFlush => flush::run_patiently(config),
         Entry::OnePost {
             driver, deploy_id, ..
@@ -37,13 +31,7 @@ pub fn run(config: &Config, entry: Entry) -> Result<()> {
             opennebula::post(config, Some(&driver), rest.first().map(String::as_str))
         }
         Entry::DriverClean { driver, .. } => opennebula::clean(config, Some(&driver)),
+        Entry::Xen { path } => xen::by_path(config, &path),
         Entry::Libvirt { vm, operation, .. } => libvirt::run(config, &vm, &operation),
     }
-}
-
-fn on_xen(config: &Config, name: &VmName) -> Result<()> {
-    let hypervisors = Hypervisors::ask_only(Kind::Xen, &config.connect)?;
-    let vms = hypervisors.named(slice::from_ref(name))?;
-    vms.iter().for_each(warn_of_skipped);
-    fence_vms(config, vms, &Keep::nothing(), Told::OfRunning).map(|_| ())
 }

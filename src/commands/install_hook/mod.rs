@@ -9,6 +9,7 @@ pub mod libvirt;
 mod opennebula;
 mod program;
 mod selinux;
+mod xen;
 
 use anyhow::Result;
 
@@ -27,5 +28,7 @@ pub fn run(caller: Caller) -> Result<()> {
             state_hooks,
             remove,
         } => opennebula::run(drivers, state_hooks, remove),
+        Caller::Xen { remove: false } => xen::install(),
+        Caller::Xen { remove: true } => xen::remove(),
     }
 }

@@ -41,12 +41,13 @@ pub fn template(text: &str) {
     }
 }
 
-/// The tables that Xen's tools print.
+/// The tables that Xen's tools print, and what xenstore lists.
 pub fn xen(text: &str) {
     for (name, id) in taken(xen::domains(text)).into_iter().flatten() {
         assert!(id != 0 && !name.as_str().is_empty());
     }
     let _ = taken(xen::interfaces(text));
+    let _ = taken(xen::Backends::read(text));
 }
 
 /// The listings of both kinds of ebtables.

@@ -2,6 +2,7 @@
 
 use super::{A, B, C, run};
 use crate::lab::{Host, domain, fake_virsh, script};
+use crate::xen;
 
 #[test]
 fn what_cannot_be_found_out_ends_with_2() {
@@ -113,6 +114,7 @@ fn xen_is_asked_where_there_is_no_virsh() {
         'domid one-7') echo 7;; 'network-list 7') echo '0 0 02:00:c0:a8:00:05 0 4';; \
         'network-list 8') ;; *) exit 1;; esac";
     script(&dir, "xl", says);
+    xen::store(&dir, &[("7/0", "")]);
     assert_eq!(
         run(&host, &dir, &["sync"]).ok(),
         "fenced one-7: port \"vif7.0\"\n"
@@ -130,6 +132,7 @@ fn a_xen_domain_that_cannot_be_asked_about_is_missing_and_not_over() {
     let says = "case \"$*\" in list) printf 'a 7 1 1 b 1\\nb 8 1 1 b 1\\n';; \
         'network-list 8') echo '0 0 02:00:c0:a8:00:05 0 4';; *) echo 'no xenstore' >&2; exit 1;; esac";
     script(&dir, "xl", says);
+    xen::store(&dir, &[("8/0", "")]);
     let ran = run(&host, &dir, &["sync"]);
     assert_eq!(
         (ran.status, &*ran.stdout),

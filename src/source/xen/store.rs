@@ -1,0 +1,133 @@
+//! What xenstore says of the host's ends of interfaces: their names, where the domain's configuration
+//! has chosen one (`vifname=`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::{Context, Result};
+
+use crate::process;
+use crate::quote::quoted;
+use crate::source::limits::{self, STORE_TEXT};
+use crate::vm::Port;
+
+/// Where they are. A domain whose ports this host has can read them there, and change nothing.
+const PATH: &str = "/local/domain/0/backend/vif";
+
+/// What `xenstore-ls` says of a path that is not there.
+const NO_PATH: &str = "No such file or directory";
+
+/// The host's ends of interfaces, by their domain's number and their own.
+#[derive(Debug, Default)]
+pub struct Backends(BTreeMap<(u32, u32), Backend>);
+
+/// The host's end of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    domain: u32,
+    index: u32,
+    /// The name that the domain's configuration has for it.
+    name: Option<String>,
+}
+
+/// Asks for those of this domain, or of all.
+pub(super) fn ask(domain: Option<u32>) -> Result<Backends> {
+    let path = domain.map_or(PATH.to_owned(), |domain| format!("{PATH}/{domain}"));
+    let output = process::run("xenstore-ls", &["-f", &path], "")?;
+    if !output.success() && output.says(NO_PATH) {
+        return Ok(Backends::default());
+    }
+    Backends::read(&output.checked()?)
+}
+
+impl Backends {
+    /// Reads what `xenstore-ls -f` prints:
+    ///
+    /// ```text
+    /// /local/domain/0/backend/vif/1/0 = ""
+    /// /local/domain/0/backend/vif/1/0/vifname = "tenant7"
+    /// ```
+    ///
+    /// # Errors
+    /// If there is too much of it.
+    pub fn read(listing: &str) -> Result<Self> {
+        limits::check_text("xenstore's list", listing, STORE_TEXT)?;
+        let mut backends = BTreeMap::new();
+        for (path, value) in listing.lines().filter_map(|line| line.split_once(" = ")) {
+            let Some(path) = path.strip_prefix(PATH) else {
+                continue;
+            };
+            let mut keys = path.split('/').skip(1);
+            let mut number = || keys.next()?.parse().ok();
+            let (Some(domain), Some(index)) = (number(), number()) else {
+                continue;
+            };
+            let backend = backends.entry((domain, index)).or_insert(Backend {
+                domain,
+                index,
+                name: None,
+            });
+            if (keys.next(), keys.next()) == (Some("vifname"), None) {
+                let name = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+                let name =
+                    name.with_context(|| format!("xenstore listed a name as {}", quoted(value)))?;
+                backend.name = Some(name.to_owned()).filter(|name| !name.is_empty());
+            }
+        }
+        Ok(Self(backends))
+    }
+
+    /// That of an interface.
+    ///
+    /// # Errors
+    /// If xenstore has not listed it.
+    pub fn of(&self, domain: u32, index: u32) -> Result<&Backend> {
+        let backend = self.0.get(&(domain, index));
+        backend.with_context(|| format!("xenstore knows no interface {index} of domain {domain}"))
+    }
+}
+
+impl Backend {
+    /// Its device. The kernel makes it under a name of its own, and Xen's script renames it; a script of the
+    /// operator's need not.
+    ///
+    /// # Errors
+    /// If no device can have that name.
+    pub fn port(&self, is_there: impl FnOnce(&Port) -> bool) -> Result<Port> {
+        let own = self.to_string().parse()?;
+        match &self.name {
+            Some(name) if !is_there(&own) => name.parse().with_context(|| {
+                format!(
+                    "vifname of interface {} of domain {}",
+                    self.index, self.domain
+                )
+            }),
+            _ => Ok(own),
+        }
+    }
+
+    /// The device that QEMU has for it, if there is one. Few domains have, and only until their guest has
+    /// loaded its drivers.
+    ///
+    /// # Errors
+    /// If `is_there` fails.
+    pub fn emulated(&self, is_there: impl Fn(&Port) -> Result<bool>) -> Result<Option<Port>> {
+        let names = [Some(self.to_string()), self.name.clone()];
+        for name in names.into_iter().flatten() {
+            // A domain without such a device may have a name with no room for the ending.
+            if let Ok(port) = format!("{name}-emu").parse()
+                && is_there(&port)?
+            {
+                return Ok(Some(port));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Display for Backend {
+    /// The name that the kernel gives its device.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vif{}.{}", self.domain, self.index)
+    }
+}
