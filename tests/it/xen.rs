@@ -225,6 +225,7 @@ fn on_a_host_with_libvirt_and_xen_the_vms_of_both_are_fenced() {
         ),
     ]);
     script(&dir, "xl", TWO);
+    store(&dir, &[("7/0", ""), ("7/1", ""), ("8/0", "")]);
     // Either may know more of a VM that both know; what libvirt says of a port counts.
     let all = "fenced a: port \"vnet0\"\nfenced one-7: port \"vif7.0\"; port \"vif7.1\"\n\
                fenced xen-8: port \"vif8.0\"\n";
@@ -305,7 +306,11 @@ fn a_port_under_a_name_that_the_domains_configuration_chose_is_fenced() {
     // A script of the operator's that renames nothing.
     host.ports("br0", &["vif7.0"]);
     hook("backend/vif/7/1").ok();
-    assert_eq!(ports(&host)[0], "vif7.0 02:00:c0:a8:00:05");
+    let found = ports(&host);
+    assert!(
+        found.contains(&"vif7.0 02:00:c0:a8:00:05".to_owned()),
+        "{found:?}"
+    );
 }
 
 /// An xl that knows `one-7` as domain 7, by its name and its number.

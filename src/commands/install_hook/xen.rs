@@ -23,7 +23,7 @@ const CALL: &str = "call_hooks()";
 
 /// Reads a hook as they do, for a port of domain 0, which has none. They look for programs there.
 const TRY: &str = "\
-    PATH=/usr/bin:/usr/sbin:/sbin:/bin; fatal() { echo \"$*\" >&2; exit 1; }; \
+    PATH=/usr/bin:/usr/sbin:/sbin:/bin; ip() { :; }; fatal() { echo \"$*\" >&2; exit 1; }; \
     command=online dev=vif0.0 XENBUS_PATH=/local/domain/0/backend/vif/0/0; set -e; . \"$1\"";
 
 /// Installs it.
