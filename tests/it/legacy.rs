@@ -124,7 +124,7 @@ impl Firewall {
 }
 
 /// Copies a program and its libraries, stripped of debugging information.
-fn install(program: &Path, root: &Path, place: &str) {
+pub fn install(program: &Path, root: &Path, place: &str) {
     let to = root.join(place.trim_start_matches('/'));
     create_dir_all(to.parent().unwrap()).unwrap();
     let strip = Command::new("strip")
