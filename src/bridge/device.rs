@@ -1,5 +1,5 @@
-//! What kind of device a port is: only a VM's may be fenced. A fence on the host's uplink would cut off
-//! every VM, and a user can name a port in a VM's definition.
+//! Tells what kind of device a port is, because only a VM's port may be fenced. A fence on the host's
+//! uplink would cut off every VM, and a user can name any port in a VM's definition.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ const IFLA_INFO_KIND: u16 = 1;
 /// The length of the header of a link message, `struct ifinfomsg`.
 const HEADER: usize = 16;
 
-/// What kind of device `port` is; `None` if it is gone.
+/// Returns the kind of device that `port` is; `None` if it is gone.
 ///
 /// # Errors
 /// If the kernel does not tell.
@@ -83,12 +83,12 @@ fn virtual_device(kind: Option<&str>) -> Device {
     match kind {
         Some("veth" | "macvtap") => Device::Nic,
         Some(kind) => Device::Other(format!("a device of kind {kind:?}")),
-        None => Device::Other("a device of no known kind".to_owned()),
+        None => Device::Other("a device of unknown kind".to_owned()),
     }
 }
 
-/// The kind in what the kernel says of a link. Other attributes are not read: a kernel newer than our
-/// libraries may have changed them.
+/// Finds the kind in the kernel's answer about a link. Other attributes are not parsed: a kernel newer
+/// than our libraries may have changed them.
 fn kind(link: &[u8]) -> Option<String> {
     let info = attribute(link.get(HEADER..)?, IFLA_LINKINFO)?;
     let kind = attribute(&info, IFLA_INFO_KIND)?;
@@ -96,8 +96,8 @@ fn kind(link: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(text).into_owned())
 }
 
-/// The number that our network namespace has for the one that the other end of a veth is in; `None` if it
-/// is in ours, or this is no veth.
+/// The number by which our network namespace knows the one at the other end of a veth; `None` if that
+/// end is in ours, or this is no veth.
 pub(super) fn peer_namespace(link: &[u8]) -> Option<i32> {
     if kind(link)? != "veth" {
         return None;

@@ -1,5 +1,5 @@
-//! What a bridge does with frames by itself: the states of its ports, and where it has learned addresses.
-//! Only reads sysfs.
+//! Reads from sysfs what a bridge does with frames by itself: the states of its ports, and where it has
+//! learned addresses.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -18,7 +18,7 @@ const ENTRY: usize = 16;
 /// `BR_STATE_FORWARDING`.
 const FORWARDING: &str = "3";
 
-/// How a port is.
+/// Reads the state of a port.
 ///
 /// # Errors
 /// If sysfs cannot be read.
@@ -30,18 +30,18 @@ pub fn state(port: &Port) -> Result<PortState> {
         bridge: of(port)?,
         stops: match setting("state")?.as_deref() {
             None | Some(FORWARDING) => None,
-            Some("0") => Some("down, or nobody has it open"),
+            Some("0") => Some("down, or no program has it open"),
             Some("4") => Some("blocked by spanning tree"),
             Some(_) => Some("not forwarding yet (spanning tree)"),
         },
-        // Kernels before 4.18 have no such setting.
+        // Kernels before 4.18 do not have this setting.
         is_isolated: is_on("isolated")?,
         hairpin: is_on("hairpin_mode")?,
         floods: setting("unicast_flood")?.is_none_or(|on| on == "1"),
     })
 }
 
-/// Whether a bridge keeps VLANs apart.
+/// Tells whether a bridge keeps VLANs apart.
 ///
 /// # Errors
 /// If sysfs cannot be read.
@@ -49,7 +49,7 @@ pub fn filters_vlans(bridge: &str) -> Result<bool> {
     Ok(read(bridge, "bridge/vlan_filtering")?.is_some_and(|on| on == "1"))
 }
 
-/// Whether the host's iptables see what this bridge forwards (`br_netfilter`).
+/// Tells whether the host's iptables see what this bridge forwards (`br_netfilter`).
 ///
 /// # Errors
 /// If sysfs cannot be read.
@@ -67,14 +67,14 @@ pub fn address(bridge: &str) -> Result<Option<MacAddr>> {
     Ok(read(bridge, "address")?.and_then(|text| text.parse().ok()))
 }
 
-/// Where a bridge sends frames to an address.
+/// Returns where a bridge sends frames to an address.
 ///
 /// # Errors
 /// If sysfs cannot be read.
 pub fn delivery(bridge: &str, mac: MacAddr) -> Result<Delivery> {
     let mut places: Vec<(u16, bool)> = Vec::new();
     for entry in table(bridge)?.chunks_exact(ENTRY) {
-        // Address, port, is it local, age (4 bytes), the port's high byte.
+        // Address, port, whether it is local, age (4 bytes), the port's high byte.
         let [a, b, c, d, e, f, port, is_local, _, _, _, _, high, ..] = *entry else {
             continue;
         };
@@ -82,7 +82,7 @@ pub fn delivery(bridge: &str, mac: MacAddr) -> Result<Delivery> {
             places.push((u16::from_be_bytes([high, port]), is_local != 0));
         }
     }
-    // It may be there once for each VLAN.
+    // The table may have the address once for each VLAN.
     places.dedup();
     Ok(match places.as_slice() {
         [] => Delivery::Everywhere,
@@ -117,7 +117,7 @@ fn numbered(bridge: &str, number: u16) -> Result<Option<Port>> {
     Ok(None)
 }
 
-/// The ports of a bridge whose names rules can have.
+/// The ports of a bridge whose names can be used in rules.
 fn ports(bridge: &str) -> Result<Vec<Port>> {
     let path = Path::new(DEVICES).join(bridge).join("brif");
     let entries = fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -1,16 +1,16 @@
-//! What a bridge lets a VM do that no rule can stop, and the settings that stop it.
+//! Finds and changes the settings of bridges through which a VM can do what no rule can stop.
 //!
-//! - A bridge learns the source address of a frame to 01:80:c2:00:00:0e (LLDP), and with spanning tree
-//!   on also of one to :00, without asking any hook of its own: a VM moves another VM's traffic to its
-//!   own port. `no_linklocal_learn` on the bridge stops that.
-//! - With spanning tree on, the bridge takes a VM's BPDU without asking any hook: a VM becomes the root
-//!   bridge, or shortens the time for which addresses are remembered. BPDU guard on the port stops both.
-//!   `root_block` stops only the first, and each BPDU that it stops makes the kernel send an event, which
-//!   would wake `macfence watch`.
-//! - What a VM made the bridge learn before it was fenced stays for 300 s: see [`forget`].
+//! - A bridge learns the source address of a frame to 01:80:c2:00:00:0e (LLDP) before any bridge hook
+//!   sees it; with spanning tree on, also of a frame to :00. So a VM can move another VM's traffic to
+//!   its own port. `no_linklocal_learn` on the bridge stops that.
+//! - With spanning tree on, no bridge hook sees a VM's BPDU. So a VM can become the root bridge, or
+//!   shorten the time for which addresses are remembered. BPDU guard on the port stops both.
+//!   `root_block` stops only the first, and each BPDU that it stops makes the kernel send an event,
+//!   which would wake `macfence watch`.
+//! - A bridge remembers for 300 s what a VM made it learn before the fence: see [`forget`].
 //!
-//! No setting is ever taken back: somebody else may want it too. It ends with the bridge, or when the
-//! port leaves the bridge.
+//! macfence never reverts a setting, because another program may want it too. It ends with the bridge,
+//! or when the port leaves the bridge.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,8 +20,8 @@ use anyhow::Result;
 use super::{netlink, read};
 use crate::vm::Port;
 
-/// Something that a VM can do, and a setting that stops it. As text, it ends with the command that
-/// does that.
+/// Something that a VM can do, and that a setting stops. As text, it ends with the command for that
+/// setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Weakness {
     /// This bridge learns addresses from link-local frames.
@@ -38,7 +38,7 @@ impl fmt::Display for Weakness {
                 "bridge {bridge:?} learns addresses from link-local frames, which no rule sees: run \
                  \"ip link set dev {bridge} type bridge no_linklocal_learn 1\""
             ),
-            // Not "ip link set": it also enables a port again that BPDU guard has disabled.
+            // Not "ip link set": it would also re-enable a port that BPDU guard has disabled.
             Self::SpanningTree(port) => write!(
                 f,
                 "port \"{port}\" takes part in spanning tree, which no rule sees: run \
@@ -48,7 +48,7 @@ impl fmt::Display for Weakness {
     }
 }
 
-/// A weakness that is there no more.
+/// A weakness that was removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change(pub Weakness);
 
@@ -69,7 +69,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// Something that a VM can do, and that no setting here stops.
+/// Something that a VM can do and no setting of ours stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unsupported {
     /// This bridge learns addresses from link-local frames, and the kernel is older than 5.0.
@@ -95,26 +95,26 @@ impl fmt::Display for Unsupported {
     }
 }
 
-/// What is wrong with bridges and ports.
+/// Weaknesses of bridges and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What [`harden()`] can set right.
+    /// Those that [`harden()`] can remove.
     pub weaknesses: Vec<Weakness>,
-    /// What it cannot.
+    /// Those that it cannot.
     pub unsupported: Vec<Unsupported>,
 }
 
-/// What [`harden()`] has done.
+/// The result of [`harden()`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hardened {
-    /// What it has changed.
+    /// The weaknesses that it removed.
     pub changes: Vec<Change>,
-    /// What it cannot change: the same at each call, so say it once.
+    /// What it cannot change. This is the same at each call, so report it once.
     pub unsupported: Vec<Unsupported>,
 }
 
-/// What is wrong with these ports, which are VMs', and with the bridges that they are on. A port that
-/// is on no bridge, or is gone, has nothing wrong with it. Changes nothing, and needs no privileges.
+/// Finds the weaknesses of these ports of VMs, and of the bridges that they are on. A port that is on
+/// no bridge, or is gone, has none. Changes nothing, and needs no privileges.
 ///
 /// # Errors
 /// If sysfs cannot be read.
@@ -128,18 +128,18 @@ pub fn weaknesses<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Findi
     Ok(findings)
 }
 
-/// Sets right what [`weaknesses`] finds. If it finds nothing, nothing is sent to the kernel. A port or
-/// a bridge that vanishes meanwhile is no error, and no change.
+/// Removes what [`weaknesses`] finds. If it finds nothing, nothing is sent to the kernel. It is no
+/// error if a port or a bridge vanishes meanwhile.
 ///
-/// BPDU guard disables a port when the VM sends a BPDU, and the port stays disabled until it is set down
+/// BPDU guard disables a port when the VM sends a BPDU. The port stays disabled until it is set down
 /// and up, or leaves the bridge and returns. A port that returns has no guard.
 ///
 /// Setting a guard makes the kernel send an event of the port ([`crate::events`]); setting
 /// `no_linklocal_learn` does not.
 ///
 /// # Errors
-/// If sysfs cannot be read, or the kernel refuses a change (root may make it): what was changed before
-/// stays changed.
+/// If sysfs cannot be read, or the kernel refuses a change (only root may make it). Earlier changes
+/// stay.
 pub fn harden<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Hardened> {
     let findings = weaknesses(ports)?;
     let mut changes = Vec::new();
@@ -159,33 +159,33 @@ pub fn harden<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Hardened>
     })
 }
 
-/// Makes the bridge forget the addresses that it has learned at this port; static and permanent entries
-/// stay. For a port that has just been fenced: what its VM pretended to be before stays learned for
-/// 300 s otherwise. A port that is on no bridge, or is gone, is no error.
+/// Makes the bridge forget the addresses that it learned at this port; static and permanent entries
+/// stay. Call it for a port that was just fenced: otherwise the bridge believes for 300 s what the VM
+/// pretended to be before. It is no error if the port is on no bridge, or gone.
 ///
-/// Call it once for each fence, not at each look: each call makes the kernel send an event of the port,
-/// so that `macfence watch` would wake itself for ever.
+/// Call it once for each new fence, not at each look: each call makes the kernel send an event of the
+/// port, so that `macfence watch` would wake itself for ever.
 ///
-/// Linux before 4.5 does nothing, and says nothing of it.
+/// Linux before 4.5 ignores the request without an error.
 ///
 /// # Errors
-/// If the kernel refuses it: root may do it.
+/// If the kernel refuses it: only root may do it.
 pub fn forget(port: &Port) -> Result<()> {
     netlink::flush(port).map(drop)
 }
 
-/// What the kernel says of a bridge and some of its ports.
+/// The state of a bridge and of some of its ports.
 #[derive(Debug)]
 struct Bridge {
     name: String,
-    /// `None`: the kernel does not know this setting.
+    /// `None`: the kernel does not have this setting.
     no_linklocal_learn: Option<bool>,
     spanning_tree: SpanningTree,
     /// Whether each port has BPDU guard.
     guarded: Vec<(Port, bool)>,
 }
 
-/// Who does a bridge's spanning tree.
+/// Who runs a bridge's spanning tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SpanningTree {
     Nobody,
@@ -194,7 +194,7 @@ enum SpanningTree {
 }
 
 impl SpanningTree {
-    /// From the bridge's `stp_state`.
+    /// Reads the bridge's `stp_state`.
     fn from_state(state: &str) -> Self {
         match state {
             "0" => Self::Nobody,
@@ -204,7 +204,7 @@ impl SpanningTree {
     }
 }
 
-/// What is wrong with a bridge and its ports.
+/// Finds the weaknesses of a bridge and its ports.
 fn judge(bridge: &Bridge) -> Findings {
     let mut findings = Findings::default();
     let name = || bridge.name.clone();
@@ -218,20 +218,20 @@ fn judge(bridge: &Bridge) -> Findings {
             .push(Unsupported::LinkLocalLearning(name())),
     }
     match bridge.spanning_tree {
-        // A bridge without spanning tree treats BPDUs as it treats other frames: rules see them.
+        // A bridge without spanning tree treats BPDUs like other frames, so rules see them.
         SpanningTree::Nobody => {}
         SpanningTree::Kernel => {
             let open = bridge.guarded.iter().filter(|(_, guarded)| !guarded);
             let open = open.map(|(port, _)| Weakness::SpanningTree(port.clone()));
             findings.weaknesses.extend(open);
         }
-        // The kernel's guard does nothing then, and the program's is not told.
+        // The kernel's guard has no effect then, and the state of the program's guard is unknown to us.
         SpanningTree::Program => findings.unsupported.push(Unsupported::SpanningTree(name())),
     }
     findings
 }
 
-/// The bridges that these ports are on, each with those of them that are on it.
+/// The bridges that these ports are on, each with its ports among them.
 fn bridges<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Vec<Bridge>> {
     let mut ports_of: BTreeMap<String, Vec<&Port>> = BTreeMap::new();
     for port in ports {
@@ -242,14 +242,14 @@ fn bridges<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Vec<Bridge>>
     let mut bridges = Vec::new();
     for (name, ports) in ports_of {
         let no_linklocal_learn = read(&name, "bridge/no_linklocal_learn")?;
-        // Every kernel has this one: without it the bridge has vanished. It comes last, so that a
+        // Every kernel has this file, so without it the bridge has vanished. It is read last, so that a
         // bridge that vanishes does not look like an old kernel.
         let Some(state) = read(&name, "bridge/stp_state")? else {
             continue;
         };
         let mut guarded = Vec::new();
         for port in ports {
-            // Since Linux 3.8: without it, the port has vanished.
+            // Every kernel since Linux 3.8 has this file, so without it the port has vanished.
             if let Some(guard) = read(port.as_str(), "brport/bpdu_guard")? {
                 guarded.push((port.clone(), guard != "0"));
             }

@@ -1,5 +1,5 @@
-//! Which port is on which bridge of this host, as the kernel tells it in sysfs, and the settings of
-//! bridges and ports that stop what no rule can: [`harden()`] and [`forget`].
+//! Tells which port is on which bridge, as sysfs has it, and changes the settings of bridges and ports
+//! that stop what no rule can stop: [`harden()`] and [`forget`].
 //!
 //! A new network namespace shows its devices only in a sysfs mounted from inside it.
 
@@ -28,18 +28,19 @@ const DEVICES: &str = "/sys/class/net";
 const ENODEV: i32 = 19;
 const EINVAL: i32 = 22;
 
-/// The Linux bridge that `port` is on now; `None` if it is on none, or does not exist.
+/// The Linux bridge that `port` is on now; `None` if it is on none, or the port does not exist.
 ///
 /// # Errors
-/// If sysfs cannot be read: that nothing is known is not the same as "on no bridge".
+/// If sysfs cannot be read. "Unknown" must not be taken for "on no bridge".
 pub fn of(port: &Port) -> Result<Option<String>> {
     let link = Path::new(DEVICES).join(port.as_str()).join("brport/bridge");
     match std::fs::read_link(&link) {
-        // A name that is no UTF-8 is no reason to know nothing: it only cannot be chosen.
+        // A bridge whose name is not UTF-8 cannot be named in the configuration, but the port is still
+        // on a bridge.
         Ok(target) => Ok(target
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())),
-        // Not every name there is a device's: bonding has a file of its own.
+        // Not every entry of this directory is a device: bonding has a file there.
         Err(e)
             if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
                 && Path::new(DEVICES).is_dir() =>
@@ -50,7 +51,7 @@ pub fn of(port: &Port) -> Result<Option<String>> {
     }
 }
 
-/// Where `port` is now, and whether it is a VM's.
+/// Returns where `port` is now, and whether it is a VM's.
 ///
 /// # Errors
 /// If the kernel does not tell.
@@ -65,17 +66,17 @@ pub fn place(port: &Port) -> Result<Place> {
     })
 }
 
-/// Whether `port` is on a bridge, or nobody can tell.
+/// Tells whether `port` is on a bridge. `true` also if that is unknown.
 pub fn is_on_one(port: &Port) -> bool {
     of(port).map_or(true, |bridge| bridge.is_some())
 }
 
-/// Whether `port` is on a bridge with somebody at its other end: a tap that a program has open, a
-/// container's or a Xen domain's interface.
+/// Tells whether `port` is on a bridge and something uses its other end: a program that has a tap open,
+/// a container, or a Xen domain.
 pub fn is_in_use(port: &Port) -> bool {
-    // A tap stays where it was made to, and has a carrier while a program has it open. Other ports go
-    // with their VM, and their carrier is the guest's to take away. (It cannot be read of a device
-    // that is down.)
+    // A persistent tap outlives its VM, and has a carrier only while a program has it open. Other ports
+    // vanish with their VM, and the guest decides about their carrier. (The carrier of a device that is
+    // down cannot be read.)
     let is_deserted = || {
         let is_tap = matches!(read(port.as_str(), "tun_flags"), Ok(Some(_)));
         is_tap && !matches!(read(port.as_str(), "carrier"), Ok(Some(text)) if text == "1")
@@ -83,19 +84,19 @@ pub fn is_in_use(port: &Port) -> bool {
     is_on_one(port) && !is_deserted()
 }
 
-/// Whether there is a device of this name, on a bridge or not; or nobody can tell.
+/// Tells whether a device of this name exists, on a bridge or not. `true` also if that is unknown.
 pub fn is_there(port: &Port) -> bool {
     let devices = Path::new(DEVICES);
     devices.join(port.as_str()).exists() || !devices.is_dir()
 }
 
-/// Whether a bridge of this name is on this host.
+/// Tells whether a bridge of this name is on this host.
 pub fn exists(bridge: &str) -> bool {
     !bridge.contains('/') && Path::new(DEVICES).join(bridge).join("bridge").is_dir()
 }
 
-/// A file of a device, without white space around its text; `None` if there is no such file, or the
-/// device is gone.
+/// Reads a file of a device, without white space around its text; `None` if the file or the device does
+/// not exist.
 fn read(device: &str, file: &str) -> Result<Option<String>> {
     let path = Path::new(DEVICES).join(device).join(file);
     match std::fs::read_to_string(&path) {
@@ -105,8 +106,8 @@ fn read(device: &str, file: &str) -> Result<Option<String>> {
     }
 }
 
-/// Whether this is how sysfs says that there is no such file or device. A device that is just being
-/// deleted still has its files, which cannot be read.
+/// Tells whether this error means that the file or device does not exist. While a device is being
+/// deleted its files still exist, but cannot be read.
 fn is_absence(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
         || matches!(e.raw_os_error(), Some(ENODEV | EINVAL))

@@ -1,8 +1,8 @@
-//! Requests to the kernel that change a bridge or a port: by netlink, not by sysfs, which a systemd unit
-//! with `ProtectKernelTunables` may only read.
+//! Changes bridges and ports by netlink. sysfs would not do: it is read-only in a systemd unit with
+//! `ProtectKernelTunables`.
 //!
-//! The kernel ignores attributes that it does not know, so its answer does not tell that a setting is
-//! missing: that the sysfs file of the setting is missing does.
+//! The kernel ignores attributes that it does not know, so its answer does not show that a setting is
+//! missing. A missing sysfs file shows it.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +25,7 @@ use netlink_sys::{Socket, SocketAddr};
 use super::{EINVAL, ENODEV, exists, of, read};
 use crate::vm::Port;
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The kernel did it.
@@ -62,20 +62,20 @@ fn set_port(port: &Port, setting: &InfoBridgePort, what: impl Fn() -> String) ->
     settle(send, || of(port).map(|bridge| bridge.is_some()), what)
 }
 
-/// The number that the kernel has for a device; `None` if it is gone.
+/// The kernel's number of a device; `None` if it is gone.
 pub(super) fn index(port: &Port) -> Result<Option<u32>> {
     Ok(read(port.as_str(), "ifindex")?.and_then(|index| index.parse().ok()))
 }
 
-/// What the kernel says of the device with this number: `struct ifinfomsg` and attributes.
+/// Asks the kernel about the device with this number; returns `struct ifinfomsg` and attributes.
 pub(super) fn link(index: u32) -> io::Result<Vec<u8>> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     send(RouteNetlinkMessage::GetLink(message))
 }
 
-/// The number that our network namespace has for this one; `None` if it has none, or this is no network
-/// namespace.
+/// The number by which our network namespace knows this one; `None` if it has none, or this is no
+/// network namespace.
 pub(super) fn namespace(file: &File) -> io::Result<Option<i32>> {
     let mut message = NsidMessage::default();
     let fd = u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?;
@@ -89,13 +89,13 @@ pub(super) fn namespace(file: &File) -> io::Result<Option<i32>> {
         .attributes
         .iter()
         .find_map(|attribute| match attribute {
-            // -1: it has none.
+            // -1: it has no number.
             NsidAttribute::Id(number @ 0..) => Some(*number),
             _ => None,
         }))
 }
 
-/// Sends a request and says what became of it.
+/// Sends a request and returns its result.
 fn settle(
     send: impl Fn() -> io::Result<()>,
     is_there: impl Fn() -> Result<bool>,
@@ -106,21 +106,24 @@ fn settle(
         match send() {
             Ok(()) => return Ok(Outcome::Done),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                bail!("{}: {e}: run as root", what())
+                bail!(
+                    "{}: the kernel allows this only to root (CAP_NET_ADMIN)",
+                    what()
+                )
             }
-            // Do not look: another device of this name may have come.
+            // Do not check by name: another device may have this name by now.
             Err(e) if e.raw_os_error() == Some(ENODEV) => return Ok(Outcome::Gone),
             // The kernel has several error numbers for a port that is on no bridge.
             Err(_) if !is_there()? => return Ok(Outcome::Gone),
-            // The port may have joined its bridge between the answer and the look.
+            // The port may have joined its bridge after the kernel answered and before we looked.
             Err(_) if !tried => tried = true,
             Err(e) => return Err(Error::new(e).context(what())),
         }
     }
 }
 
-/// By name, as `ip link set dev BRIDGE type bridge no_linklocal_learn 1`; without `NLM_F_CREATE`
-/// nothing comes into being if it is gone.
+/// Names the bridge, like `ip link set dev BRIDGE type bridge no_linklocal_learn 1`. Without
+/// `NLM_F_CREATE` the kernel does not create a bridge if this one is gone.
 fn no_linklocal_learn(bridge: &str) -> LinkMessage {
     let flag = BridgeBooleanOptionFlags::NoLinkLocalLearn;
     let options = BridgeBooleanOptions {
@@ -138,8 +141,8 @@ fn no_linklocal_learn(bridge: &str) -> LinkMessage {
     message
 }
 
-/// As `bridge link set` does it, not as `ip link set … type bridge_slave`: that also tells the whole
-/// kernel that the device has changed, upon which a port that BPDU guard has disabled is enabled again.
+/// Does it like `bridge link set`, not like `ip link set … type bridge_slave`. The latter also tells
+/// the whole kernel that the device has changed, which re-enables a port that BPDU guard has disabled.
 fn port_setting(index: u32, setting: &InfoBridgePort) -> LinkMessage {
     let mut value = vec![0; setting.value_len()];
     setting.emit_value(&mut value);
@@ -151,11 +154,11 @@ fn port_setting(index: u32, setting: &InfoBridgePort) -> LinkMessage {
     message
 }
 
-/// Waits until the kernel has done what it is asked for, or says why it has not. Returns what it
-/// answered besides.
+/// Sends a request and waits until the kernel acknowledges it or refuses. Returns what the kernel
+/// answers besides.
 fn send(request: RouteNetlinkMessage) -> io::Result<Vec<u8>> {
     const SEQUENCE: u32 = 1;
-    /// A link has some two kilobytes of attributes.
+    /// A link has about two kilobytes of attributes.
     const ROOM: usize = 32 << 10;
     let mut message = NetlinkMessage::from(request);
     message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
@@ -165,7 +168,7 @@ fn send(request: RouteNetlinkMessage) -> io::Result<Vec<u8>> {
     message.serialize(&mut bytes);
 
     let socket = Socket::new(NETLINK_ROUTE)?;
-    // From then on only the kernel is heard.
+    // From here on, only the kernel's messages are received.
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(&bytes, 0)?;
     let mut said = Vec::new();
@@ -240,7 +243,7 @@ mod tests {
         let error = settle(answers(EPERM), || Ok(true), what).unwrap_err();
         assert_eq!(
             format!("{error:#}"),
-            "cannot do it: Operation not permitted (os error 1): run as root"
+            "cannot do it: the kernel allows this only to root (CAP_NET_ADMIN)"
         );
     }
 

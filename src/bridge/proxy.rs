@@ -1,8 +1,9 @@
-//! OpenNebula's transparent proxies. Where one is switched on, OpenNebula puts a veth `<bridge>b` on the
-//! bridge, with a random MAC address; the veth's other end is in a network namespace of the proxy's.
+//! Finds the ports of OpenNebula's transparent proxies. For a proxy, OpenNebula puts a veth `<bridge>b`
+//! on the bridge, with a random MAC address. The veth's other end is in a network namespace of the
+//! proxy.
 //!
-//! The name proves nothing: a user may give his VM's port this name, and a container's port is a veth as
-//! well. The namespace does: only root can put the other end of a veth there.
+//! The name proves nothing: a user may give his VM's port this name, and a container's port is a veth
+//! as well. The namespace proves it: only root can put the other end of a veth there.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,17 +15,17 @@ use anyhow::{Context, Result};
 use super::{DEVICES, ENODEV, device, exists, is_absence, netlink, of};
 use crate::vm::Port;
 
-/// Where `ip netns add` puts network namespaces. Mostly one is a link to the other.
+/// Where `ip netns add` puts network namespaces. On most hosts one is a link to the other.
 const NAMESPACES: [&str; 2] = ["/run/netns", "/var/run/netns"];
 
-/// The namespace of all proxies, in OpenNebula 6.10; later ones have one for each bridge, with the
-/// bridge's name behind a `_`.
+/// The namespace of all proxies, in OpenNebula 6.10. Later versions have one for each bridge, with `_`
+/// and the bridge's name appended.
 const COMMON: &str = "one_tproxy";
 
 /// The proxies' ports, by bridge.
 ///
 /// # Errors
-/// If there may be one, and the kernel does not tell.
+/// If there may be a proxy, and the kernel does not tell.
 pub fn proxies() -> Result<BTreeMap<String, Port>> {
     let mut found = BTreeMap::new();
     for (name, path) in namespaces()? {
@@ -43,7 +44,7 @@ pub fn proxies() -> Result<BTreeMap<String, Port>> {
     Ok(found)
 }
 
-/// The files of the network namespaces that can be a proxy's, and their names.
+/// The network namespaces that may be a proxy's: names and files.
 fn namespaces() -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for dir in NAMESPACES {
@@ -80,7 +81,8 @@ fn proxy(bridge: &str, namespace: &Path) -> Result<Option<Port>> {
     let Some(index) = netlink::index(&port)? else {
         return Ok(None);
     };
-    // In this order: the kernel gives the namespace a number when it tells of the device.
+    // This must come before asking for the namespace: the kernel gives the namespace a number when it
+    // tells about the device.
     let link = match netlink::link(index) {
         Err(e) if e.raw_os_error() == Some(ENODEV) => return Ok(None),
         link => link?,

@@ -37,7 +37,7 @@ fn a_bridge_that_learns_from_link_local_frames_is_weak() {
 }
 
 #[test]
-fn a_kernel_without_the_setting_is_told_apart() {
+fn a_kernel_without_the_setting_is_reported() {
     let bridge = bridge(None, SpanningTree::Nobody, &[]);
     assert_eq!(weaknesses_of(&bridge), []);
     let cannot = vec![Unsupported::LinkLocalLearning("br0".to_owned())];
@@ -60,7 +60,7 @@ fn a_program_that_does_spanning_tree_is_reported_and_no_guard_is_wanted() {
 }
 
 #[test]
-fn a_state_of_spanning_tree_that_is_not_known_is_a_programs() {
+fn an_unknown_state_of_spanning_tree_counts_as_a_programs() {
     let states = ["0", "1", "2", "3"].map(SpanningTree::from_state);
     use SpanningTree::{Kernel, Nobody, Program};
     assert_eq!(states, [Nobody, Kernel, Program, Program]);
