@@ -1,4 +1,5 @@
-//! What the operator wants: the command line over the configuration file over the defaults.
+//! Reads what the operator wants: the command line overrides the configuration file, which overrides
+//! the defaults.
 
 mod file;
 pub mod origin;
@@ -18,10 +19,10 @@ use crate::policy::{Policy, Settings};
 pub use self::file::File;
 use self::origin::Origins;
 
-/// Where the configuration is, unless the command line says otherwise. It need not exist.
+/// The configuration file, unless the command line names another. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/macfence.toml";
 
-/// The longest configuration file, in bytes. One with every key and comment has some KiB.
+/// The longest configuration file, in bytes. A file with every key and comment has a few KiB.
 const SIZE_LIMIT: u64 = 1 << 20;
 
 /// The libvirt that is asked by default.
@@ -38,17 +39,17 @@ pub struct Config {
     pub connect: Vec<String>,
     /// Whether to change settings of bridges that rules cannot make up for.
     pub harden_bridges: bool,
-    /// Whether to tell what is done.
+    /// Whether to report what is done.
     pub verbose: bool,
     /// Where the policy's settings come from.
     pub origins: Origins,
 }
 
 impl Config {
-    /// The configuration that these flags and the file that they name make.
+    /// Merges these flags and the file that they name.
     ///
     /// # Errors
-    /// If the file cannot be read, or says what cannot be.
+    /// If the file cannot be read, or has a mistake.
     pub fn new(flags: Global) -> Result<Self> {
         let file = match &flags.config {
             Some(path) => File::read(path)?,
@@ -65,7 +66,7 @@ impl Config {
             typed: typed.map(|(key, _)| key).collect::<BTreeSet<_>>(),
             ..file.origins
         };
-        // The command line goes before what the file says of all networks, not of a single one.
+        // The command line overrides the file's global settings, but not those of a single network.
         let mut global = file.global;
         global.prefix_len = flags.prefix_len.or(global.prefix_len);
         global.trusted = typed_or_filed(flags.trusted, global.trusted);
@@ -95,7 +96,7 @@ impl Config {
     }
 }
 
-/// A list on the command line replaces the file's.
+/// A list on the command line replaces the file's list.
 fn typed_or_filed<T>(typed: Vec<T>, filed: Option<Vec<T>>) -> Option<Vec<T>> {
     if typed.is_empty() { filed } else { Some(typed) }
 }
@@ -111,7 +112,7 @@ impl File {
         let text = read().with_context(|| format!("cannot read {}", path.display()))?;
         ensure!(
             text.len() as u64 <= SIZE_LIMIT,
-            "{}: a configuration file has at most {} KiB",
+            "{} is longer than {} KiB, which is the most for a configuration file",
             path.display(),
             SIZE_LIMIT >> 10
         );

@@ -22,13 +22,13 @@ impl MacAddr {
         self.0
     }
 
-    /// Whether the address names a group of stations (multicast, broadcast) and so cannot be a
+    /// Tells whether the address names a group of stations (multicast, broadcast) and so cannot be a
     /// sender's: the lowest bit of the first byte, IEEE 802.3 clause 3.2.3.
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
     }
 
-    /// Whether all 48 bits are zero, which no station has.
+    /// Tells whether all 48 bits are zero, which no station has.
     pub fn is_zero(self) -> bool {
         self.0 == [0; 6]
     }
@@ -56,7 +56,7 @@ impl fmt::Display for MacAddr {
 impl FromStr for MacAddr {
     type Err = Error;
 
-    /// Any case, with or without zero padding: legacy ebtables prints `2:0:c0:a8:0:5`.
+    /// Accepts any case, with or without zero padding: legacy ebtables prints `2:0:c0:a8:0:5`.
     fn from_str(text: &str) -> Result<Self> {
         let mut bytes = [0; 6];
         let mut groups = text.split(':');
@@ -76,10 +76,10 @@ impl FromStr for MacAddr {
     }
 }
 
-/// How many leading bits of a MAC address name its virtual network: 8 to 48.
+/// The number of leading bits of a MAC address that name its virtual network: 8 to 48.
 ///
-/// The default is the seed's 40: OpenNebula leases `02:00:` and the IPv4 address, so that /40 is
-/// one /24 network.
+/// The default is the seed's 40. OpenNebula builds a MAC address from `02:00:` and the IPv4 address, so
+/// /40 is one /24 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PrefixLen(u8);
 
@@ -123,6 +123,7 @@ impl FromStr for PrefixLen {
 
     fn from_str(text: &str) -> Result<Self> {
         text.parse::<i64>()
+            .ok()
             .with_context(|| format!("{} is not a prefix length in bits", quoted(text)))?
             .try_into()
     }
@@ -136,13 +137,13 @@ pub struct MacPrefix {
 }
 
 impl MacPrefix {
-    /// The prefix of `len` bits that `mac` is in.
+    /// The prefix of `len` bits that contains `mac`.
     pub fn of(mac: MacAddr, len: PrefixLen) -> Self {
         let base = MacAddr::from_bits(mac.bits() & mask_bits(len));
         Self { base, len }
     }
 
-    /// The first address of the prefix: all bits behind it are zero.
+    /// The first address of the prefix: all bits after the prefix are zero.
     pub fn base(self) -> MacAddr {
         self.base
     }
@@ -152,7 +153,7 @@ impl MacPrefix {
         self.len
     }
 
-    /// The bits that count, as ebtables and nft write a mask.
+    /// The mask of the prefix, as ebtables and nft write it.
     pub fn mask(self) -> MacAddr {
         MacAddr::from_bits(mask_bits(self.len))
     }
@@ -165,7 +166,7 @@ impl MacPrefix {
         (prefix.mask() == mask && prefix.base == base).then_some(prefix)
     }
 
-    /// Whether `mac` is in the prefix.
+    /// Tells whether `mac` is in the prefix.
     pub fn contains(self, mac: MacAddr) -> bool {
         Self::of(mac, self.len) == self
     }
@@ -185,7 +186,7 @@ impl fmt::Display for MacPrefix {
 impl FromStr for MacPrefix {
     type Err = Error;
 
-    /// `MAC` (48 bits) or `MAC/LEN`; bits behind the prefix are ignored, as nft ignores them. A
+    /// Reads `MAC` (48 bits) or `MAC/LEN`. Bits after the prefix are ignored, as nft ignores them. A
     /// multicast prefix or the all-zero address is refused: no frame comes from one.
     fn from_str(text: &str) -> Result<Self> {
         let (mac, len) = match text.split_once('/') {
@@ -199,12 +200,12 @@ impl FromStr for MacPrefix {
         let mac: MacAddr = mac.parse()?;
         ensure!(
             !mac.is_multicast(),
-            "{} is a multicast address, which sends nothing",
+            "{} is a multicast address, which no sender has",
             quoted(text)
         );
         ensure!(
             !mac.is_zero() || len != PrefixLen::FULL,
-            "{} is the all-zero address, which sends nothing",
+            "{} is the all-zero address, which no sender has",
             quoted(text)
         );
         Ok(Self::of(mac, len))

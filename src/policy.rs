@@ -20,11 +20,11 @@ pub use self::network::{
 pub struct Policy {
     /// Act only on these bridges. Empty: on all.
     pub bridges: Vec<String>,
-    /// What applies to NICs of which no network says otherwise.
+    /// The settings of NICs, unless a network overrides them.
     pub global: Settings,
     /// The networks with settings of their own. No two select the same NICs.
     pub networks: Vec<Network>,
-    /// What single NICs may use besides their own, by their MAC address.
+    /// Further addresses of single NICs, by MAC address.
     pub nics: BTreeMap<MacAddr, Extras>,
     /// The group of netlink sockets that are told of dropped frames.
     pub log: Option<u16>,
@@ -39,7 +39,7 @@ pub enum Unfenced {
     NoBridge(Port),
     /// The port is on a bridge that the policy leaves alone.
     OtherBridge(Port, String),
-    /// The port is a device that no VM has, in words.
+    /// The port is a device of a kind that VMs do not have, in words.
     NotAVms(Port, String),
 }
 
@@ -51,7 +51,7 @@ impl Unfenced {
         }
     }
 
-    /// Why, in words that follow a port's name.
+    /// The reason, in words that follow a port's name.
     pub fn why(&self) -> String {
         match self {
             Self::NoBridge(_) => "on no Linux bridge".to_owned(),
@@ -60,7 +60,7 @@ impl Unfenced {
         }
     }
 
-    /// Why it must not have a guard, where somebody says that it is a VM's and it cannot be.
+    /// Explains why the port must not have a guard, if it cannot be a VM's although a source says so.
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::NotAVms(port, what) => Some(format!(
@@ -72,7 +72,8 @@ impl Unfenced {
 }
 
 impl Policy {
-    /// The fence of `vm`, and the NICs that it leaves out. `place_of` tells where a NIC's port is.
+    /// Returns the fence of `vm`, and the NICs that it leaves out. `place_of` tells where a NIC's port
+    /// is.
     ///
     /// # Errors
     /// If `place_of` fails.
@@ -98,13 +99,13 @@ impl Policy {
         Ok((fence, unfenced))
     }
 
-    /// Whether ports of this bridge are fenced.
+    /// Tells whether ports of this bridge are fenced.
     pub fn acts_on(&self, bridge: &str) -> bool {
         self.bridges.is_empty() || self.bridges.iter().any(|b| b == bridge)
     }
 
-    /// The policy on a host with these transparent proxies of OpenNebula's. No port is trusted that is
-    /// a VM's: in a VM's template a user can give his port any name.
+    /// The policy on a host with these transparent proxies of OpenNebula's. A port that is a VM's is
+    /// never trusted, because a user can give his port any name in a VM's template.
     #[must_use]
     pub fn on_host(
         &self,
@@ -122,7 +123,7 @@ impl Policy {
         here
     }
 
-    /// The ports that the operator trusts in some network.
+    /// The ports that the operator trusts in any network.
     pub fn trusted_ports(&self) -> BTreeSet<&Port> {
         let networks = self.networks.iter();
         let of_networks = networks.filter_map(|network| network.overrides.trusted_ports.as_ref());
@@ -130,14 +131,14 @@ impl Policy {
         ports.collect()
     }
 
-    /// Whether OpenNebula's transparent proxies are heard in some network.
+    /// Tells whether any network hears OpenNebula's transparent proxies.
     pub fn hears_proxies(&self) -> bool {
         let mut networks = self.networks.iter();
         self.global.opennebula_proxy
             || networks.any(|network| network.overrides.opennebula_proxy == Some(true))
     }
 
-    /// Whether it matters which bridge a port is on.
+    /// Tells whether the policy depends on which bridge a port is on.
     pub fn depends_on_bridges(&self) -> bool {
         let mut networks = self.networks.iter();
         !self.bridges.is_empty()
@@ -145,8 +146,8 @@ impl Policy {
             || networks.any(|network| network.selector.bridge.is_some())
     }
 
-    /// Whether NICs with this MAC address on this bridge are isolated although their owners did not ask
-    /// for it.
+    /// Returns how NICs with this MAC address on this bridge are isolated: as their owners asked, or
+    /// always.
     pub fn isolation(&self, mac: MacAddr, bridge: &str) -> Isolation {
         let network = self.network(mac, bridge);
         let isolation = network.and_then(|network| network.overrides.isolation);
@@ -184,7 +185,7 @@ impl Policy {
         network::most_specific(&self.networks, mac, bridge)
     }
 
-    /// What the NIC may use besides its own.
+    /// Collects the further addresses that the NIC may use.
     fn extras(&self, nic: &Nic, network: Option<&Network>, settings: &Settings) -> Extras {
         let mut extras = self.nics.get(&nic.mac).cloned().unwrap_or_default();
         if let Some(Network { extras: more, .. }) = network {
@@ -214,7 +215,7 @@ impl Policy {
     }
 }
 
-/// The IP addresses that the NIC may use: its own and these; `None`: any.
+/// The IP addresses that the NIC may use: its own and `ips`; `None`: any.
 fn addresses(nic: &Nic, settings: &Settings, mut ips: BTreeSet<IpAddr>) -> Option<Addresses> {
     let asked = nic.asked.as_ref();
     let is_guarded = match settings.addresses {

@@ -1,5 +1,5 @@
-//! What a source tells about a virtual machine, checked once: values of these types are safe to
-//! put into a ruleset.
+//! A virtual machine as a source describes it, checked once: values of these types are safe to put into
+//! a ruleset.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,23 +11,23 @@ use anyhow::{Error, Result, bail, ensure};
 use crate::mac::MacAddr;
 use crate::quote::quoted;
 
-/// The name of a VM, as its hypervisor knows it. Neither empty nor long; any other text.
+/// The name of a VM, as its hypervisor knows it: any text that is neither empty nor too long.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmName(String);
 
 impl VmName {
-    /// The longest name, in bytes: that of a file (`NAME_MAX`), as libvirt and Xen name files after
-    /// a VM. OpenNebula takes 128. nft may take fewer, which its backend says.
+    /// The longest name, in bytes: the limit of file names (`NAME_MAX`), because libvirt and Xen name
+    /// files after a VM. OpenNebula's limit is 128. nft's limit may be lower; its backend checks that.
     pub const MAX_LEN: usize = 255;
 
-    /// The name as text. It may hold control characters: print it with `{:?}`, or in a table
-    /// through [`fmt::Display`], which escapes them.
+    /// The name as text. It may contain control characters: print it with `{:?}`, or in a table through
+    /// [`fmt::Display`], which escapes them.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name with every byte outside `[A-Za-z0-9.-]` written as `_` and two lower-case hex digits:
-    /// two names never meet, and none is a path.
+    /// The name with every byte outside `[A-Za-z0-9.-]` written as `_` and two lower-case hex digits.
+    /// No two names give the same result, and none is a path.
     pub fn escaped(&self) -> String {
         let mut escaped = String::new();
         for byte in self.0.bytes() {
@@ -39,7 +39,7 @@ impl VmName {
         escaped
     }
 
-    /// The number of the VM, if its name is one that OpenNebula gives: `one-42`.
+    /// The number of the VM, if its name is of OpenNebula's form: `one-42`.
     pub fn one_id(&self) -> Option<&str> {
         let id = self.0.strip_prefix("one-")?;
         (!id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())).then_some(id)
@@ -91,9 +91,9 @@ impl Port {
 impl FromStr for Port {
     type Err = Error;
 
-    /// Refuses what the kernel's `dev_valid_name` refuses, and what nft would not take literally:
-    /// a `*` is a wildcard, `"` and `\` do not survive its quotes, and in its JSON a leading `@`
-    /// names a set and the name of a protocol is that protocol's number.
+    /// Refuses what the kernel's `dev_valid_name` refuses, and what nft would not take literally. A `*`
+    /// is a wildcard; `"` and `\` do not survive quoting. In nft's JSON, a leading `@` names a set, and
+    /// the name of a protocol stands for that protocol's number.
     fn from_str(text: &str) -> Result<Self> {
         let len = text.len();
         ensure!(len > 0, "a port's name is empty");
@@ -111,17 +111,17 @@ impl FromStr for Port {
         let bad = |c: char| c.is_control() || c.is_whitespace() || "/:*\"\\".contains(c);
         ensure!(
             !text.contains(bad) && !text.bytes().any(|b| b == 0xa0) && !text.starts_with('@'),
-            "port name {text:?} holds a character that an interface name cannot have here"
+            "port name {text:?} has a character that is not allowed"
         );
         ensure!(
             !NFT_CONSTANTS.contains(&text),
-            "port name {text:?} cannot be used: nft reads it as the protocol"
+            "port name {text:?} cannot be used, because nft reads it as a protocol: rename the port"
         );
         Ok(Self(text.to_owned()))
     }
 }
 
-/// What nft's JSON takes for a number wherever a value may stand (0.9.8 to 1.1.3, tried out).
+/// Names that nft's JSON reads as a number wherever a value may stand (0.9.8 to 1.1.3, tried out).
 const NFT_CONSTANTS: [&str; 11] = [
     "ah", "comp", "dccp", "esp", "icmp", "icmpv6", "redirect", "sctp", "tcp", "udp", "udplite",
 ];
@@ -135,16 +135,16 @@ impl fmt::Display for Port {
 /// Where a port is on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// On no Linux bridge, or there is no such device.
+    /// On no Linux bridge, or the device does not exist.
     NoBridge,
-    /// On this bridge, and a device of a kind that VMs have: a tap, veth, macvtap or vif.
+    /// On this bridge, and of a kind that VMs have: a tap, veth, macvtap or vif.
     Nic(String),
-    /// On this bridge, and something else, in words: `a physical device`. The uplink is such a port.
+    /// On this bridge, but something else, in words: `a physical device`. The uplink is such a port.
     Other(String, String),
 }
 
 impl Place {
-    /// The bridge, whatever is on it.
+    /// The bridge, for a port of any kind.
     pub fn bridge(&self) -> Option<&str> {
         match self {
             Self::NoBridge => None,
@@ -152,7 +152,7 @@ impl Place {
         }
     }
 
-    /// Whether a VM's NIC can be there.
+    /// Tells whether a VM's NIC can be there.
     pub fn is_nic(&self) -> bool {
         matches!(self, Self::Nic(_))
     }
@@ -165,10 +165,10 @@ pub struct Nic {
     pub port: Port,
     /// The guest-side address: unicast, not zero.
     pub mac: MacAddr,
-    /// The bridge that the VM's definition names, if it names one. What counts on this host is
-    /// where the port really is: see [`crate::bridge`].
+    /// The bridge that the VM's definition names, if any. The bridge that the port is really on counts:
+    /// see [`crate::bridge`].
     pub bridge: Option<String>,
-    /// What its owner asked for. `None` where nobody said: a hypervisor does not know it.
+    /// What its owner asked for. `None` if that is unknown: a hypervisor does not know it.
     pub asked: Option<Asked>,
 }
 
@@ -176,7 +176,7 @@ pub struct Nic {
 /// of it is granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// Whether the NIC may hear all networks. It must not send under another address even so.
+    /// Whether the NIC may hear all networks. Even so, it must not send under another address.
     pub hears_all: bool,
     /// Whether the NIC may use no other IP addresses than its own.
     pub guards_addresses: bool,
@@ -192,7 +192,7 @@ impl Nic {
     /// A NIC that hears only its own network.
     ///
     /// # Errors
-    /// If its address is one that no station can have.
+    /// If no station can have its address.
     pub fn new(port: Port, mac: MacAddr, bridge: Option<String>) -> Result<Self> {
         ensure!(
             !mac.is_multicast(),
@@ -210,7 +210,7 @@ impl Nic {
         })
     }
 
-    /// Whether its owner lets it hear all networks, as far as is known.
+    /// Tells whether its owner lets it hear all networks, as far as is known.
     pub fn hears_all(&self) -> bool {
         self.asked.as_ref().is_some_and(|asked| asked.hears_all)
     }
@@ -231,7 +231,7 @@ pub struct Vm {
 /// one VM.
 ///
 /// # Errors
-/// If a port or a name is there twice.
+/// If a port or a name occurs twice.
 pub fn check_distinct(vms: &[Vm]) -> Result<()> {
     let mut names = BTreeSet::new();
     let mut ports: BTreeMap<&Port, &VmName> = BTreeMap::new();

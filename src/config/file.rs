@@ -1,4 +1,4 @@
-//! What the configuration file says.
+//! Reads the configuration file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::fence::LinkLocal;
 use crate::mac::{MacAddr, MacPrefix};
 use crate::policy::{AddressGuard, Extras, Isolation, Network, Overrides, Selector, is_a_hosts};
 
-/// The configuration file: what it sets.
+/// The settings in the configuration file.
 #[derive(Debug, Default)]
 pub struct File {
     pub(super) backend: Option<backend::Choice>,
@@ -30,7 +30,7 @@ impl File {
     /// Reads the text of the file.
     ///
     /// # Errors
-    /// If it is no TOML, or says what cannot be; with the line.
+    /// If it is not TOML, or has a mistake; the error names the line.
     pub fn parse(text: &str) -> Result<Self> {
         let mut file = Section::file(text)?;
         let backends = [
@@ -61,7 +61,7 @@ impl File {
     }
 }
 
-/// What may stand at the top of the file and in a network's section.
+/// Reads the keys that are allowed both at the top of the file and in a network's section.
 fn overrides(section: &mut Section) -> Result<Overrides> {
     let isolations = [
         ("template", Isolation::Template),
@@ -76,8 +76,8 @@ fn overrides(section: &mut Section) -> Result<Overrides> {
     let link_locals = [("eui64", LinkLocal::Eui64), ("any", LinkLocal::Any)];
     Ok(Overrides {
         prefix_len: section.number("prefix-len", "a number from 8 to 48")?,
-        trusted: section.list_of("trusted", "a list of MAC addresses or prefixes of them")?,
-        trusted_ports: section.list_of("trusted-ports", "a list of names of ports")?,
+        trusted: section.list_of("trusted", "a list of MAC addresses or prefixes")?,
+        trusted_ports: section.list_of("trusted-ports", "a list of port names")?,
         opennebula_proxy: section.flag("opennebula-proxy")?,
         isolation: section.word("isolation", &isolations)?,
         multicast_querier: section.flag("multicast-querier")?,
@@ -89,18 +89,18 @@ fn overrides(section: &mut Section) -> Result<Overrides> {
     })
 }
 
-/// The sections of networks; `origins` gets their names and lines.
+/// Reads the sections of networks, and notes their names and lines in `origins`.
 fn networks(
     sections: Vec<Section>,
     origins: &mut BTreeMap<Selector, (String, Lines)>,
 ) -> Result<Vec<Network>> {
     let mut networks = Vec::new();
-    // Where each selector was, and what errors call its section.
+    // The line of each selector, and the name of its section for errors.
     let mut seen: BTreeMap<Selector, (usize, String)> = BTreeMap::new();
     for mut section in sections {
         let selector = Selector {
-            bridge: section.text("bridge", "the name of a bridge", bridge)?,
-            mac: section.text("mac", "a MAC address or a prefix of one", str::parse)?,
+            bridge: section.text("bridge", "a bridge name", bridge)?,
+            mac: section.text("mac", "a MAC address or prefix", str::parse)?,
         };
         let named = [
             selector
@@ -111,12 +111,14 @@ fn networks(
         ];
         let named: Vec<_> = named.into_iter().flatten().collect();
         if named.is_empty() {
-            return Err(section.error("bridge or mac must say which NICs it is for"));
+            return Err(section.error("set bridge or mac to say which NICs this section is for"));
         }
         section.name = format!("{} {}", section.name, named.join(", "));
         let here = (section.line(), section.name.clone());
         if let Some((line, name)) = seen.insert(selector.clone(), here) {
-            return Err(section.error(format!("{name} in line {line} is for the same NICs")));
+            return Err(section.error(format!(
+                "{name} in line {line} is for the same NICs: merge the two"
+            )));
         }
         let overrides = overrides(&mut section)?;
         let mut extras = extras(&mut section)?;
@@ -138,11 +140,13 @@ fn nics(sections: Vec<Section>) -> Result<BTreeMap<MacAddr, Extras>> {
     let mut seen: BTreeMap<MacAddr, usize> = BTreeMap::new();
     for mut section in sections {
         let Some(mac) = section.text("mac", "a MAC address", station)? else {
-            return Err(section.error("mac must say which NIC it is for"));
+            return Err(section.error("set mac to say which NIC this section is for"));
         };
         section.name = format!("{} mac = \"{mac}\"", section.name);
         if let Some(line) = seen.insert(mac, section.line()) {
-            return Err(section.error(format!("line {line} has a section for the same NIC")));
+            return Err(section.error(format!(
+                "line {line} has a section for the same NIC: merge the two"
+            )));
         }
         nics.insert(mac, extras(&mut section)?);
         section.end()?;
@@ -176,11 +180,12 @@ fn log(text: &str) -> Result<Option<u16>> {
 
 /// The name of a bridge.
 pub(super) fn bridge(name: &str) -> Result<String> {
-    ensure!(!name.is_empty(), "the name of a bridge is empty");
+    ensure!(!name.is_empty(), "a bridge name cannot be empty");
     Ok(name.to_owned())
 }
 
-/// A MAC address that a station can have: as the prefix that only it is in.
+/// Reads a MAC address that a NIC can have. Parsing it as a prefix too refuses multicast and all-zero
+/// addresses.
 fn station(text: &str) -> Result<MacAddr> {
     let mac: MacAddr = text.parse()?;
     text.parse::<MacPrefix>()?;
@@ -192,6 +197,9 @@ fn ip(text: &str) -> Result<IpAddr> {
         anyhow::bail!("{text:?} is not an IP address");
     };
     let address = address.to_canonical();
-    ensure!(is_a_hosts(address), "{text:?} is no host's IP address");
+    ensure!(
+        is_a_hosts(address),
+        "{text:?} is not the IP address of a host"
+    );
     Ok(address)
 }

@@ -1,30 +1,30 @@
-//! Where a setting comes from: the line of the file, the command line, or nowhere.
+//! Tells where a setting comes from: a line of the file, the command line, or the default.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::policy::Selector;
 
-/// The line that each key of a section is in.
+/// The line of each key of a section.
 pub type Lines = BTreeMap<&'static str, usize>;
 
 /// Where the settings of a configuration come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins {
-    /// The file, whether it is there or not.
+    /// The file, whether it exists or not.
     pub file: String,
     /// The keys that the command line sets.
     pub typed: BTreeSet<&'static str>,
     /// The keys at the top of the file.
     pub global: Lines,
-    /// The sections of networks: what errors call them, and their keys.
+    /// The sections of networks: the name that errors use, and the lines of the keys.
     pub networks: BTreeMap<Selector, (String, Lines)>,
 }
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody has set it.
+    /// Neither the file nor the command line sets it.
     Default,
     /// A flag.
     CommandLine,
@@ -40,7 +40,7 @@ pub enum Origin {
 }
 
 impl Origins {
-    /// Where this key's value comes from, for NICs of this network.
+    /// Returns where this key's value comes from, for NICs of this network.
     pub fn of(&self, network: Option<&Selector>, key: &'static str) -> Origin {
         let file = |line: &usize, section: &str| Origin::File {
             file: self.file.clone(),

@@ -1,5 +1,5 @@
-//! A table of the configuration file, read key by key, so that each mistake is told in plain words: the
-//! line, the section, the key, and what it must be.
+//! Reads a table of the configuration file key by key, so that an error can name the line, the section,
+//! the key, and the values that are allowed.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -15,7 +15,7 @@ const SHOWN: usize = 40;
 
 /// A table of the file: the file itself, or a section of it.
 pub struct Section<'a> {
-    /// What errors call it; empty for the file itself.
+    /// Its name in errors; empty for the file itself.
     pub name: String,
     /// The line of each key that was read.
     pub lines: BTreeMap<&'static str, usize>,
@@ -25,7 +25,7 @@ pub struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The file itself.
+    /// Reads the file itself.
     pub fn file(text: &'a str) -> Result<Self> {
         let table = DeTable::parse(text).map_err(|e| {
             let start = e.span().map_or(0, |span| span.start);
@@ -40,12 +40,12 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// The line that it begins in.
+    /// The line in which it begins.
     pub fn line(&self) -> usize {
         line(self.text, self.table.span().start)
     }
 
-    /// An error that is about the section as a whole.
+    /// An error about the section as a whole.
     pub fn error(&self, why: impl Display) -> Error {
         self.error_at(self.table.span().start, why)
     }
@@ -59,7 +59,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Takes the value of a key, which must be this, in words. `read` says why it is not, or nothing.
+    /// Removes the value of a key and reads it. `what` says in words what the value must be. `read`
+    /// returns an error that says what is wrong, or `None`.
     fn read<T>(
         &mut self,
         key: &'static str,
@@ -81,7 +82,7 @@ impl<'a> Section<'a> {
         read(value.get_ref()).map(Some).map_err(wrong)
     }
 
-    /// A text.
+    /// Reads a text.
     pub fn text<T>(
         &mut self,
         key: &'static str,
@@ -94,7 +95,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A list of texts.
+    /// Reads a list of texts.
     pub fn list<T>(
         &mut self,
         key: &'static str,
@@ -132,7 +133,7 @@ impl<'a> Section<'a> {
         self.list(key, what, str::parse)
     }
 
-    /// A number that `T` can be made of.
+    /// Reads a number that can be converted to `T`.
     pub fn number<T: TryFrom<i64>>(&mut self, key: &'static str, what: &str) -> Result<Option<T>> {
         self.read(key, what, |value| match value {
             DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
@@ -143,7 +144,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// True or false.
+    /// Reads true or false.
     pub fn flag(&mut self, key: &'static str) -> Result<Option<bool>> {
         self.read(key, "true or false", |value| match value {
             DeValue::Boolean(value) => Ok(*value),
@@ -151,7 +152,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// One of these words.
+    /// Reads one of these words.
     pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>> {
         let quoted: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
         self.read(key, &quoted.join(" or "), |value| match value {
@@ -163,13 +164,13 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// The sections of this name, which are written as `[[name]]`.
+    /// Reads the sections with this name, which are written as `[[name]]`.
     pub fn sections(&mut self, name: &'static str) -> Result<Vec<Self>> {
         let Some(value) = self.table.get_mut().remove(name) else {
             return Ok(Vec::new());
         };
         let start = value.span().start;
-        let wrong = || self.error_at(start, format!("sections are written [[{name}]]"));
+        let wrong = || self.error_at(start, format!("write each such section as [[{name}]]"));
         let DeValue::Array(values) = value.into_inner() else {
             return Err(wrong());
         };
@@ -189,26 +190,26 @@ impl<'a> Section<'a> {
         values.into_iter().map(section).collect()
     }
 
-    /// Makes sure that no key is left.
+    /// Fails if a key was not read, because then it is unknown.
     pub fn end(self) -> Result<()> {
         let Some((key, _)) = self.table.get_ref().iter().next() else {
             return Ok(());
         };
         let known: Vec<_> = self.known.iter().map(|key| format!("`{key}`")).collect();
         let known = known.join(", ");
-        // A key may hold anything.
+        // A key may contain control characters.
         let name = key.get_ref().escape_debug();
-        let why = format!("there is no key `{name}`; the keys are {known}");
+        let why = format!("unknown key `{name}`; the keys are {known}");
         Err(self.error_at(key.span().start, why))
     }
 }
 
-/// The line of the text that this byte is in.
+/// The line of the text in which this byte is.
 fn line(text: &str, start: usize) -> usize {
     text.get(..start).unwrap_or_default().matches('\n').count() + 1
 }
 
-/// A value as it stands in the file, or its first words.
+/// A value as the file has it, or its beginning.
 fn shown(text: &str, span: Range<usize>) -> String {
     let value = text.get(span).unwrap_or_default();
     let first = value.lines().next().unwrap_or_default();

@@ -2,7 +2,6 @@ use super::*;
 use crate::fence::LinkLocal;
 use crate::policy::{AddressGuard, Extras, Isolation, Overrides};
 
-/// What the flags of no command line and this file make.
 fn file(text: &str) -> File {
     File::parse(text).unwrap()
 }
@@ -73,7 +72,7 @@ fn a_mistake_is_named_with_its_line_its_section_and_its_key() {
         ("bridges = 'br0", "line 1: "),
         (
             "\nprefix-length = 40",
-            "line 2: there is no key `prefix-length`; the keys are `backend`, ",
+            "line 2: unknown key `prefix-length`; the keys are `backend`, ",
         ),
         (
             "prefix-len = 7",
@@ -89,19 +88,28 @@ fn a_mistake_is_named_with_its_line_its_section_and_its_key() {
         ),
         (
             "trusted = [\n'02:00']",
-            "line 1: trusted must be a list of MAC addresses or prefixes of them: \
+            "line 1: trusted must be a list of MAC addresses or prefixes: \
              \"02:00\" is not a MAC address",
         ),
         (
             "backend = 'pf'",
             "line 1: backend must be \"auto\" or \"nft\" or \"ebtables\", not 'pf'",
         ),
-        ("network = 1", "line 1: sections are written [[network]]"),
-        ("network = [1]", "line 1: sections are written [[network]]"),
-        ("[network]", "line 1: sections are written [[network]]"),
+        (
+            "network = 1",
+            "line 1: write each such section as [[network]]",
+        ),
+        (
+            "network = [1]",
+            "line 1: write each such section as [[network]]",
+        ),
+        (
+            "[network]",
+            "line 1: write each such section as [[network]]",
+        ),
         (
             "[[network]]\nprefix-len = 40",
-            "line 1: [[network]]: bridge or mac must say which NICs it is for",
+            "line 1: [[network]]: set bridge or mac to say which NICs this section is for",
         ),
         (
             "[[network]]\nbridge = 'br1'\nprefix-len = 64",
@@ -109,31 +117,31 @@ fn a_mistake_is_named_with_its_line_its_section_and_its_key() {
         ),
         (
             "[[network]]\nbridge = ''",
-            "line 2: [[network]]: bridge must be the name of a bridge: the name of a bridge is empty",
+            "line 2: [[network]]: bridge must be a bridge name: a bridge name cannot be empty",
         ),
         (
             "[[network]]\nmac = '2:0:a:1:0:0/32'\nbridge = 'b'\nbackend = 'nft'",
-            "line 4: [[network]] bridge = \"b\", mac = \"02:00:0a:01:00:00/32\": there is no key \
+            "line 4: [[network]] bridge = \"b\", mac = \"02:00:0a:01:00:00/32\": unknown key \
              `backend`; the keys are `bridge`, `mac`, `prefix-len`, ",
         ),
         (
             "[[network]]\nmac = '2:0:a:1:0:0/32'\n[[network]]\nmac = '2:0:a:1:9:9/32'",
             "line 3: [[network]] mac = \"02:00:0a:01:00:00/32\": [[network]] \
-             mac = \"02:00:0a:01:00:00/32\" in line 1 is for the same NICs",
+             mac = \"02:00:0a:01:00:00/32\" in line 1 is for the same NICs: merge the two",
         ),
         (
             "[[network]]\nbridge = 'b'\nips = ['224.0.0.1']",
             "line 3: [[network]] bridge = \"b\": ips must be a list of IP addresses: \
-             \"224.0.0.1\" is no host's IP address",
+             \"224.0.0.1\" is not the IP address of a host",
         ),
         (
             "[[network]]\nbridge = 'b'\ntrusted-ports = ['a b']",
-            "line 3: [[network]] bridge = \"b\": trusted-ports must be a list of names of ports: \
-             port name \"a b\" holds a character that an interface name cannot have here",
+            "line 3: [[network]] bridge = \"b\": trusted-ports must be a list of port names: \
+             port name \"a b\" has a character that is not allowed",
         ),
         (
             "[[nic]]\nextra-ips = []",
-            "line 1: [[nic]]: mac must say which NIC it is for",
+            "line 1: [[nic]]: set mac to say which NIC this section is for",
         ),
         (
             "[[nic]]\nmac = '2:0:a:1:0:0/32'",
@@ -142,11 +150,11 @@ fn a_mistake_is_named_with_its_line_its_section_and_its_key() {
         (
             "[[nic]]\nmac = '2:0:a:1:0:1'\nextra-macs = ['ff:ff:ff:ff:ff:ff']",
             "line 3: [[nic]] mac = \"02:00:0a:01:00:01\": extra-macs must be a list of MAC addresses: \
-             \"ff:ff:ff:ff:ff:ff\" is a multicast address, which sends nothing",
+             \"ff:ff:ff:ff:ff:ff\" is a multicast address, which no sender has",
         ),
         (
             "[[nic]]\nmac = '2:0:a:1:0:1'\n[[nic]]\nmac = '02:00:0a:01:00:01'",
-            "line 3: [[nic]] mac = \"02:00:0a:01:00:01\": line 1 has a section for the same NIC",
+            "line 3: [[nic]] mac = \"02:00:0a:01:00:01\": line 1 has a section for the same NIC: merge the two",
         ),
         (
             "[[network]]\nbridge = 'b'\nips = ['x']",
@@ -166,7 +174,7 @@ fn a_mistake_is_named_with_its_line_its_section_and_its_key() {
 }
 
 #[test]
-fn flags_go_before_the_global_values_only() {
+fn flags_override_only_the_global_values() {
     let path = tempfile::NamedTempFile::new().unwrap();
     let text = "prefix-len = 24\n[[network]]\nbridge = 'br1'\nprefix-len = 32\n";
     fs::write(path.path(), text).unwrap();

@@ -1,5 +1,5 @@
-//! Networks with settings of their own: which NICs a section of the configuration is for, and what it
-//! says. Pure.
+//! Networks with settings of their own: the NICs that a section of the configuration selects, and its
+//! settings. Pure.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,7 +8,8 @@ use crate::fence::LinkLocal;
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::vm::Port;
 
-/// Whether a NIC is isolated although its owner did not ask for it. Only OpenNebula has such NICs.
+/// Whether a NIC is isolated although its owner did not ask for it. Only OpenNebula has NICs that are
+/// not isolated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
     /// As the VM's template says.
@@ -24,23 +25,23 @@ pub enum AddressGuard {
     /// Those whose VM's template says so.
     #[default]
     Template,
-    /// All. One whose addresses nobody knows may use none.
+    /// All. A NIC whose addresses are unknown may use none.
     Always,
     /// None.
     Never,
-    /// All. Where the template is not known, the last four bytes of the NIC's MAC address are its IPv4
-    /// address, as OpenNebula makes MAC addresses.
+    /// All. If the template is unknown, the last four bytes of the NIC's MAC address are its IPv4
+    /// address, as in the MAC addresses that OpenNebula builds.
     Mac,
 }
 
-/// What applies to a NIC.
+/// The settings of a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many leading bits of a MAC address name its network.
+    /// The number of leading bits of a MAC address that name its network.
     pub prefix_len: PrefixLen,
-    /// Who may be heard besides the NIC's own network.
+    /// Senders that the NIC hears besides its own network.
     pub trusted: Vec<MacPrefix>,
-    /// Ports of the host: what comes in through them is heard whatever its source address.
+    /// Ports of the host: the NIC hears frames that come in through them, from any source address.
     pub trusted_ports: Vec<Port>,
     /// Whether OpenNebula's transparent proxy is heard like a trusted port.
     pub opennebula_proxy: bool,
@@ -52,12 +53,12 @@ pub struct Settings {
     pub addresses: AddressGuard,
     /// The link-local IPv6 addresses of guarded NICs.
     pub link_local: LinkLocal,
-    /// Whether what a DHCP server sends is dropped.
+    /// Whether frames of DHCP servers are dropped.
     pub dhcp_guard: bool,
     /// Whether router advertisements are dropped.
     pub ra_guard: bool,
     /// Whether a template may give its NIC further MAC and IP addresses. A user who can write them into
-    /// his template takes another VM's address with them.
+    /// his template can claim another VM's addresses.
     pub template_extras: bool,
 }
 
@@ -79,7 +80,7 @@ impl Default for Settings {
     }
 }
 
-/// What is set in one place: each of [`Settings`], or nothing.
+/// The settings in one place of the configuration: each of [`Settings`], or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they are those of Settings")]
 pub struct Overrides {
@@ -97,7 +98,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// These settings; where nothing is set, those of `base`.
+    /// Returns these settings, with those of `base` where nothing is set.
     pub fn over(&self, base: &Settings) -> Settings {
         let trusted_ports = self.trusted_ports.as_ref();
         Settings {
@@ -116,7 +117,7 @@ impl Overrides {
     }
 }
 
-/// Which NICs a network's settings are for: those that fit everything that is named here.
+/// Selects the NICs of a network: those that match both fields, where set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selector {
     /// NICs whose port is on this bridge.
@@ -131,8 +132,9 @@ impl Selector {
             && self.mac.is_none_or(|prefix| prefix.contains(mac))
     }
 
-    /// The greater, the more specific: a bridge and a prefix together, then a longer prefix, then a
-    /// bridge alone. Two that select the same NIC and have the same rank are equal.
+    /// The rank of the selector; the most specific has the greatest. A bridge and a prefix together
+    /// come first, then a longer prefix, then a bridge alone. Two selectors that select the same NIC
+    /// and have the same rank are equal.
     pub fn rank(&self) -> (bool, u8) {
         let bits = self.mac.map_or(0, |prefix| prefix.len().bits());
         (self.bridge.is_some() && self.mac.is_some(), bits)
@@ -149,7 +151,7 @@ pub struct Extras {
 }
 
 impl Extras {
-    /// Adds others to these.
+    /// Adds further addresses.
     pub fn add(&mut self, macs: &BTreeSet<MacAddr>, ips: &BTreeSet<IpAddr>) {
         self.macs.extend(macs);
         self.ips.extend(ips);
@@ -159,15 +161,15 @@ impl Extras {
 /// A network with settings of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Whose.
+    /// The NICs that it is for.
     pub selector: Selector,
-    /// What differs from the global settings.
+    /// The settings that differ from the global ones.
     pub overrides: Overrides,
-    /// What each of its NICs may use besides its own.
+    /// Further addresses that each of its NICs may use.
     pub extras: Extras,
 }
 
-/// The network of this NIC: of those that select it the most specific.
+/// The network of this NIC: the most specific of those that select it.
 pub fn most_specific<'a>(
     networks: &'a [Network],
     mac: MacAddr,
@@ -178,14 +180,14 @@ pub fn most_specific<'a>(
     fitting.max_by_key(|network| network.selector.rank())
 }
 
-/// The IPv4 address that OpenNebula has made this MAC address of, if it can be a host's.
+/// The IPv4 address from which OpenNebula built this MAC address, if a host can have it.
 pub fn made_of(mac: MacAddr) -> Option<IpAddr> {
     let [_, _, bytes @ ..] = mac.bytes();
     let address = Ipv4Addr::from(bytes);
     is_a_hosts(address.into()).then_some(address.into())
 }
 
-/// Whether a host can have this IP address.
+/// Tells whether a host can have this IP address.
 pub fn is_a_hosts(address: IpAddr) -> bool {
     let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     !address.is_unspecified() && !address.is_multicast() && !is_broadcast

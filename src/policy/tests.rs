@@ -36,7 +36,7 @@ fn by_default_a_vm_hears_the_slash_40_that_its_address_is_in() {
 }
 
 #[test]
-fn trusted_senders_are_sorted_and_each_is_there_once() {
+fn trusted_senders_are_sorted_and_each_occurs_once() {
     let mut policy = Policy::default();
     policy.global.trusted = ["2:0:0:0:0:9", "2:0:0:0:0:1", "2:0:0:0:0:9"]
         .map(|t| t.parse().unwrap())
@@ -101,7 +101,7 @@ fn section(bridge: &str, mac: &str, prefix_len: i64) -> Network {
                 .map(|mac| mac.parse().unwrap()),
         },
         overrides: Overrides {
-            // By its length it is known again.
+            // The tests recognise the section by this length.
             prefix_len: Some(prefix_len.try_into().unwrap()),
             ..Overrides::default()
         },
@@ -139,7 +139,7 @@ fn the_most_specific_section_wins_in_whatever_order_they_stand() {
             ("02:00:0a:09:00:01", "br0", 12),
             ("02:00:0a:01:00:01", "br0", 13),
             ("02:00:0a:01:02:01", "br0", 13),
-            // Both selectors go before a longer prefix alone.
+            // A bridge and a prefix together rank above a longer prefix alone.
             ("02:00:0a:01:00:01", "br1", 14),
             ("02:00:0a:01:02:01", "br1", 15),
         ] {
@@ -147,7 +147,7 @@ fn the_most_specific_section_wins_in_whatever_order_they_stand() {
         }
         policy.networks.reverse();
     }
-    // A prefix of addresses goes before a bridge.
+    // A prefix ranks above a bridge alone.
     policy.networks = vec![
         section("br1", "", 11),
         section("", "02:00:00:00:00:00/8", 12),
@@ -183,7 +183,7 @@ fn a_section_overrides_key_by_key_and_takes_nothing_from_other_sections() {
 }
 
 #[test]
-fn isolation_is_a_matter_of_each_network() {
+fn each_network_sets_its_own_isolation() {
     let mut always = section("br1", "", 40);
     always.overrides.isolation = Some(Isolation::Always);
     let policy = Policy {
@@ -211,7 +211,7 @@ fn ips(guard: &Guard) -> Option<Vec<String>> {
 }
 
 #[test]
-fn which_addresses_are_guarded_is_the_templates_say_unless_the_operator_says_otherwise() {
+fn the_template_chooses_which_addresses_are_guarded_unless_the_operator_does() {
     let known = |guards_addresses| {
         Some(Asked {
             guards_addresses,
@@ -226,7 +226,7 @@ fn which_addresses_are_guarded_is_the_templates_say_unless_the_operator_says_oth
         (AddressGuard::Template, known(true), own),
         (AddressGuard::Never, known(true), None),
         (AddressGuard::Always, known(false), own),
-        // Nobody knows them: it may use none.
+        // The addresses are unknown, so it may use none.
         (AddressGuard::Always, None, Some(&[][..])),
         (AddressGuard::Mac, known(false), own),
         (AddressGuard::Mac, None, Some(&["192.168.0.5"][..])),
@@ -242,7 +242,7 @@ fn which_addresses_are_guarded_is_the_templates_say_unless_the_operator_says_oth
             "{mode:?} {nic:?}"
         );
     }
-    // No IPv4 address is in this one.
+    // This MAC address contains no host's IPv4 address.
     let mut policy = Policy::default();
     policy.global.addresses = AddressGuard::Mac;
     let guard = policy.guard(&nic("02:00:ef:00:00:01"), "br0");
@@ -250,7 +250,7 @@ fn which_addresses_are_guarded_is_the_templates_say_unless_the_operator_says_oth
 }
 
 #[test]
-fn what_a_nic_may_use_besides_comes_from_its_network_its_section_and_if_let_its_template() {
+fn further_addresses_come_from_the_network_the_nics_section_and_if_allowed_the_template() {
     let mac = |text: &str| text.parse::<MacAddr>().unwrap();
     let extras = |text: &str, ip: &str| Extras {
         macs: [mac(text)].into(),
@@ -267,7 +267,7 @@ fn what_a_nic_may_use_besides_comes_from_its_network_its_section_and_if_let_its_
     policy.global.addresses = AddressGuard::Always;
     let mut nic = nic(own);
     nic.asked = Some(Asked {
-        // Its own address is none besides.
+        // Its own address does not count as a further one.
         extra_macs: [mac(own), mac("00:00:5e:00:01:03")].into(),
         extra_addresses: ["10.0.0.3".parse().unwrap()].into(),
         ..Asked::default()
@@ -281,7 +281,7 @@ fn what_a_nic_may_use_besides_comes_from_its_network_its_section_and_if_let_its_
     assert_eq!(guard.extra_macs.last(), Some(&mac("00:00:5e:00:01:03")));
     assert_eq!(guard.extra_macs.len(), 3);
     assert_eq!(ips(&guard).unwrap(), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-    // Another NIC of the network, and one that is in none.
+    // Another NIC of the network, and one outside any network.
     nic.mac = mac("02:00:c0:a8:00:06");
     nic.asked = None;
     assert_eq!(policy.guard(&nic, "br0").extra_macs, macs[..1]);

@@ -90,7 +90,7 @@ fn a_nic_needs_an_address_that_a_station_can_have() {
 }
 
 #[test]
-fn only_a_name_that_opennebula_gives_has_a_number() {
+fn only_names_of_opennebulas_form_have_a_number() {
     let id = |name: &str| name.parse::<VmName>().unwrap().one_id().map(str::to_owned);
     assert_eq!(id("one-42").as_deref(), Some("42"));
     for name in ["one-", "one-4x", "one--4", "xone-42", "ONE-42", "one-٤"] {
