@@ -7,15 +7,13 @@ use std::process::ExitCode;
 pub enum Exit {
     /// 0: done; for `check` and `doctor`: all is well; for `explain`: heard.
     Done,
-    /// 1: it could not be done.
+    /// 1: the command failed.
     Failed,
-    /// 1: `check` found differences, as diff(1) does, or `doctor` something to set right; for `explain`: not
-    /// heard.
+    /// 1: `check` found differences, like diff(1); `doctor` found a problem; for `explain`: not heard.
     Different,
-    /// 2: `check`, `doctor` or `explain` could not find out. clap ends with 2 as well where the command line is
-    /// wrong.
+    /// 2: `check`, `doctor` or `explain` could not find out. clap also uses 2 for a wrong command line.
     Unknown,
-    /// As the same call ended that was made as root.
+    /// The status of the same call, made again as root.
     AsRoot(u8),
 }
 

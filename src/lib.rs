@@ -2,7 +2,7 @@
 //! bridges carry several networks at once.
 //!
 //! The *seed* in these pages is the pair of scripts in OpenNebula 2.0's networking guide,
-//! `ebtables-kvm` and `ebtables-flush`, whose isolation this is.
+//! `ebtables-kvm` and `ebtables-flush`. macfence enforces the same isolation.
 //!
 //! Data flows one way:
 //!
@@ -10,26 +10,27 @@
 //! source  ->  Vm { name, nics: [Nic { port, mac }] }  ->  fence  ->  backend  ->  kernel
 //! ```
 //!
-//! - [`source`] asks a hypervisor, or reads what it wrote, and knows no rules.
-//! - [`vm`] and [`mac`] are the checked values in between; [`bridge`] tells which port is on which
+//! - [`source`] asks a hypervisor, or reads what it wrote. It knows no rules.
+//! - [`vm`] and [`mac`] are the checked values in between. [`bridge`] tells which port is on which
 //!   bridge, and changes settings of both.
-//! - [`memory`] is what only OpenNebula's template told, kept until the VM ends.
-//! - [`policy`] is what the operator chose, and what follows from it for a NIC.
+//! - [`memory`] keeps, until the VM ends, what only OpenNebula's template asks for.
+//! - [`policy`] holds what the operator chose, and derives each NIC's guard from it.
 //! - [`fence`] is what to enforce: a guard in front of each port of a VM.
-//! - [`compare`] compares what should be with what is, [`survey`] for all running VMs.
+//! - [`compare`] compares the fence that a VM should have with the one in the kernel; [`survey`] does
+//!   so for all running VMs.
 //! - [`explain`] tells whether a port would hear a frame, and which rule decides.
-//! - [`backend`] brings fences into the kernel, and what the kernel holds back out. It knows no
+//! - [`backend`] loads fences into the kernel, and reads back what the kernel holds. It knows no
 //!   hypervisor.
-//! - [`commands`] has one file for each subcommand; [`cli`] has every flag; [`config`] what they
-//!   mean together with the configuration file; [`exit`] the exit statuses.
-//! - [`privilege`] has other users' calls made as root, or refuses them.
+//! - [`commands`] has one file for each subcommand, [`cli`] has every flag, and [`exit`] has the exit
+//!   statuses. [`config`] merges the flags with the configuration file.
+//! - [`privilege`] repeats another user's call as root, or refuses it.
 //! - [`graph`] draws who hears whom.
 //! - [`quote`] shortens foreign text for messages.
-//! - [`process`] and [`lock`] deal with other programs and other processes, [`events`] with what the
-//!   kernel tells of changes.
+//! - [`process`] runs other programs, [`lock`] excludes other processes, and [`events`] waits for
+//!   changes that the kernel reports.
 //!
-//! [`policy`], [`fence`], [`compare`], [`survey`], [`graph`], [`explain`] and both backends' planners are pure: they start no
-//! process and read no file.
+//! [`policy`], [`fence`], [`compare`], [`survey`], [`graph`], [`explain`] and both backends' planners
+//! are pure: they start no process and read no file.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -1,17 +1,17 @@
-//! One change at a time: reading, comparing and writing the kernel's rules happen under one
+//! Makes changes one at a time: reading, comparing and writing the kernel's rules happen under one
 //! exclusive lock, [`exclusive`].
 //!
-//! Asking a hypervisor may not: libvirt answers nothing about a VM while it waits for that VM's
-//! own hook, which waits for the lock. So those who ask exclude each other by a lock of their own,
-//! which [`crate::source::Hypervisors`] takes first and holds until what was learned is in the
-//! kernel: else the older of two answers could be written last, and a NIC in between be left open.
-//! libvirt's hook asks nobody and never takes it.
+//! Asking a hypervisor must not happen under that lock. libvirt answers nothing about a VM while it
+//! waits for that VM's own hook, which waits for the lock. So there is a second lock for asking.
+//! [`crate::source::Hypervisors`] takes it first, and holds it until the answer is in the kernel.
+//! Without it, the older of two answers could be written last, and leave a new NIC open. libvirt's hook
+//! asks nothing and never takes it.
 //!
-//! Each lock is on a file in `/run/macfence` that only root can open. Whoever can open a file can
-//! lock it (flock(2)), and whoever holds a lock keeps hooks from fencing VMs. The kernel takes a
-//! lock away from a process that ends; the file stays, empty. Each network namespace has rules of
-//! its own, but those that share one `/run` share the locks too: they wait for each other, which
-//! costs time and nothing else.
+//! Each lock is on a file in `/run/macfence` that only root can open. A process that can open a file
+//! can lock it (flock(2)), and a process that holds a lock keeps hooks from fencing VMs. When a process
+//! ends, the kernel releases its locks; the empty file stays. Each network namespace has rules of its
+//! own, but namespaces that share one `/run` share the locks too. They wait for each other, which costs
+//! only time.
 
 use std::fmt;
 use std::fs::File;
@@ -32,38 +32,36 @@ use crate::heartbeat;
 /// How long to wait for others. Two hundred hooks at once take some ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where the locks are. systemd-tmpfiles makes it at boot; where it has not, we do.
+/// The directory of the locks. systemd-tmpfiles creates it at boot; if it did not, we do.
 pub(crate) const DIR: &str = "/run/macfence";
 
-/// What is locked for reading, comparing and writing the kernel's rules.
+/// The lock for reading, comparing and writing the kernel's rules.
 const EXCLUSIVE: &str = "lock";
 
-/// What is locked for asking.
+/// The lock for asking a hypervisor.
 const ASKING: &str = "asking";
 
-/// What legacy ebtables locks (its `LOCKFILE`), in a folder that is root's.
+/// The file that legacy ebtables locks (its `LOCKFILE`), in a directory of root's.
 const EBTABLES: &str = "/var/lib/ebtables/lock";
 
-/// The lock, until dropped or until the process ends in any way.
+/// A lock, held until it is dropped or the process ends in any way.
 #[derive(Debug)]
 pub struct Lock(File);
 
-/// Waits until nobody else reads, compares and writes the kernel's rules.
+/// Waits until no other process reads, compares and writes the kernel's rules.
 ///
 /// # Errors
-/// If we are not root, if others can reach the file, or if another process keeps the lock for a
-/// minute.
+/// If we are not root, if others can reach the file, or if another process keeps the lock for a minute.
 pub fn exclusive() -> Result<Lock> {
     let lock = take(EXCLUSIVE)?;
-    // Programs that we run inherit the lock: should we be killed, it is theirs until they have
-    // done what we told them to. The other locks are not handed on, as virsh may start a libvirtd
-    // that stays.
-    fcntl_setfd(&lock.0, FdFlags::empty()).context("cannot hand the lock on")?;
+    // Programs that we run inherit this lock. If we are killed, they hold it until they have finished.
+    // The other lock is not inherited, because virsh may start a libvirtd that stays.
+    fcntl_setfd(&lock.0, FdFlags::empty()).context("cannot pass the lock on to other programs")?;
     Ok(lock)
 }
 
-/// Waits until nobody else asks a hypervisor or acts on what one answered. `None` for who is not
-/// root: `export` prints the answer, and acts on nothing.
+/// Waits until no other process asks a hypervisor or acts on its answer. `None` if we are not root:
+/// then the caller only prints the answer (`export`).
 ///
 /// # Errors
 /// Like [`exclusive`].
@@ -72,7 +70,7 @@ pub(crate) fn asking() -> Result<Option<Lock>> {
 }
 
 /// Waits for other programs that change legacy ebtables' rules with `--concurrent`, which
-/// ebtables-restore does not know. `None` where there is no such lock, or it is not for us.
+/// ebtables-restore does not support. `None` if there is no such lock, or we may not open it.
 ///
 /// # Errors
 /// If another process keeps the lock for a minute.
@@ -95,23 +93,24 @@ fn take(name: &str) -> Result<Lock> {
     wait(file, &dir.join(name).display(), PATIENCE)
 }
 
-/// Lets nobody who shares our terminal stop us, as Ctrl-Z does: who is stopped keeps the lock. Behind
-/// sudo that need not be root's terminal.
+/// Keeps Ctrl-Z and the like from stopping us, because a stopped process keeps the lock. Behind sudo,
+/// the terminal may be another user's.
 fn never_stop() {
     for signal in [SIGTSTP, SIGTTOU] {
-        // A signal that is caught stops nobody. That it cannot be is no reason to fence no VM.
+        // A caught signal does not stop the process. If it cannot be caught, fencing goes on all the
+        // same.
         let _ = signal_hook::flag::register(signal, Arc::default());
     }
 }
 
-/// Opens a file that nobody but `owner` can open, in a directory that nobody else can write to.
-/// Makes both where they are missing. Follows no links, whoever has put them there.
+/// Opens a file that only `owner` can open, in a directory that only `owner` can write to. Creates both
+/// if they are missing. Follows no links.
 fn open(dir: &Path, name: &str, owner: Uid) -> Result<File> {
     let opened = directory(dir, owner)?;
     let path = dir.join(name);
     let path = path.display();
-    // flock(2) does not ask for the right to write, so this works where /run is read-only.
-    // O_NONBLOCK: opening a pipe would wait for a writer.
+    // flock(2) does not need write permission, so this works where /run is read-only. O_NONBLOCK:
+    // opening a pipe would wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CREATE;
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match fs::openat(&opened, name, flags, Mode::RUSR | Mode::WUSR) {
@@ -119,7 +118,7 @@ fn open(dir: &Path, name: &str, owner: Uid) -> Result<File> {
         Err(e) => return Err(why(e).context(format!("cannot open {path}"))),
         Ok(file) => file,
     };
-    let stat = fs::fstat(&file).with_context(|| format!("cannot look at {path}"))?;
+    let stat = fs::fstat(&file).with_context(|| format!("cannot check {path}"))?;
     let others = Mode::RWXG | Mode::RWXO;
     ensure!(
         stat.st_uid == owner.as_raw() && !Mode::from_raw_mode(stat.st_mode).intersects(others),
@@ -128,23 +127,24 @@ fn open(dir: &Path, name: &str, owner: Uid) -> Result<File> {
     Ok(file.into())
 }
 
-/// Opens a directory that nobody but `owner` can write to, and makes it where it is missing.
+/// Opens a directory that only `owner` can write to, and creates it if it is missing.
 pub(crate) fn directory(path: &Path, owner: Uid) -> Result<OwnedFd> {
-    // With O_PATH a link is opened itself, and we see that it is one.
+    // With O_PATH | O_NOFOLLOW the link itself is opened, so that we can see that it is one.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || fs::open(path, flags, Mode::empty());
     let shown = path.display();
     let mut opened = open();
     if matches!(opened, Err(Errno::NOENT)) {
         match fs::mkdir(path, Mode::RWXU) {
-            // Somebody else was faster.
+            // Another process may have created it first.
             Ok(()) | Err(Errno::EXIST) => opened = open(),
             Err(e) => return Err(why(e).context(format!("cannot create {shown}"))),
         }
     }
     let dir = opened.map_err(|e| why(e).context(format!("cannot open {shown}")))?;
-    let stat = fs::fstat(&dir).with_context(|| format!("cannot look at {shown}"))?;
-    let unsafe_because = |what: &str| anyhow!("{shown} {what}: delete it, and we make a safe one");
+    let stat = fs::fstat(&dir).with_context(|| format!("cannot check {shown}"))?;
+    let unsafe_because =
+        |what: &str| anyhow!("{shown} {what}: delete it, and run the command again");
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {}
         FileType::Symlink => return Err(unsafe_because("is a symbolic link")),
@@ -159,7 +159,7 @@ pub(crate) fn directory(path: &Path, owner: Uid) -> Result<OwnedFd> {
     Ok(dir)
 }
 
-/// Why the kernel refused, in words that say what to do if we know.
+/// Explains why the kernel refused, and what to do if we know.
 fn why(e: Errno) -> Error {
     match e {
         Errno::ACCESS | Errno::PERM if !is_root() => anyhow!("run as root"),
@@ -178,8 +178,8 @@ fn wait(file: File, path: &dyn fmt::Display, patience: Duration) -> Result<Lock>
         return Ok(Lock(file));
     }
     let (sender, receiver) = mpsc::channel();
-    // flock(2) has no time limit, so the waiting is done beside us; a thread that waits in vain
-    // ends with the process.
+    // flock(2) has no time limit, so another thread waits. If it waits for ever, it ends with the
+    // process.
     thread::spawn(move || {
         let locked = fs::flock(&file, FlockOperation::LockExclusive).map(|()| file);
         let _ = sender.send(locked);
@@ -187,7 +187,7 @@ fn wait(file: File, path: &dyn fmt::Display, patience: Duration) -> Result<Lock>
     match receiver.recv_timeout(patience) {
         Ok(locked) => Ok(Lock(locked.with_context(|| format!("cannot lock {path}"))?)),
         Err(_) => bail!(
-            "another process has held the lock on {path} for {} s (lslocks names it)",
+            "another process has held the lock on {path} for {} s: find it with lslocks",
             patience.as_secs()
         ),
     }
@@ -204,7 +204,7 @@ mod tests {
         metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
-    /// What opening the lock in this directory says, as the user who runs the tests.
+    /// The error of opening the lock in this directory, as the user who runs the tests.
     fn refusal(dir: &Path) -> String {
         let error = open(dir, "lock", process::geteuid()).unwrap_err();
         format!("{error:#}").replace(&*dir.to_string_lossy(), "DIR")
@@ -221,7 +221,7 @@ mod tests {
         let error = wait(open("lock"), &"DIR/lock", Duration::ZERO).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "another process has held the lock on DIR/lock for 0 s (lslocks names it)"
+            "another process has held the lock on DIR/lock for 0 s: find it with lslocks"
         );
         drop(held);
         assert!(wait(open("lock"), &"it", PATIENCE).is_ok());
@@ -231,7 +231,7 @@ mod tests {
     fn a_directory_that_is_not_safe_is_refused_by_name() {
         let temp = tempfile::tempdir().unwrap();
         let (real, dir) = (temp.path().join("real"), temp.path().join("dir"));
-        let safe = ": delete it, and we make a safe one";
+        let safe = ": delete it, and run the command again";
         create_dir(&real).unwrap();
         symlink(&real, &dir).unwrap();
         assert_eq!(refusal(&dir), format!("DIR is a symbolic link{safe}"));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_directory_can_be_made_the_error_names_it() {
+    fn an_error_names_the_directory_that_cannot_be_created() {
         let temp = tempfile::tempdir().unwrap();
         let said = refusal(&temp.path().join("missing/dir"));
         assert!(

@@ -1,4 +1,4 @@
-//! Reads the command line, runs the command, and turns its end into an exit status.
+//! Reads the command line, runs the command, and turns the result into an exit status.
 
 use std::env;
 use std::ffi::OsString;
@@ -18,8 +18,8 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-/// The command line; one that starts with the name of an entry point is that entry point's, and
-/// what follows is what the caller hands over: nothing in it is a flag.
+/// Returns the command line. If macfence was called by the name of an entry point, this adds the `hook`
+/// subcommand and `--`: nothing that the caller of a hook passes is a flag.
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<_> = env::args_os().collect();
     let name = arguments

@@ -1,9 +1,9 @@
-//! The one privilege boundary: whatever reads or changes firewall rules runs as root.
+//! The one privilege boundary: every command that reads or changes firewall rules runs as root.
 //!
-//! Another user may call only an entry point (OpenNebula's oneadmin does). It runs itself again
-//! through `sudo -n`, under a path in `libexec/macfence/` that sudoers names. Behind such a path
-//! nothing is a flag, and [`crate::process`] ignores the caller's environment: the caller chooses a
-//! VM and what its template says, and nothing else.
+//! Another user may call only an entry point, as OpenNebula's oneadmin does. Then macfence runs itself
+//! again through `sudo -n`, under a path in `libexec/macfence/` that sudoers names. No argument behind
+//! such a path is a flag, and [`crate::process`] ignores the caller's environment. So the caller
+//! chooses only a VM and the contents of its template.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::process;
 use crate::report;
 
-/// Whether this call has to be made as root and was not.
+/// Tells whether this call needs root and we are not.
 pub fn is_missing(command: &Command) -> bool {
     // OpenNebula's files are written as its own user.
     let is_for_all = matches!(
@@ -29,10 +29,10 @@ pub fn is_missing(command: &Command) -> bool {
     !is_for_all && !rustix::process::geteuid().is_root()
 }
 
-/// Makes a call of an entry point again as root, and ends as that one does.
+/// Repeats a call of an entry point as root, and returns its exit status.
 ///
 /// # Errors
-/// If the call is of no entry point or has flags, or if sudo refuses.
+/// If the call is not of an entry point or has flags, or if sudo refuses.
 pub fn run_as_root(cli: &Cli) -> Result<Exit> {
     let Some((name, words)) = entry_point(&cli.command) else {
         bail!("only root can read and change firewall rules: run as root");
@@ -44,28 +44,45 @@ pub fn run_as_root(cli: &Cli) -> Result<Exit> {
         path.exists(),
         "cannot run as root: {shown} is missing: install macfence with make install or a package"
     );
-    let sudo = process::find("sudo")
-        .with_context(|| format!("cannot run {shown} as root: install sudo, or run as root"))?;
+    let Ok(sudo) = process::find("sudo") else {
+        bail!("cannot run {shown} as root: install sudo, or run as root");
+    };
     let mut args = ["-n", "-u", "root", "--"].map(Into::into).to_vec();
     args.push(path.clone().into_os_string());
     args.extend(words.into_iter().map(Into::into));
     let ended = process::delegate(&sudo, &args)?;
-    // sudo ends with 1 where it refuses, as macfence does where it fails; but macfence says why.
+    // sudo's exit status is 1 when it refuses, and so is macfence's when it fails; but macfence prints
+    // an error.
     let is_ours = |line: &str| line.starts_with("macfence: error: ");
     if ended.status == 1 && !ended.stderr.lines().any(is_ours) {
-        let words: Vec<_> = ended.stderr.lines().map(str::trim).collect();
-        bail!(
-            "cannot run as root: sudo does not let user {} run {shown} without a password: \
-             install the file /etc/sudoers.d/macfence that comes with this macfence ({})",
-            rustix::process::getuid().as_raw(),
-            words.join(" ")
-        );
+        bail!(refusal(&ended.stderr, &shown.to_string()));
     }
     report::pass_on(&ended.stderr);
     Ok(Exit::AsRoot(ended.status))
 }
 
-/// What sudoers calls this entry point, and its arguments.
+/// Explains why sudo refused to run `path`. Its own words help only if its rules are not the reason.
+fn refusal(stderr: &str, path: &str) -> String {
+    const RULES: [&str; 4] = [
+        "password is required",
+        "terminal is required",
+        "no tty present",
+        "not allowed",
+    ];
+    let user = rustix::process::getuid().as_raw();
+    if stderr.is_empty() || RULES.iter().any(|words| stderr.contains(words)) {
+        return format!(
+            "user {user} may not run {path} as root: run as root, or let this user run it: \
+             install the file /etc/sudoers.d/macfence that comes with this macfence"
+        );
+    }
+    let words: Vec<_> = stderr.lines().map(str::trim).collect();
+    let words = words.join(" ");
+    let words = words.trim_start_matches("sudo: ");
+    format!("sudo cannot run {path} as root for user {user}: {words}")
+}
+
+/// The name of this entry point in sudoers, and its arguments.
 fn entry_point(command: &Command) -> Option<(&'static str, Vec<&str>)> {
     let Command::Hook { entry } = command else {
         return None;
@@ -96,9 +113,9 @@ fn entry_point(command: &Command) -> Option<(&'static str, Vec<&str>)> {
     Some((name, words))
 }
 
-/// Flags would choose what root reads and runs: none of the caller's is passed on.
+/// Refuses all flags, because they would choose what root reads and runs.
 fn refuse_flags(flags: &Global) -> Result<()> {
-    // Named one by one, so that a new flag cannot be forgotten here.
+    // Each field is named, so that a new flag cannot be forgotten here.
     let Global {
         config,
         backend,
@@ -125,12 +142,12 @@ fn refuse_flags(flags: &Global) -> Result<()> {
     }
 }
 
-/// Where the entry points are: beside the `sbin` of the program that is running.
+/// The directory of the entry points: beside the `sbin` of the running program.
 fn libexec() -> Result<PathBuf> {
-    let program =
-        env::current_exe().context("cannot tell where this program is (is /proc there?)")?;
+    let program = env::current_exe().context("cannot find this program's own path in /proc")?;
     let prefix = program.parent().and_then(Path::parent);
-    let prefix = prefix.with_context(|| format!("{} is in no sbin", program.display()))?;
+    let prefix =
+        prefix.with_context(|| format!("{} is not in an sbin directory", program.display()))?;
     Ok(prefix.join("libexec/macfence"))
 }
 

@@ -1,5 +1,5 @@
-//! The one place where other programs are run: argument lists instead of a shell, a time limit,
-//! and everything they print captured.
+//! The one place that runs other programs: with argument lists instead of a shell, with a time limit,
+//! and with all output captured.
 
 use std::env;
 use std::ffi::OsString;
@@ -20,16 +20,16 @@ use crate::heartbeat;
 /// How long a program may take before it is killed, unless it is given more.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// How much a program may print to either of its outputs, in bytes. nft prints 3.6 MB for 4,000 VMs.
+/// How many bytes a program may print to each output. nft prints 3.6 MB for 4,000 VMs.
 const OUTPUT_LIMIT: usize = 256 << 20;
 
-/// How long the kernel may take to end a program that is killed.
+/// How long to wait for a killed program to end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Where a system's own programs are.
+/// The directories of system programs.
 const SYSTEM_DIRS: [&str; 5] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
-/// What a program printed, and how it ended.
+/// The output of a program, and how it ended.
 #[derive(Clone, Debug)]
 pub struct Output {
     program: &'static str,
@@ -40,30 +40,34 @@ pub struct Output {
 }
 
 impl Output {
-    /// Whether it ended with exit status 0.
+    /// Tells whether its exit status was 0.
     pub fn success(&self) -> bool {
         self.status.success()
     }
 
-    /// Whether these words are among its error messages.
+    /// Tells whether its error messages contain these words.
     pub fn says(&self, words: &str) -> bool {
         self.stderr.contains(words)
     }
 
-    /// The failure in one line, with the program's own words.
+    /// Describes the failure in one line, in the program's own words.
     pub fn failure(&self) -> Error {
-        let mut words: Vec<_> = self.stderr.lines().map(str::trim).collect();
+        let mut words: Vec<_> = self.stderr.lines().map(without_label).collect();
         words.retain(|line| !line.is_empty());
-        // nft says the same of each of a thousand commands.
+        // nft repeats the same message for each of a thousand commands.
         words.dedup();
         words.truncate(6);
         match words.as_slice() {
-            [] => anyhow!("{} failed without a word ({})", self.program, self.status),
+            [] => anyhow!(
+                "{} failed without a message ({})",
+                self.program,
+                self.status
+            ),
             words => anyhow!("{}: {}", self.program, words.join(" ")),
         }
     }
 
-    /// The output of a program that must succeed.
+    /// Returns the standard output, or an error if the program failed.
     pub fn checked(self) -> Result<String> {
         if !self.success() {
             return Err(self.failure());
@@ -72,11 +76,19 @@ impl Output {
     }
 }
 
+/// A line without the word "error", which virsh and nft put in front and our own message has already.
+fn without_label(line: &str) -> &str {
+    let line = line.trim();
+    let labels = ["error: ", "Error: "];
+    let plain = labels.iter().find_map(|label| line.strip_prefix(label));
+    plain.unwrap_or(line)
+}
+
 /// Runs `program`, found in `PATH` or where system programs are.
 ///
 /// # Errors
-/// If it cannot be started, takes longer than [`TIME_LIMIT`] or prints without end. That it ends
-/// with another status than 0 is no error here: see [`Output::checked`].
+/// If it cannot be started, takes longer than [`TIME_LIMIT`] or prints too much. An exit status other
+/// than 0 is no error here: see [`Output::checked`].
 pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> {
     let command = Exec::cmd(find(program)?).args(args);
     Ok(exec(program, command, stdin, TIME_LIMIT)?)
@@ -95,7 +107,7 @@ pub fn run_with(program: &'static str, args: &[&str], variable: (&str, &str)) ->
 /// Like [`run`] with nothing to read, but with as much time.
 ///
 /// # Errors
-/// Like [`run`]; with what the program printed before it was killed.
+/// Like [`run`]; with the output until the program was killed.
 pub fn run_patiently(
     program: &'static str,
     args: &[&str],
@@ -116,7 +128,7 @@ pub fn run_path(path: &Path, args: &[&str], limit: Duration) -> Result<Output, U
 /// A program that did not come to its end.
 #[derive(Debug)]
 pub struct Unfinished {
-    /// What it printed until then.
+    /// Its standard output until then.
     pub stdout: String,
     /// What went wrong.
     pub error: Error,
@@ -137,17 +149,17 @@ impl From<Unfinished> for Error {
     }
 }
 
-/// How a program ended that ran in our stead.
+/// The result of a program that ran in our place.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// Its exit status.
     pub status: u8,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: String,
 }
 
-/// Runs a program in our stead: it reads our standard input, writes our standard output, and has as
-/// much time as it takes.
+/// Runs a program in our place: it reads our standard input, writes to our standard output, and has no
+/// time limit.
 ///
 /// # Errors
 /// If it cannot be started, or was killed.
@@ -191,7 +203,7 @@ fn is_through_sudo() -> bool {
     env::var_os("SUDO_UID").is_some()
 }
 
-/// Where `program` is.
+/// Finds `program`.
 pub fn find(program: &str) -> Result<PathBuf> {
     let path = search_path()?;
     // The crates for this also expand `~`, for which glibc loads the host's NSS modules. In a statically
@@ -202,14 +214,14 @@ pub fn find(program: &str) -> Result<PathBuf> {
         .with_context(|| format!("{program} was not found: is it installed?"))
 }
 
-/// The caller's `PATH`, unless we came through sudo, and the directories of system programs, which
-/// are missing in many an unprivileged user's `PATH` and in some hooks'.
+/// The caller's `PATH`, unless sudo started us, and the directories of system programs, which `PATH`
+/// lacks for many unprivileged users and in some hooks.
 fn search_path() -> Result<OsString> {
     let callers = env::var_os("PATH").filter(|_| !is_through_sudo());
     let dirs = callers.iter().flat_map(env::split_paths);
-    // An empty or relative entry would mean whatever directory a hook is called in.
+    // An empty or relative entry would stand for the directory in which a hook is called.
     let dirs = dirs.filter(|dir| dir.is_absolute());
-    env::join_paths(dirs.chain(SYSTEM_DIRS.map(PathBuf::from))).context("PATH cannot be read")
+    env::join_paths(dirs.chain(SYSTEM_DIRS.map(PathBuf::from))).context("cannot read PATH")
 }
 
 fn exec(
@@ -220,7 +232,7 @@ fn exec(
 ) -> Result<Output, Unfinished> {
     heartbeat::beat();
     let command = if is_through_sudo() {
-        // LD_*, LIBVIRT_*, XDG_* and the like would have a say in what the program does.
+        // LD_*, LIBVIRT_*, XDG_* and others would influence the program.
         let path = search_path()?;
         command.env_clear().env("PATH", path).cwd("/")
     } else {
@@ -231,9 +243,9 @@ fn exec(
         .stdin(input(stdin)?)
         .stdout(Redirection::Pipe)
         .stderr(Redirection::Pipe)
-        // A group of its own, so that a hanging program goes with its children.
+        // A process group of its own, so that a hanging program can be killed with its children.
         .setpgid()
-        // Never wait for it on drop: a program that the kernel keeps busy cannot be killed.
+        // Do not wait for it on drop: a program that is stuck in the kernel cannot be killed.
         .detached()
         .start()
         .with_context(|| format!("cannot run {program}"))?;
@@ -242,7 +254,7 @@ fn exec(
         let end = if kill(&job) {
             "was killed"
         } else {
-            "cannot be killed: what it was doing may still take effect"
+            "cannot be killed: its changes may still take effect"
         };
         let error = match e.kind() {
             ErrorKind::TimedOut => {
@@ -253,7 +265,7 @@ fn exec(
                 let limit = OUTPUT_LIMIT >> 20;
                 anyhow!("{program} printed more than {limit} MiB and {end}")
             }
-            _ => Error::new(e).context(format!("cannot talk to {program}")),
+            _ => Error::new(e).context(format!("cannot read the output of {program}")),
         };
         Unfinished {
             stdout: String::from_utf8_lossy(&stdout.0).into_owned(),
@@ -264,19 +276,20 @@ fn exec(
         program,
         status,
         stdout: String::from_utf8(stdout.0)
-            .with_context(|| format!("{program} printed what is not UTF-8"))?,
+            .with_context(|| format!("{program} printed text that is not UTF-8"))?,
         stderr: String::from_utf8_lossy(&stderr.0).into_owned(),
     })
 }
 
-/// A file in memory, and no pipe: nft before 1.1 reads a question twice, first in search of JSON, and
-/// from a pipe nothing is left the second time.
+/// Holds input in a file in memory instead of a pipe. nft before 1.1 reads its input twice, first to
+/// see whether it is JSON, and a pipe is empty the second time.
 fn input(text: &str) -> Result<Redirection> {
     if text.is_empty() {
         return Ok(Redirection::Null);
     }
     let write = || -> io::Result<File> {
-        // Since 6.3 a kernel may insist on the flag (vm.memfd_noexec), which others do not know.
+        // Since Linux 6.3 a kernel may insist on this flag (vm.memfd_noexec), which older kernels do
+        // not know.
         let memory = memfd_create("input", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| memfd_create("input", MemfdFlags::CLOEXEC))?;
         let mut file = File::from(memory);
@@ -288,7 +301,7 @@ fn input(text: &str) -> Result<Redirection> {
     Ok(Redirection::File(file))
 }
 
-/// Reads what a program prints until it ends.
+/// Reads a program's output until it ends.
 fn talk(
     job: &mut Job,
     limit: Duration,
@@ -302,7 +315,7 @@ fn talk(
     Ok(job.wait_timeout(left)?.ok_or(ErrorKind::TimedOut)?)
 }
 
-/// Where what a program prints goes.
+/// Collects a program's output.
 #[derive(Default)]
 struct Sink(Vec<u8>);
 
@@ -320,9 +333,9 @@ impl Write for Sink {
     }
 }
 
-/// Ends a program and its children; returns whether it has ended.
+/// Kills a program and its children; returns whether it has ended.
 fn kill(job: &Job) -> bool {
-    // That the signal reaches nobody is no error: they are gone.
+    // It is no error if the signal reaches no process: then they have ended.
     let _ = job.send_signal_group(SIGKILL);
     matches!(job.wait_timeout(GRACE), Ok(Some(_)))
 }

@@ -1,17 +1,18 @@
-//! Foreign text in messages. Users of VMs write text of any length into templates and domain XML; a
-//! message quotes as much of it as it takes to find the place.
+//! Quotes foreign text in messages. Users of VMs write text of any length into templates and domain
+//! XML; a message quotes only enough of it to find the place.
 
-/// How much of a text is quoted, in characters. Every port, address and path of a real VM is shorter.
+/// How many characters of a text are quoted. Every port, address and path of a real VM is shorter.
 const MOST: usize = 100;
 
-/// A text in double quotes, with its control characters escaped; only its beginning, and `...`, if
-/// it is long.
+/// Returns a text in double quotes, with its control characters escaped. A long text is cut and ends
+/// with `...`.
 pub fn quoted(text: &str) -> String {
     let (start, dots) = cut(text);
     format!("{start:?}{dots}")
 }
 
-/// A text as it is, for what quotes itself; only its beginning, and `...`, if it is long.
+/// Returns a text as it is, for callers that quote it themselves. A long text is cut and ends with
+/// `...`.
 pub fn beginning(text: &str) -> String {
     let (start, dots) = cut(text);
     format!("{start}{dots}")

@@ -55,10 +55,10 @@ impl Action {
 /// How long to wait for a reader that lets a message stand. We may hold the lock that others wait for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whether a message has not been taken yet.
+/// Whether a message is still being written.
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
-/// Something that the operator should know, though the command goes on.
+/// Prints what the operator should know, though the command goes on.
 pub fn warning(text: &str) {
     say("warning", text);
 }
@@ -82,12 +82,12 @@ pub fn error(error: &anyhow::Error) {
     say("error", &format!("{error:#}"));
 }
 
-/// A detail, for `-v`.
+/// Prints a detail, for `-v`.
 pub fn note(text: &str) {
     say("note", text);
 }
 
-/// What another program said to people, word for word.
+/// Prints another program's messages unchanged.
 pub fn pass_on(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
@@ -105,17 +105,17 @@ fn say(kind: &str, text: &str) {
     }
 }
 
-/// Writes to standard error, as far as somebody reads it: a full pipe would keep us for ever, and a
-/// terminal can be halted.
+/// Writes to standard error, but gives up if no one reads it: a full pipe would block us for ever, and
+/// a terminal can be halted.
 fn write(text: String) {
     if IS_STUCK.swap(true, Ordering::SeqCst) {
         return;
     }
     let (sender, receiver) = mpsc::channel();
     let work = move || {
-        // Without the lock of `io::stderr()`, which others would then wait for.
+        // Not through `io::stderr()`, whose lock other threads would then wait for.
         if let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() {
-            // Nobody listens on a closed standard error.
+            // Standard error may be closed; then no one reads the message.
             let _ = File::from(stderr).write_all(text.as_bytes());
         }
         IS_STUCK.store(false, Ordering::SeqCst);
