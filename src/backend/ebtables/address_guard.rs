@@ -1,12 +1,12 @@
-//! The address guard: a chain of each port's own that drops what a VM sends under IP addresses that
+//! The address guard: a chain for each guarded port. It drops what a VM sends from IP addresses that
 //! are not its own, and what it sends as a DHCP server or a router.
 //!
-//! The chain lets what is honest return and drops the rest. So whatever ebtables cannot read, as it is
-//! too short or of another kind, is dropped without a rule that says so. A frame that returns is for
-//! other people's rules to judge: nothing here accepts.
+//! In the chain, honest frames return and all others are dropped. So frames that ebtables cannot read,
+//! because they are too short or of another kind, are dropped without a rule of their own. A frame that
+//! returns is left to other people's rules: nothing here accepts.
 //!
-//! ebtables finds UDP and ICMPv6 behind extension headers and in a first fragment. Where such a header
-//! is cut off, neither a match nor its negation fits.
+//! ebtables finds UDP and ICMPv6 after extension headers and in a first fragment. If such a header is
+//! cut off, neither a match nor its negation matches.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -21,29 +21,29 @@ use crate::vm::Port;
 /// The most rules of a chain. 50 addresses of each kind need 360.
 const MOST: usize = 400;
 
-// Protocols go as numbers: their names are in files that a small system may lack.
+// Protocols are numbers here, because a small system may lack the files with their names.
 const IPV4: &str = "-p 0x0800";
 const IPV6: &str = "-p 0x86dd";
 const ARP: &str = "-p 0x0806";
-/// By which QEMU tells the switches where a guest has moved.
+/// QEMU sends these to tell switches where a guest has moved.
 const RARP: &str = "-p 0x8035";
 const UDP: &str = "--ip-proto 17";
-/// Of Ethernet and IPv4. A match on a sender's address asks for the lengths of both.
+/// For Ethernet and IPv4. A match on a sender's address also checks the lengths of both.
 const ARP_TYPES: &str = "--arp-htype 1 --arp-ptype 0x0800";
 const LINK_LOCAL: &str = "fe80::/10";
 const ICMPV6: &str = "--ip6-proto 58";
 const UDPV6: &str = "--ip6-proto 17";
 
-/// What the chain of a port checks.
+/// The checks in a port's chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressGuard {
-    /// The port. It makes the chain this port's alone, and so what the chain has counted.
+    /// The port. Naming it makes the chain this port's own, and so the chain's counters.
     pub port: Port,
     /// The addresses that the VM may use, if they are guarded.
     pub allowed: Option<Allowed>,
-    /// Whether DHCP servers are dropped.
+    /// Whether frames of DHCP servers are dropped.
     pub dhcp_guard: bool,
-    /// Whether routers are dropped.
+    /// Whether frames of routers are dropped.
     pub ra_guard: bool,
 }
 
@@ -54,12 +54,12 @@ pub struct Allowed {
     pub macs: Vec<MacAddr>,
     /// In ARP, and as a source.
     pub v4: Vec<Ipv4Addr>,
-    /// As a source, and to look whether it is free.
+    /// As a source, and in duplicate address detection.
     pub v6: ActualIpv6,
 }
 
 impl AddressGuard {
-    /// What a guard needs; `None`: no such chain.
+    /// Returns the checks that a guard needs; `None`: the port needs no such chain.
     pub fn of(guard: &Guard) -> Option<Self> {
         let allowed = guard.addresses.as_ref().map(|allowed| Allowed {
             macs: guard.senders().collect(),
@@ -75,20 +75,20 @@ impl AddressGuard {
         })
     }
 
-    /// Whether ebtables can hold it.
+    /// Fails if ebtables cannot hold the chain.
     ///
     /// # Errors
     /// If there are too many addresses.
     pub fn check(&self) -> Result<()> {
         ensure!(
             self.rules().len() <= MOST,
-            "port \"{}\" has too many addresses: ebtables would need more than {MOST} rules",
+            "port \"{}\" has too many addresses: ebtables would need more than {MOST} rules; use nft",
             self.port
         );
         Ok(())
     }
 
-    /// Adds to a guard what this says about it.
+    /// Adds these checks to a guard.
     pub fn tell(&self, guard: &mut ActualGuard) {
         guard.dhcp_guard |= self.dhcp_guard;
         guard.ra_guard |= self.ra_guard;
@@ -99,7 +99,7 @@ impl AddressGuard {
         }
     }
 
-    /// The rules of the chain. What VMs send most comes first.
+    /// The rules of the chain. The most frequent kinds of frames come first.
     pub fn rules(&self) -> Vec<String> {
         let mut rules = Vec::new();
         if self.dhcp_guard {
@@ -112,8 +112,8 @@ impl AddressGuard {
         match &self.allowed {
             Some(allowed) => {
                 rules.extend(arp_senders(allowed));
-                // Stops what the rules cannot read, and a tag with VLAN ID 0, which hides the protocol
-                // from them and not from a guest.
+                // Stops frames that the rules cannot read, and a tag with VLAN ID 0, which hides the
+                // protocol from the rules but not from a guest.
                 rules.push(format!("-i {} -j {DROP}", self.port));
             }
             None => {
@@ -127,7 +127,7 @@ impl AddressGuard {
     fn ipv6(&self) -> Vec<String> {
         let mut rules = Vec::new();
         if self.ra_guard {
-            // Stops a VM that, as the router, sends its neighbours' traffic elsewhere.
+            // Stops a VM that poses as the router and redirects its neighbours' traffic.
             rules.push(format!("{IPV6} {ICMPV6} --ip6-icmp-type 137 -j {DROP}"));
         }
         let sources = match &self.allowed {
@@ -137,37 +137,38 @@ impl AddressGuard {
             }
             None => vec![String::new()],
         };
-        // ebtables takes one condition about what is behind the headers, so each source has a rule for
-        // each kind.
+        // A rule of ebtables can have one condition on what follows the headers, so each source has a
+        // rule for each kind.
         let from_each = |condition: &str| {
             let of = |source: &String| format!("{IPV6}{source}{condition} -j RETURN");
             sources.iter().map(of).collect::<Vec<_>>()
         };
         let mut rest = "";
         if self.dhcp_guard {
-            // Stops a DHCPv6 server or relay, a server that sends from another port, and ports that
-            // are not in the fragment with their packet's headers.
+            // Stops a DHCPv6 server or relay, a server that sends from another port, and fragments that
+            // lack the ports.
             let others = format!(" {UDPV6} --ip6-sport ! 547 --ip6-dport ! 546");
             rules.extend(from_each(&others));
             rules.push(format!("{IPV6} {UDPV6} -j {DROP}"));
             rest = " --ip6-proto ! 17";
         }
         if self.ra_guard {
-            // Stops a VM that makes itself the router of its neighbours, and a message that is not in
-            // the fragment with its packet's headers.
+            // Stops a VM that poses as the router of its neighbours, and fragments that lack the
+            // message.
             rules.extend(from_each(&format!(" {ICMPV6} --ip6-icmp-type ! 134")));
             rules.push(format!("{IPV6} {ICMPV6} -j {DROP}"));
             rest = " --ip6-proto ! 58";
         }
-        // Stops a packet under another's IPv6 address. `rest` is true of all that is left, unless it
-        // has headers that go on in the second fragment: in neither of them ebtables finds what is
-        // behind (RFC 7113).
+        // Stops a packet from another's IPv6 address. `rest` matches all other packets, except those
+        // whose headers continue in the second fragment: ebtables finds what follows them in neither
+        // fragment (RFC 7113).
         rules.extend(from_each(rest));
         rules.push(format!("{IPV6} -j {DROP}"));
         rules
     }
 
-    /// What a chain with these rules, in one spelling, may be made for.
+    /// Reads the checks for which a chain with these rules may have been made. The rules must be in one
+    /// spelling; the caller compares.
     pub fn candidate(rules: &[String]) -> Option<Self> {
         let (last, _) = rules.last()?.strip_prefix("-i ")?.split_once(" -j ")?;
         let has = |rule: &String| rules.contains(rule);
@@ -212,15 +213,15 @@ impl AddressGuard {
     }
 }
 
-/// Stops what a DHCP server or relay sends, and a server that sends from another port: a client does
-/// not look at it.
+/// Stops a DHCP server or relay, and a server that sends from another port: clients do not check the
+/// source port.
 fn dhcp_servers() -> Vec<String> {
     let ports = ["--ip-sport 67", "--ip-dport 68"];
     let drop = |port| format!("{IPV4} {UDP} {port} -j {DROP}");
     ports.map(drop).into()
 }
 
-/// Stops a packet under another's IPv4 address, or under none if it does not ask for one.
+/// Stops a packet from another's IPv4 address, and one from 0.0.0.0 unless it is a DHCP request.
 fn ipv4_sources(v4: &[Ipv4Addr]) -> Vec<String> {
     let own = v4.iter();
     let mut rules: Vec<_> = own
@@ -233,7 +234,7 @@ fn ipv4_sources(v4: &[Ipv4Addr]) -> Vec<String> {
     rules
 }
 
-/// What each of the sources of a VM is matched by.
+/// The match for each source of a VM.
 fn sources(allowed: &ActualIpv6) -> Vec<String> {
     let single = allowed.addresses.iter().map(Ipv6Addr::to_string);
     let range = allowed.any_link_local.then(|| LINK_LOCAL.to_owned());
@@ -241,12 +242,13 @@ fn sources(allowed: &ActualIpv6) -> Vec<String> {
     all.map(|source| format!(" --ip6-src {source}")).collect()
 }
 
-/// Of the packets without a source, lets through what looks whether an address is free, asks for
-/// routers or joins groups (RFC 4862, 4861, 3590, 3810).
+/// Of the packets without a source, lets duplicate address detection, router solicitations and
+/// multicast reports pass (RFC 4862, 4861, 3590, 3810).
 ///
-/// Stops who claims, as if to look whether it is free, the address that another is about to take: that
-/// one then goes without (RFC 4862, 5.4.3). ebtables cannot read the address, but whoever is about to
-/// take it listens only to the group that is made from its last 24 bits.
+/// Stops a VM that fakes duplicate address detection for an address that another VM is about to take:
+/// the other would go without the address (RFC 4862, 5.4.3). ebtables cannot read the address in the
+/// packet. But a VM that is about to take it listens only to the group that is made from the address's
+/// last 24 bits.
 fn unspecified_ipv6(allowed: &ActualIpv6) -> Vec<String> {
     let groups: BTreeSet<_> = allowed.addresses.iter().map(solicited_node).collect();
     let to_groups = groups
@@ -265,15 +267,15 @@ fn unspecified_ipv6(allowed: &ActualIpv6) -> Vec<String> {
     probes.chain(others).collect()
 }
 
-/// The group of those who may have this address (RFC 4291, 2.7.1).
+/// The solicited-node group of this address (RFC 4291, 2.7.1).
 fn solicited_node(address: &Ipv6Addr) -> Ipv6Addr {
     let [.., a, b] = address.segments();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | a & 0xff, b)
 }
 
-/// Stops ARP for another's IP address, or that gives a MAC address which is not the VM's: the
-/// receivers believe this one, not that of the frame. 0.0.0.0 only looks whether an address is free
-/// (RFC 5227), or is RARP's.
+/// Stops ARP that claims another's IP address, or a MAC address that is not the VM's: receivers believe
+/// the one in ARP, not the one in the frame's header. 0.0.0.0 stands for a probe whether an address is
+/// free (RFC 5227), or for RARP.
 fn arp_senders(allowed: &Allowed) -> Vec<String> {
     let mut addresses = allowed.v4.clone();
     if !addresses.contains(&Ipv4Addr::UNSPECIFIED) {
@@ -291,8 +293,8 @@ fn arp_senders(allowed: &Allowed) -> Vec<String> {
     rules
 }
 
-/// Stops a frame with a tag that means no VLAN: a guest takes it for one without a tag, and no rule
-/// sees what is in it. Of 802.1ad's tags ebtables knows no VLAN, so they are all dropped.
+/// Stops a frame with a tag that means no VLAN: a guest reads it as one without a tag, but no rule sees
+/// its contents. ebtables does not see the VLAN in tags of 802.1ad, so they are all dropped.
 fn empty_tags() -> [String; 2] {
     [
         format!("-p 0x8100 --vlan-id 0 -j {DROP}"),

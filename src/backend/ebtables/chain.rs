@@ -1,8 +1,8 @@
-//! What chains hold: which frames meddle, and which of those that a rule has found false or foreign may
-//! pass all the same. And what ports have for themselves, in [`super::address_guard`].
+//! The contents of our chains. They decide which frames meddle, and which of the frames that a rule
+//! found false or foreign may still pass. The checks of [`super::address_guard`] are in chains too.
 //!
-//! A chain's name is a digest of what it holds. So a chain that frames pass is never edited: other
-//! rules are another chain, and the VMs that need the same share one.
+//! A chain's name is a digest of its contents. So a chain in use is never edited: other contents are
+//! another chain, and VMs that need the same rules share one.
 
 use super::address_guard::AddressGuard;
 use super::listed::Listed;
@@ -10,60 +10,61 @@ use super::shape::{CONTROL, DROP, GROUPS, Receivers, Shape, prefix};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::Port;
 
-/// Chains of ours begin so.
+/// The start of our chains' names.
 const PREFIX: &str = "macfence-";
 
-// Protocols go as numbers: their names are in files that a small system may lack.
+// Protocols are numbers here, because a small system may lack the files with their names.
 const IGMP: &str = "-p 0x0800 --ip-proto 2";
 const MLD_QUERY: &str = "--ip6-proto 58 --ip6-icmp-type 130";
-/// The IPv4 group 224.0.0.1, all systems: where queries about all groups go (RFC 3376 4.1.12).
+/// The IPv4 group 224.0.0.1, all systems: the receiver of queries about all groups (RFC 3376 4.1.12).
 const ALL_SYSTEMS: &str = "01:00:5e:00:00:01";
 
-/// How ebtables tells an IGMP query from other IGMP packets. (The type of an MLD packet it always
-/// knows, and finds it behind the hop-by-hop header.)
+/// How ebtables recognises an IGMP query. (It always knows the type of an MLD packet, and finds it
+/// after the hop-by-hop header.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Igmp {
-    /// By the type of the packet: since 2.0.11, and Linux 4.17.
+    /// By the type of the packet: needs ebtables 2.0.11 and Linux 4.17.
     #[default]
     ByType,
-    /// By its receiver, [`ALL_SYSTEMS`]: a query about one group is missed.
+    /// By its receiver, [`ALL_SYSTEMS`]: misses queries about one group.
     ByReceiver,
 }
 
-/// What a chain holds.
+/// The contents of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Of the frames of a VM to groups, drops control frames and multicast queries. Stops a VM
-    /// that makes itself the root bridge, that has the switch disable the host's port, or that
-    /// takes other networks' multicast away.
+    /// For frames of a VM to groups: drops control frames and multicast queries. Stops a VM that makes
+    /// itself the root bridge, makes the switch disable the host's port, or cuts other networks off
+    /// from their multicast.
     Meddling(Igmp),
-    /// Of the frames from other networks, lets pass some and drops the rest.
+    /// For frames from other networks: lets some pass and drops the rest.
     Foreign {
-        /// Multicast queries: a bridge that snoops expects answers to them, and forgets a VM that
-        /// has not heard them. `None`: version 0.1 dropped them.
+        /// How to recognise multicast queries, which pass: a snooping bridge expects answers to them,
+        /// and stops sending multicast to a VM that did not hear them. `None`: version 0.1 dropped
+        /// them.
         queries: Option<Igmp>,
-        /// Frames of these senders, sorted.
+        /// Senders whose frames pass, sorted.
         trusted: Vec<MacPrefix>,
-        /// Frames that come in through these ports, sorted.
+        /// Ports whose frames pass, sorted.
         trusted_ports: Vec<Port>,
     },
-    /// Of the frames from a port that are not from the NIC's own address, lets pass those from further
-    /// addresses of the VM and drops the rest.
+    /// For frames from a port that do not have the NIC's own source address: lets those from the VM's
+    /// further addresses pass and drops the rest.
     Senders {
-        /// The port. It makes the chain this port's alone, and so what the chain has counted.
+        /// The port. Naming it makes the chain this port's own, and so the chain's counters.
         port: Port,
         /// The further addresses.
         extra: Vec<MacAddr>,
     },
-    /// Of the frames of trusted senders that are not for the NIC's own address, lets pass those for
-    /// these further addresses of the VM and drops the rest.
+    /// For frames of trusted senders to other addresses than the NIC's own: lets those to these further
+    /// addresses of the VM pass and drops the rest.
     Receivers(Vec<MacAddr>),
-    /// Of the frames from a port, drops those under IP addresses that are not the VM's.
+    /// For frames from a port: drops those from IP addresses that are not the VM's.
     Addresses(AddressGuard),
 }
 
 impl Content {
-    /// The rules, each as the words that ebtables takes, with a blank between.
+    /// The rules, each as the words that ebtables takes, separated by blanks.
     pub fn rules(&self) -> Vec<String> {
         match self {
             Self::Meddling(igmp) => meddling(*igmp),
@@ -94,7 +95,7 @@ impl Content {
         }
     }
 
-    /// Whether a rule of this shape may lead to a chain that holds this.
+    /// Tells whether a rule of this shape may lead to a chain with these contents.
     pub fn is_for(&self, shape: &Shape) -> bool {
         match self {
             Self::Meddling(_) => matches!(shape, Shape::Meddling(_, Receivers::Groups)),
@@ -107,18 +108,19 @@ impl Content {
         }
     }
 
-    /// Whether the chain is one port's alone, so that what it has dropped is known of that port.
+    /// Tells whether the chain belongs to one port, so that its counters are that port's.
     pub fn is_of_one_port(&self) -> bool {
         matches!(self, Self::Senders { .. } | Self::Addresses(_))
     }
 
-    /// The name of a chain that holds this.
+    /// The name of a chain with these contents.
     pub fn name(&self) -> String {
         let text = self.rules().join("\n");
         format!("{PREFIX}{:016x}", fnv1a(text.as_bytes()))
     }
 
-    /// What a chain with these listed rules holds. `None`: nothing that we would write.
+    /// Reads the contents of a chain from its listed rules. `None`: it is not a chain that we would
+    /// write.
     pub fn read(lines: &[&str]) -> Option<Self> {
         let rules = lines.iter().map(|line| Some(Listed::read(line)?.written()));
         let rules: Vec<_> = rules.collect::<Option<_>>()?;
@@ -131,7 +133,7 @@ impl Content {
     }
 }
 
-/// All that a chain with these rules may hold, if it holds anything of ours.
+/// All contents that a chain with these rules may have, if it is ours.
 fn candidates(rules: &[String]) -> Vec<Content> {
     let trusted: Vec<_> = returns(rules, "-s ").filter_map(prefix).collect();
     let trusted_ports = returns(rules, "-i ").filter_map(|port| port.parse().ok());
@@ -147,7 +149,7 @@ fn candidates(rules: &[String]) -> Vec<Content> {
         foreign(Some(Igmp::ByType)),
         foreign(Some(Igmp::ByReceiver)),
     ];
-    // Where nobody was trusted, version 0.1 needed no chain.
+    // Version 0.1 needed no chain if no sender was trusted.
     candidates.extend((!trusted.is_empty()).then(|| foreign(None)));
     let macs = |option| returns(rules, option).filter_map(|mac| mac.parse().ok());
     let receivers: Vec<_> = macs("-d ").collect();
@@ -163,7 +165,7 @@ fn candidates(rules: &[String]) -> Vec<Content> {
     candidates
 }
 
-/// The values of this option in rules that let return what has nothing but it.
+/// The values of this option in rules that have no other condition and let frames return.
 fn returns<'a>(rules: &'a [String], option: &'a str) -> impl Iterator<Item = &'a str> {
     let value = move |rule: &'a String| rule.strip_prefix(option)?.strip_suffix(" -j RETURN");
     rules.iter().filter_map(value)
@@ -173,8 +175,8 @@ fn meddling(igmp: Igmp) -> Vec<String> {
     let (control, mask) = CONTROL;
     let mut rules = vec![format!("-d {control}/{mask} -j {DROP}")];
     rules.extend(match igmp {
-        // No type matches a fragment but the first, in which a bridge reads a query all the same:
-        // so what is not a query returns, and all other IGMP goes.
+        // A rule with a type matches only the first fragment, but a bridge reads a query in any. So
+        // what is not a query returns, and all other IGMP is dropped.
         Igmp::ByType => vec![
             format!("{IGMP} --ip-igmp-type ! 17 -j RETURN"),
             format!("{IGMP} -j {DROP}"),
@@ -185,7 +187,7 @@ fn meddling(igmp: Igmp) -> Vec<String> {
     rules
 }
 
-/// They return, which leaves them to other people's rules.
+/// Queries return, which leaves them to other people's rules.
 fn let_queries_pass(igmp: Igmp) -> Vec<String> {
     let (group, mask) = GROUPS;
     let igmp = match igmp {
@@ -202,8 +204,8 @@ fn query_to_all_systems(target: &str) -> String {
     format!("-p 0x0800 -d {ALL_SYSTEMS} --ip-proto 2 -j {target}")
 }
 
-/// Whether a chain's name is one that we give. One `x` more follows where a chain of the name that
-/// is due was edited by somebody.
+/// Tells whether a chain's name is of our form. We append an `x` for each time that somebody edited the
+/// chain with the right name.
 pub fn is_ours(name: &str) -> bool {
     name.strip_prefix(PREFIX).is_some_and(|digest| {
         digest.len() >= 16
@@ -222,7 +224,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    /// All that a chain can hold.
+    /// All kinds of contents of a chain.
     fn contents() -> Vec<Content> {
         let router = "00:16:3e:00:00:01".parse().unwrap();
         let range = "52:54:00:00:00:00/24".parse().unwrap();
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_chain_holds_is_read_back_from_its_rules() {
+    fn the_contents_of_a_chain_are_read_back_from_its_rules() {
         for content in contents() {
             let rules = content.rules();
             let lines: Vec<_> = rules.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! What the rules in front of each port say together: the fence of each port. Pure.
+//! Puts the rules in front of each port together: the fence of each port. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +13,13 @@ use crate::fence::{ActualFence, ActualGuard, Fence, Hears, Taken};
 use crate::mac::MacPrefix;
 use crate::vm::Port;
 
-/// The fence of each port that has a rule of ours which is whole: rules name no VM.
+/// The fence of each port that has an intact rule of ours. Rules name no VM.
 pub fn of(ruleset: &Ruleset) -> Vec<ActualFence> {
     of_rules(&ruleset.rules, ruleset.igmp)
 }
 
-/// Refuses fences that claim another VM's port: rules name no VM, so it is one whose rules are for
-/// another address.
+/// Refuses fences that claim another VM's port. Rules name no VM, so a port counts as another VM's if
+/// its rules are for another MAC address.
 ///
 /// # Errors
 /// With [`Taken`].
@@ -108,7 +108,7 @@ fn guard(
     let rules = rules.iter().map(|(rule, _)| *rule).collect();
     guard.defects = defects(&guard, rules, igmp);
     if is_broken {
-        let defect = format!("the chain that checks the IP addresses of \"{port}\" was changed");
+        let defect = format!("the chain that checks the IP addresses of \"{port}\" was edited");
         guard.defects.push(defect);
     }
     guard
@@ -125,7 +125,8 @@ fn trusted(action: &Action) -> (Vec<MacPrefix>, Vec<Port>) {
     }
 }
 
-/// What is missing beside the address and who is heard, and what is too much, each in words.
+/// Finds missing and extra rules, besides those that name the MAC address and who is heard; each in
+/// words.
 fn defects(guard: &ActualGuard, mut rules: Vec<&Rule>, igmp: Igmp) -> Vec<String> {
     let Some(meant) = guard.meant() else {
         return lacks(guard, &rules, igmp);
@@ -138,18 +139,18 @@ fn defects(guard: &ActualGuard, mut rules: Vec<&Rule>, igmp: Igmp) -> Vec<String
         }
     }
     defects.dedup();
-    // A second rule about the address or the network shows in the guard itself.
+    // A second rule about the MAC address or the network shows in the guard itself.
     let is_extra = |rule: &&&Rule| !matches!(rule.shape, Shape::Spoofed(..) | Shape::Foreign(..));
     let extras = rules.iter().filter(is_extra).count();
     if extras > 0 {
         let port = &guard.port;
-        defects.push(format!("{extras} rules too many for port \"{port}\""));
+        defects.push(format!("extra rules for port \"{port}\": {extras}"));
     }
     defects
 }
 
-/// What is missing where nothing is said about who is heard: the rule is lost, or it was never there
-/// because the NIC hears all networks. Whoever knows which, tells; other rules are needed in any case.
+/// Finds missing rules if no rule says who is heard. Either that rule was lost, or the NIC hears all
+/// networks and never had one. The caller knows which; other rules are needed in both cases.
 fn lacks(guard: &ActualGuard, rules: &[&Rule], igmp: Igmp) -> Vec<String> {
     let mut any = guard.clone();
     if any.hears.is_empty() {

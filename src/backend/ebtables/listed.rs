@@ -1,6 +1,6 @@
-//! A rule as ebtables lists it. Legacy and the nft variant print the same but for blanks, the padding
-//! of addresses, and the `!`, which the nft variant puts before the option since 1.8.11. All print
-//! the names of protocols where `/etc` has them.
+//! A rule as ebtables lists it. Legacy and the nft variant print the same, except for blanks, the
+//! padding of addresses, and the `!`, which the nft variant puts before the option since 1.8.11. All
+//! print names of protocols if `/etc` has them.
 
 use super::shape::{CONTROL, DROP, Fingerprint, GROUPS, Receivers, Shape, check_port, prefix};
 use super::spelling::{MULTICAST, spelled};
@@ -15,15 +15,15 @@ const BRIDGES: &str = "BGA";
 pub struct Listed<'a> {
     /// The rule as listed, without counters.
     pub text: &'a str,
-    /// Its words up to the target.
+    /// Its words before the target.
     matches: Vec<&'a str>,
     /// Where a matching frame goes.
     pub target: &'a str,
-    /// What matched, where it was printed.
+    /// Its counters, if they were printed.
     pub counters: Option<Counters>,
 }
 
-/// What has matched a rule.
+/// The frames that have matched a rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Frames.
@@ -33,7 +33,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Both together.
+    /// Adds two counters.
     pub fn plus(self, other: Self) -> Self {
         Self {
             packets: self.packets.saturating_add(other.packets),
@@ -77,16 +77,16 @@ impl<'a> Listed<'a> {
         })
     }
 
-    /// The rule in one spelling, whichever ebtables has listed it.
+    /// The rule in one spelling, for every variant of ebtables.
     pub fn written(&self) -> String {
         let mut words = spelled(&self.matches);
         words.extend(["-j".to_owned(), self.target.to_owned()]);
         words.join(" ")
     }
 
-    /// What ebtables may know the rule by: each address in it, without its mask, or none, beside each
-    /// other word. Looking for a rule to delete, both kinds pass over masks, and some versions over
-    /// whole options as `--log` (legacy 2.0.11 and nft 1.8.9, tried out).
+    /// What ebtables may compare to find this rule: pairs of an address in it, without its mask, or
+    /// none, and another word. When looking for a rule to delete, both variants ignore masks, and some
+    /// versions ignore whole options such as `--log` (legacy 2.0.11 and nft 1.8.9, tried out).
     pub fn fingerprints(&self) -> Vec<Fingerprint> {
         let addresses = self.matches.iter().filter_map(|word| address(word));
         let addresses = addresses.map(Some).chain([None]);
@@ -97,7 +97,7 @@ impl<'a> Listed<'a> {
         addresses.flat_map(beside).collect()
     }
 
-    /// The shape of one of our rules, if the rule has it.
+    /// The shape of the rule, if one of our rules has it.
     pub fn shape(&self) -> Option<Shape> {
         match self.matches.as_slice() {
             ["-s", "!", mac, "-i", name] => Some(Shape::Spoofed(port(name)?, station(mac)?)),
@@ -120,19 +120,19 @@ impl<'a> Listed<'a> {
         }
     }
 
-    /// Whether the rule drops what it matches.
+    /// Tells whether the rule drops what it matches.
     pub fn drops(&self) -> bool {
         self.target == DROP
     }
 }
 
-/// The port, unless the word is a wildcard: such a rule stands in front of many ports, and we write
-/// none.
+/// Reads a port, unless the word is a wildcard: such a rule stands in front of many ports, and is not
+/// ours.
 fn port(name: &str) -> Option<Port> {
     name.parse().ok().filter(|port| check_port(port).is_ok())
 }
 
-/// An address of which all bits count.
+/// Reads an address without a mask, or with one of all bits.
 fn station(text: &str) -> Option<MacAddr> {
     let prefix = prefix(text)?;
     (prefix.len() == PrefixLen::FULL).then(|| prefix.base())
@@ -148,7 +148,7 @@ fn receivers(text: &str) -> Option<Receivers> {
     all.into_iter().find(|one| one.address() == pair)
 }
 
-/// The address in a word, without its mask.
+/// Reads the address in a word, without its mask.
 fn address(word: &str) -> Option<MacAddr> {
     match word {
         MULTICAST => Some(GROUPS.0),
@@ -214,7 +214,7 @@ mod tests {
             for line in [line, listed, newer] {
                 let read = Listed::read(&line).unwrap();
                 assert_eq!(read.shape().as_ref(), Some(&shape), "{line}");
-                // Nothing that ebtables may know the rule by is missed.
+                // The fingerprints cover all that ebtables may compare.
                 let prints = read.fingerprints();
                 for print in shape.fingerprints(DROP) {
                     assert!(prints.contains(&print), "{line}: {print:?}");

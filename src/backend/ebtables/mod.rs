@@ -7,22 +7,21 @@
 //! -t filter -A FORWARD    -s ! 02:00:c0:a8:00:00/ff:ff:ff:ff:ff:00 -o one-42-0 -j macfence-2e…
 //! ```
 //!
-//! The chains `macfence-…` are shared by all ports: the first drops control frames and multicast
-//! queries, the second lets pass multicast queries and trusted senders and drops the rest. Where
-//! senders or ports are trusted, a fifth rule drops what they send to other stations. Where a VM's IP
-//! addresses are guarded, `-i one-42-0` leads to a chain of the port's own: see `address_guard`.
-//! Where a VM has further MAC addresses, the first and the fifth rule lead to chains that let them
-//! pass.
+//! All ports share the chains `macfence-…`. The first drops control frames and multicast queries. The
+//! second lets multicast queries and trusted senders pass and drops the rest. If senders or ports are
+//! trusted, a fifth rule drops what they send to other stations. If a VM's IP addresses are guarded,
+//! `-i one-42-0` leads to a chain of the port's own: see `address_guard`. If a VM has further MAC
+//! addresses, the first and the fifth rule lead to chains that let them pass.
 //!
 //! The seed and version 0.1 wrote two rules, the first and the last of these, both to `FORWARD` and
-//! with `DROP`. Such a pair is completed in place, and what it has counted lives on. The seed's own
-//! `ebtables-flush` cleans up `FORWARD` after us.
+//! with `DROP`. Such a pair is completed in place, and its counters are kept. The seed's own
+//! `ebtables-flush` also cleans up our rules in `FORWARD`.
 //!
-//! A VM is not named in a rule: whose it is, is known by its port. Rules of another shape are
-//! somebody else's and are never touched.
+//! Rules do not name VMs; the port tells whose a rule is. Rules of other shapes belong to others and
+//! are never touched.
 //!
-//! There are no transactions. Calls are ordered so that a VM is never less fenced in between than
-//! before or after, and a run that failed half way is completed by the next.
+//! ebtables has no transactions. The order of calls keeps a VM at every moment at least as fenced as
+//! before or after. The next run completes one that failed half way.
 
 mod address_guard;
 mod chain;
@@ -55,7 +54,7 @@ use crate::vm::Port;
 #[derive(Clone, Copy, Debug)]
 pub struct Ebtables;
 
-/// More calls than this are worth asking whether one process can do them all.
+/// With more calls than this, it is worth checking whether one process can make them all.
 const FEW: usize = 4;
 
 const LIMITS: [&str; 8] = [
@@ -104,8 +103,8 @@ impl Backend for Ebtables {
         Ok(list()?.ports().into_iter().cloned().collect())
     }
 
-    /// What a fence omits stays anyway: a rule names no VM. Whether frames reach the rules is for
-    /// other people's rules before them to say, as it was with the seed's.
+    /// Rules of ports that a fence omits stay in any case, because rules name no VM. Other people's
+    /// rules in front of ours decide whether frames reach ours, as with the seed's rules.
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
         if fences.iter().all(|fence| fence.guards.is_empty()) {
             return Ok(Enforced::default());
@@ -145,14 +144,15 @@ impl Snapshot for Ruleset {
         Ok(fences::of(self))
     }
 
-    /// Asks again: rules are deleted by number, and others may have changed the chains meanwhile.
+    /// Lists the rules again: they are deleted by number, and others may have changed the chains
+    /// meanwhile.
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced> {
         Ebtables.enforce(fences, keep)
     }
 }
 
 impl Ebtables {
-    /// The lines of [`Backend::export`] that would delete the rules of these ports.
+    /// Returns lines like those of [`Backend::export`] that would delete the rules of these ports.
     ///
     /// # Errors
     /// If ebtables cannot list its rules.
@@ -206,7 +206,7 @@ fn list() -> Result<Ruleset> {
     };
     let mut ruleset = Ruleset::new(igmp);
     for table in TABLES {
-        // --Lmac2: legacy prints MACs without padding otherwise, which we read as well.
+        // --Lmac2: without it, legacy prints MACs without padding, which we can read as well.
         ruleset.read(
             table,
             &ebtables(table, &["-L", "--Lc", "--Lmac2"])?.checked()?,
@@ -215,11 +215,12 @@ fn list() -> Result<Ruleset> {
     Ok(ruleset)
 }
 
-/// Does all calls, or says which were done. Returns whether there were any.
+/// Makes all calls, or fails and says how many are left. Returns whether there were any.
 fn run(calls: &[Call]) -> Result<bool> {
     let mut done = 0;
     for part in calls.chunk_by(|a, b| a.table == b.table) {
-        // A restore that fails has changed nothing: one by one, the call that is wrong names itself.
+        // A restore that fails has changed nothing. Then make the calls one by one, so that the error
+        // names the wrong one.
         if part.len() <= FEW || !can_restore()? || !restore(part)?.success() {
             run_singly(part, done, calls.len())?;
         }
@@ -233,8 +234,8 @@ fn run_singly(part: &[Call], before: usize, all: usize) -> Result<()> {
         let words: Vec<_> = call.words.iter().map(String::as_str).collect();
         let explain = || {
             format!(
-                "{} of {all} changes are left to do; run the command again; \
-                 ebtables -t {} {} failed",
+                "{} of {all} changes are not made yet, so run the command again; \
+                 the call \"-t {} {}\" failed",
                 all - before - done,
                 call.table,
                 call.words.join(" ")
@@ -248,7 +249,7 @@ fn run_singly(part: &[Call], before: usize, all: usize) -> Result<()> {
 }
 
 fn ebtables(table: &str, words: &[&str]) -> Result<Output> {
-    // --concurrent: legacy takes no lock against other programs otherwise.
+    // --concurrent: without it, legacy does not lock out other programs.
     process::run(
         "ebtables",
         &[&["--concurrent", "-t", table], words].concat(),
@@ -256,15 +257,15 @@ fn ebtables(table: &str, words: &[&str]) -> Result<Output> {
     )
 }
 
-/// Whether ebtables-restore can be used. Before 2.0.11 it does not know `--noflush` and would
+/// Tells whether ebtables-restore can be used. Before 2.0.11 it does not know `--noflush` and would
 /// silently empty the whole table.
 fn can_restore() -> Result<bool> {
     Ok(process::find("ebtables-restore").is_ok() && is_current()?)
 }
 
-/// Whether this is ebtables 2.0.11 or later, or the nft variant, by its own word.
+/// Tells whether this is ebtables 2.0.11 or later, or the nft variant. Asks the program.
 fn is_current() -> Result<bool> {
-    // It is asked once: the program does not change while we run.
+    // Ask only once: the program does not change while we run.
     static ANSWER: OnceLock<bool> = OnceLock::new();
     if let Some(answer) = ANSWER.get() {
         return Ok(*answer);
@@ -291,7 +292,7 @@ fn restore(calls: &[Call]) -> Result<Output> {
             input = format!("*{}\n", call.table);
         }
         input += &match call.words.as_slice() {
-            // In this format a chain is made by its policy.
+            // In this format, a line with the policy creates a chain.
             [new, name, _, policy] if new == "-N" => format!(":{name} {policy}\n"),
             words => words.join(" ") + "\n",
         };

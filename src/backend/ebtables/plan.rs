@@ -1,5 +1,5 @@
-//! Which calls of ebtables make the rules what they should be, in an order in which no VM is ever
-//! less fenced than before or after: first what is added, then what goes. Pure.
+//! Plans the calls of ebtables that make the rules what they should be. The order never leaves a VM
+//! less fenced than before or after: first add, then delete. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,15 +27,15 @@ impl Call {
         }
     }
 
-    /// The same call with more words.
+    /// Appends words to the call.
     fn with(mut self, words: Vec<String>) -> Self {
         self.words.extend(words);
         self
     }
 }
 
-/// What turns `actual` into these rules for their ports. A rule that replaces another takes its
-/// place, so that it is passed by the same frames; a new one goes to the end, as the seed's do.
+/// Plans the calls that turn `actual` into these rules for their ports. A rule that replaces another
+/// takes its place, so that the same frames pass it. A new rule goes to the end, as the seed's do.
 pub fn enforce(actual: &Ruleset, desired: &[Rule]) -> Vec<Call> {
     let ports: BTreeSet<_> = desired.iter().map(|rule| rule.shape.port()).collect();
     let mut by_port: BTreeMap<&Port, Vec<&ActualRule>> = BTreeMap::new();
@@ -58,8 +58,8 @@ pub fn enforce(actual: &Ruleset, desired: &[Rule]) -> Vec<Call> {
         let is_alike =
             |now: &mut &ActualRule| now.place == rule.place && now.shape.is_like(&rule.shape);
         let alike: Vec<_> = of_port.extract_if(.., is_alike).collect();
-        // The first of its kind counts, as others may let frames pass before the next. If it is
-        // right it stays, with its counter: the seed adds a rule again and again.
+        // The first rule of its kind counts, because others' rules in between may let frames pass. If
+        // it is right it stays, with its counter. The seed adds its rules again at every call.
         let is_right = |first: &&&ActualRule| first.rule.as_ref() == Some(rule);
         let kept = alike.first().filter(is_right);
         surplus.extend(alike.iter().skip(usize::from(kept.is_some())).copied());
@@ -85,7 +85,7 @@ pub fn enforce(actual: &Ruleset, desired: &[Rule]) -> Vec<Call> {
         }
     }
     surplus.extend(by_port.into_values().flatten());
-    // From the last place to the first, so that no call moves what a later one counts.
+    // Insert from the last place to the first, so that no call shifts the numbers of later ones.
     for ((place, number), words) in inserts.iter().rev() {
         let insert = Call::new(place.table, &["-I", place.chain, &number.to_string()]);
         calls.push(insert.with(words.clone()));
@@ -100,7 +100,7 @@ pub fn enforce(actual: &Ruleset, desired: &[Rule]) -> Vec<Call> {
     calls
 }
 
-/// The ports whose senders' addresses were not checked before the bridge learned them.
+/// The ports whose senders' addresses were not yet checked before the bridge learned them.
 pub fn new_ports(actual: &Ruleset, desired: &[Rule]) -> Vec<Port> {
     let is_check =
         |place, shape: &Shape| place == PREROUTING && matches!(shape, Shape::Spoofed(..));
@@ -115,11 +115,11 @@ pub fn new_ports(actual: &Ruleset, desired: &[Rule]) -> Vec<Port> {
     ports.cloned().collect()
 }
 
-/// The words that give a new rule what the rules have counted that it stands for. Only what is
-/// shown as dropped need live on: the rules that go are those of version 0.1 and of the seed.
+/// The words that give a new rule the counters of the rules that it replaces. Only the counters that
+/// are shown need to be kept, and the replaced rules are those of version 0.1 and of the seed.
 fn counted<'a>(rule: &Rule, gone: impl Iterator<Item = &'a ActualRule>) -> Vec<String> {
     let counts = match rule.shape {
-        // Not the rule that leads to a chain of the port's own: the chain counts.
+        // Not for a rule that leads to a chain of the port's own: then the chain counts.
         Shape::Spoofed(..) => rule.action == Action::Drop,
         Shape::Foreign(..) => true,
         _ => false,
@@ -141,7 +141,7 @@ fn position(table: &str) -> Option<usize> {
     TABLES.iter().position(|one| *one == table)
 }
 
-/// What deletes these rules of `actual`.
+/// Plans the calls that delete these rules of `actual`.
 pub fn release(actual: &Ruleset, is_surplus: impl Fn(&ActualRule) -> bool) -> Vec<Call> {
     let surplus: Vec<_> = actual
         .rules
@@ -154,8 +154,8 @@ pub fn release(actual: &Ruleset, is_surplus: impl Fn(&ActualRule) -> bool) -> Ve
     })
 }
 
-/// Deletes rules, and the chains that no other rule leads to nor is going to. New rules have these
-/// `fingerprints` by now, and a rule's number is what `moved` makes of it.
+/// Deletes rules, and the chains that no remaining or new rule leads to. The new rules have these
+/// `fingerprints`, and `moved` returns a rule's number after the calls before.
 fn delete(
     actual: &Ruleset,
     surplus: &[&ActualRule],
@@ -164,8 +164,8 @@ fn delete(
     moved: impl Fn(Place, usize) -> usize,
 ) -> Vec<Call> {
     let mut calls = Vec::new();
-    // By its words where they can mean no other rule: whatever others do meanwhile, it is that one.
-    // By its number otherwise, the last first, and before any other number changes.
+    // Delete a rule by its words if they match no other rule: then others' changes meanwhile do no
+    // harm. Otherwise delete by number, the last rule first, and before any other number changes.
     let is_new = |place, print: &Fingerprint| fingerprints.contains(&(place, print.clone()));
     let (by_words, by_number): (Vec<&ActualRule>, Vec<&ActualRule>) =
         surplus.iter().partition(|rule| {
@@ -197,19 +197,20 @@ fn delete(
     let used: BTreeSet<_> = stay
         .map(|rule| (rule.place.table, rule.target.clone()))
         .collect();
-    // Also what an interrupted run has made and not used.
+    // This includes chains that an interrupted run made and never used.
     let is_free =
         |id: &&ChainId| !used.contains(*id) && !needed.contains(*id) && !actual.others_use(id);
     for (table, chain) in actual.chains.keys().filter(is_free) {
         calls.push(Call::new(table, &["-F", chain]));
         calls.push(Call::new(table, &["-X", chain]));
     }
-    // One table after the other costs fewest processes. The first was added to last.
+    // Handling one table after the other takes the fewest processes. The additions end with the last
+    // table, so start there.
     calls.sort_by_key(|call| std::cmp::Reverse(position(call.table)));
     calls
 }
 
-/// The chain that holds this; what has to be done to make it goes to `calls`.
+/// Returns the name of a chain with these contents. Adds to `calls` what creates it, if needed.
 fn chain_for(
     actual: &Ruleset,
     chains: &mut BTreeMap<ChainId, Option<Content>>,
@@ -228,7 +229,7 @@ fn chain_for(
         let leads_there = |rule: &ActualRule| rule.place.table == id.0 && rule.target == id.1;
         actual.rules.iter().any(leads_there) || actual.others_use(id)
     };
-    // Somebody has changed the chain of that name, and frames pass it.
+    // Somebody has edited the chain of that name, and frames pass it.
     while chains.contains_key(&id) && in_use(&id) {
         id.1.push('x');
     }

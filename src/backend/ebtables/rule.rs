@@ -1,14 +1,14 @@
-//! A guard as flat rules in ebtables' words. [`super::listed`] reads them back.
+//! Writes a guard as flat rules in ebtables' words. [`super::listed`] reads them back.
 //!
-//! ebtables asks a frame every rule of a chain, one after the other, so a guard has few rules in
-//! each chain: two where frames come in, one more there if IP addresses, DHCP servers or routers are
-//! guarded, one where frames go out, and one more there if somebody is trusted. What is the same for all
-//! ports is in a chain that they share.
+//! ebtables checks a frame against every rule of a chain, one after the other, so a guard has few rules
+//! in each chain. There are two for incoming frames, and one more if IP addresses, DHCP servers or
+//! routers are guarded; one for outgoing frames, and one more if somebody is trusted. Rules that are
+//! the same for all ports are in a chain that they share.
 //!
-//! A forwarded frame passes three rules for each VM of the host, where version 0.1 had two: measured
-//! with the nft variant and 1,000 VMs, about 80 µs in place of 50. One rule for all frames to groups,
-//! with the ports behind it, would save a third of that. But then a guard's rule would be reached
-//! through a chain of ours that others can edit, bypass and empty; nft does that better.
+//! A forwarded frame passes three rules for each VM of the host; with version 0.1 it passed two.
+//! Measured with the nft variant and 1,000 VMs: about 80 µs instead of 50. One rule for all frames to
+//! groups, leading to rules for the ports, would save a third of that. But then frames would reach a
+//! guard's rule through a chain of ours that others can edit, bypass and empty. Use nft for speed.
 
 use super::address_guard::AddressGuard;
 use super::chain::{Content, Igmp};
@@ -16,12 +16,12 @@ use super::shape::{FORWARD, INPUT, PREROUTING, Place, Receivers, Shape};
 use crate::fence::{Guard, Hears};
 use crate::mac::MacAddr;
 
-/// What happens to a frame that a rule matches.
+/// What to do with a frame that a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It is dropped.
+    /// Drop it.
     Drop,
-    /// A chain of ours decides.
+    /// Send it to a chain of ours.
     Chain(Content),
 }
 
@@ -37,8 +37,8 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// The rules that make up a guard. ebtables has no word for a port that hears all networks: a
-    /// port without the rule for foreign frames may as well have lost it.
+    /// The rules of a guard. ebtables cannot mark a port that hears all networks: a port without the
+    /// rule for foreign frames may also have lost it.
     pub fn of(guard: &Guard, igmp: Igmp) -> Vec<Self> {
         let port = || guard.port.clone();
         let rule = |place, shape, action| Self {
@@ -49,8 +49,8 @@ impl Rule {
         let control = || Shape::Meddling(port(), Receivers::Bridges);
         let spoofed = Shape::Spoofed(port(), guard.mac);
         // Not in FORWARD, where version 0.1 and the seed have it: by then the bridge has learned a
-        // false address, and no frame that this drops comes so far. All that INPUT would drop
-        // besides is dropped there as a control frame.
+        // false address. No frame that this rule drops gets that far. INPUT needs no such rule: the
+        // control rule there drops all that it would.
         let extra = &guard.extra_macs;
         let senders = |extra: &[MacAddr]| Content::Senders {
             port: port(),
@@ -60,12 +60,12 @@ impl Rule {
         rules.push(if guard.queries {
             rule(PREROUTING, control(), Action::Drop)
         } else {
-            // One rule a port and a chain for all, not three rules a port.
+            // One rule for each port and one shared chain, instead of three rules for each port.
             let groups = Shape::Meddling(port(), Receivers::Groups);
             rule(PREROUTING, groups, Action::Chain(Content::Meddling(igmp)))
         });
         rules.push(rule(INPUT, control(), Action::Drop));
-        // All frames from the port pass one more rule, and only they pass the chain behind it.
+        // This adds one rule for all frames from the port. Only they pass the chain behind it.
         if let Some(checks) = AddressGuard::of(guard) {
             let all = Shape::Addresses(port());
             rules.push(rule(
@@ -96,7 +96,7 @@ impl Rule {
         rules
     }
 
-    /// What a guard without this rule lacks, in words.
+    /// Says in words what a guard without this rule lacks.
     pub fn lack(&self) -> String {
         let port = self.shape.port();
         match self.shape {
@@ -110,16 +110,16 @@ impl Rule {
             }
             Shape::Foreign(..) => format!("no rule that lets multicast queries out to \"{port}\""),
             Shape::Overheard(..) => {
-                format!("no rule against frames of trusted senders to others, out to \"{port}\"")
+                format!("no rule against frames of trusted senders to other VMs, out to \"{port}\"")
             }
             Shape::Addresses(..) => {
-                format!("no whole chain that checks the IP addresses in frames from \"{port}\"")
+                format!("no complete chain that checks the IP addresses in frames from \"{port}\"")
             }
         }
     }
 }
 
-/// Drops all frames, but for those that a chain lets pass if a VM has further addresses.
+/// Drops all frames, except those that a chain lets pass if a VM has further addresses.
 fn drop_but(extra: &[MacAddr], chain: impl Fn(&[MacAddr]) -> Content) -> Action {
     if extra.is_empty() {
         Action::Drop

@@ -1,4 +1,4 @@
-//! What ebtables lists of the tables in which we have rules.
+//! Reads the tables in which we have rules from ebtables' listings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,29 +13,28 @@ use crate::vm::Port;
 /// A chain of ours: its table and its name.
 pub type ChainId = (&'static str, String);
 
-/// Our rules and chains, and everybody else's rules.
+/// Our rules and chains, and all other rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// What this ebtables can match, and so what our rules should say.
+    /// How this ebtables matches IGMP queries, and so how our rules should.
     pub igmp: Igmp,
     /// The rules of our shapes at their places, in order.
     pub rules: Vec<ActualRule>,
-    /// All other rules of `FORWARD`, as listed: somebody else's, beside which ours stand.
+    /// All other rules of `FORWARD`, as listed. They belong to others.
     pub others: Vec<String>,
-    /// Chains of ours and what they hold. `None`: somebody has changed the chain, or a run was
-    /// interrupted while it made it.
+    /// Our chains and their contents. `None`: somebody has edited the chain, or a run was interrupted
+    /// while it created the chain.
     pub chains: BTreeMap<ChainId, Option<Content>>,
-    /// What they have dropped, where ebtables tells.
+    /// What our chains have dropped, if ebtables tells.
     dropped: BTreeMap<ChainId, Counters>,
-    /// The targets of other people's rules, by table: they may lead to our chains, though nobody's
-    /// should.
+    /// Our chains to which other people's rules lead, though none should.
     targets: BTreeSet<ChainId>,
 }
 
 /// A rule in one of our places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActualRule {
-    /// The rule; `None`: it leads to a chain that is not as it should be.
+    /// The rule; `None`: it leads to a chain whose contents are wrong.
     pub rule: Option<Rule>,
     /// Where it is.
     pub place: Place,
@@ -45,10 +44,11 @@ pub struct ActualRule {
     pub shape: Shape,
     /// `DROP`, or a chain of ours.
     pub target: String,
-    /// What matched, where ebtables tells. Where the rule leads to a chain of this port alone: what
-    /// that has dropped.
+    /// Its counters, if ebtables tells. If the rule leads to a chain of this port alone: the counters
+    /// of the chain's drops.
     pub counters: Option<Counters>,
-    /// What no other rule there shares: ebtables can find it by its words if there is any.
+    /// The fingerprints that no other rule there shares. If there are any, ebtables can find the rule
+    /// by its words.
     pub unshared: Vec<Fingerprint>,
 }
 
@@ -58,7 +58,7 @@ impl ActualRule {
         self.shape.port()
     }
 
-    /// The words that ebtables knows the rule by.
+    /// The words by which ebtables finds the rule.
     pub fn words(&self) -> Vec<String> {
         let mut words = self.shape.words();
         words.extend(["-j".to_owned(), self.target.clone()]);
@@ -67,7 +67,7 @@ impl ActualRule {
 }
 
 impl Ruleset {
-    /// Nothing yet, of an ebtables that can match so much.
+    /// An empty ruleset, for an ebtables that matches IGMP queries in this way.
     pub fn new(igmp: Igmp) -> Self {
         Self {
             igmp,
@@ -75,10 +75,10 @@ impl Ruleset {
         }
     }
 
-    /// Adds what `ebtables -t TABLE -L --Lc` prints.
+    /// Adds the output of `ebtables -t TABLE -L --Lc`.
     ///
     /// # Errors
-    /// If it is something else.
+    /// If it is not such a listing.
     pub fn read(&mut self, table: &'static str, listing: &str) -> Result<()> {
         let mut chains = chains(listing);
         for (name, rules) in chains.iter().filter(|(name, _)| is_ours(name)) {
@@ -92,7 +92,11 @@ impl Ruleset {
         }
         for place in PLACES.iter().filter(|place| place.table == table) {
             let rules = chains.remove(place.chain);
-            ensure!(rules.is_some(), "ebtables printed an unknown listing");
+            ensure!(
+                rules.is_some(),
+                "cannot read what ebtables lists of table {table}: it has no chain {}",
+                place.chain
+            );
             self.read_place(*place, &rules.unwrap_or_default());
         }
         let elsewhere = chains.iter().filter(|(name, _)| !is_ours(name));
@@ -166,18 +170,18 @@ impl Ruleset {
             .extend(words.map(|word| (table, word.to_owned())));
     }
 
-    /// Whether a rule that is not ours leads to this chain.
+    /// Tells whether a rule that is not ours leads to this chain.
     pub fn others_use(&self, chain: &ChainId) -> bool {
         self.targets.contains(chain)
     }
 
-    /// The ports that rules of ours stand in front of, each once.
+    /// The ports in front of which we have rules.
     pub fn ports(&self) -> BTreeSet<&Port> {
         self.rules.iter().map(ActualRule::port).collect()
     }
 }
 
-/// The lines of each chain of a listing.
+/// Splits a listing into the lines of each chain.
 fn chains(listing: &str) -> BTreeMap<&str, Vec<&str>> {
     let mut chains: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut chain = None;
@@ -193,7 +197,7 @@ fn chains(listing: &str) -> BTreeMap<&str, Vec<&str>> {
     chains
 }
 
-/// In how many rules each fingerprint is.
+/// Counts the rules that share each fingerprint.
 fn fingerprints(listed: &[Option<Listed>]) -> BTreeMap<Fingerprint, usize> {
     let mut counts = BTreeMap::new();
     for listed in listed.iter().flatten() {
@@ -225,7 +229,7 @@ mod tests {
         -j RETURN , pcnt = 0 -- bcnt = 0\n";
 
     #[test]
-    fn a_listing_is_told_apart_into_ours_and_others() {
+    fn a_listing_is_split_into_our_rules_and_others() {
         let mut ruleset = Ruleset::default();
         ruleset.read("filter", LISTING).unwrap();
         assert!(ruleset.others_use(&("filter", "macfence-0000000000000000".to_owned())));
@@ -257,10 +261,10 @@ mod tests {
         }
     }
 
-    /// Three ports: one that trusts nobody, one that hears only itself and two others, and one that
+    /// Three ports: one that trusts no sender, one that hears only itself and two others, and one that
     /// may send queries and hears all networks.
     #[test]
-    fn whichever_ebtables_lists_them_the_same_guards_are_read() {
+    fn every_ebtables_lists_the_same_guards() {
         for listing in [
             include_str!("../../../tests/captures/ebtables-legacy-2.0.11-list.txt"),
             include_str!("../../../tests/captures/ebtables-legacy-2.0.11-list-unpadded.txt"),

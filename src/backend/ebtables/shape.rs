@@ -1,11 +1,11 @@
-//! What a rule of ours matches, where it belongs, and how ebtables writes it.
+//! The shapes of our rules: what they match, where they belong, and how ebtables writes them.
 
 use anyhow::{Result, ensure};
 
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::vm::Port;
 
-/// The target that ends a matching frame's way.
+/// The target that drops a frame.
 pub const DROP: &str = "DROP";
 
 /// Where a rule is: a built-in chain of a table.
@@ -35,27 +35,27 @@ pub const FORWARD: Place = Place {
     chain: "FORWARD",
 };
 
-/// Every place that has rules of ours.
+/// Every place in which we have rules.
 pub const PLACES: [Place; 3] = [PREROUTING, INPUT, FORWARD];
 
-/// The tables of [`PLACES`], each once. What is added goes first to the first: `PREROUTING` must
-/// have its rule before `FORWARD` loses the one that version 0.1 wrote there.
+/// The tables of [`PLACES`], in the order in which rules are added: `PREROUTING` must have its rule
+/// before `FORWARD` loses the one of version 0.1.
 pub const TABLES: [&str; 2] = [PREROUTING.table, FORWARD.table];
 
-/// Control frames, which no bridge forwards: 01:80:c2:00:00:00 to 0f (IEEE 802.1Q table 8-1), and
-/// the bits of the address that count.
+/// Control frames, which no bridge forwards: 01:80:c2:00:00:00 to 0f (IEEE 802.1Q table 8-1), with the
+/// mask.
 pub const CONTROL: (MacAddr, MacAddr) = (
     MacAddr::new([0x01, 0x80, 0xc2, 0, 0, 0]),
     MacAddr::new([0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]),
 );
-/// Multicast and broadcast frames: the bit that their address has, twice.
+/// Multicast and broadcast frames: the bit that is set in their address, with the mask.
 pub const GROUPS: (MacAddr, MacAddr) = (
     MacAddr::new([1, 0, 0, 0, 0, 0]),
     MacAddr::new([1, 0, 0, 0, 0, 0]),
 );
 
-/// A target, an address where there is one, and a word: what two rules may share that ebtables cannot
-/// tell apart.
+/// A target, an address if there is one, and a word. If two rules share all of these, ebtables may not
+/// tell them apart.
 pub type Fingerprint = (String, Option<MacAddr>, String);
 
 /// What a rule matches.
@@ -63,7 +63,7 @@ pub type Fingerprint = (String, Option<MacAddr>, String);
 pub enum Shape {
     /// `-s ! MAC -i PORT`: frames from the port under another address.
     Spoofed(Port, MacAddr),
-    /// `-d RECEIVERS -i PORT`: frames from the port to what only bridges and switches listen to.
+    /// `-d RECEIVERS -i PORT`: frames from the port to control addresses, or to any group.
     Meddling(Port, Receivers),
     /// `-s ! PREFIX/MASK -o PORT`: frames to the port from another network.
     Foreign(Port, MacPrefix),
@@ -75,7 +75,7 @@ pub enum Shape {
     Addresses(Port),
 }
 
-/// Whom a frame that meddles is for.
+/// The receivers of frames that meddle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receivers {
     /// 01:80:c2:00:00:0x, which no bridge forwards: control frames.
@@ -85,7 +85,8 @@ pub enum Receivers {
 }
 
 impl Shape {
-    /// Where a rule of this shape is ours, whether we write it or version 0.1 and the seed did.
+    /// The places in which a rule of this shape is ours: we write it there, or version 0.1 and the seed
+    /// did.
     pub fn places(&self) -> &'static [Place] {
         match self {
             Self::Spoofed(..) => &[PREROUTING, FORWARD],
@@ -106,14 +107,14 @@ impl Shape {
         }
     }
 
-    /// Whether two shapes say the same kind of thing about the same port, so that a rule of one
-    /// replaces a rule of the other.
+    /// Tells whether two shapes are of the same kind and for the same port, so that one rule replaces
+    /// the other.
     pub fn is_like(&self, other: &Self) -> bool {
         self.port() == other.port() && std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
-    /// What ebtables may know a rule of this shape by. A rule that shares all of them may be taken
-    /// for this one.
+    /// What ebtables may compare to find a rule of this shape. It may take a rule that shares all of
+    /// these for this one.
     pub fn fingerprints(&self, target: &str) -> Vec<Fingerprint> {
         let addresses = match self {
             Self::Spoofed(_, mac) => vec![Some(*mac)],
@@ -147,7 +148,7 @@ impl Shape {
 }
 
 impl Receivers {
-    /// Their address, and the bits of it that count.
+    /// Their address and its mask.
     pub fn address(self) -> (MacAddr, MacAddr) {
         match self {
             Self::Bridges => CONTROL,
@@ -162,7 +163,7 @@ pub fn check_port(port: &Port) -> Result<()> {
     let literal = |c: char| c.is_ascii_alphanumeric() || "-._@#%=~^,".contains(c);
     ensure!(
         port.as_str().chars().all(literal) && !port.as_str().starts_with('-'),
-        "port name \"{port}\" cannot be used with ebtables, which would misread it"
+        "port name \"{port}\" cannot be used with ebtables, which would misread it: rename the port, or use nft"
     );
     Ok(())
 }

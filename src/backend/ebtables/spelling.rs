@@ -1,5 +1,5 @@
-//! One spelling of the words that ebtables lists. Legacy and the nft variant print the same numbers
-//! and addresses differently, and all print names where `/etc` has them.
+//! Brings the words that ebtables lists into one spelling. Legacy and the nft variant print the same
+//! numbers and addresses differently, and all print names if `/etc` has them.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -16,7 +16,7 @@ const ETHER_TYPES: [(&str, &str); 5] = [
     ("802_1Q", "0x8100"),
     ("IPv6", "0x86dd"),
 ];
-/// Another name of 802.1ad's, which has no digit of its own.
+/// Another name for 802.1ad.
 const PROVIDER_TAG: (&str, &str) = ("S-TAG", "0x88a8");
 
 /// Names of IP protocols, as `/etc/protocols` has them.
@@ -36,7 +36,7 @@ const ICMPV6_TYPES: [(&str, &str); 6] = [
 /// Every multicast and broadcast address.
 pub const MULTICAST: &str = "Multicast";
 
-/// These words in one spelling.
+/// Brings these words into one spelling.
 pub fn spelled(words: &[&str]) -> Vec<String> {
     let mut option = "";
     let mut all = Vec::with_capacity(words.len());
@@ -49,7 +49,7 @@ pub fn spelled(words: &[&str]) -> Vec<String> {
     all
 }
 
-/// The value of an option. `None`: as it is.
+/// Spells the value of an option. `None`: leave it as it is.
 fn value(option: &str, word: &str) -> Option<String> {
     match option {
         "-p" | "--arp-ptype" => ether_type(word),
@@ -63,7 +63,7 @@ fn value(option: &str, word: &str) -> Option<String> {
             Some(kind) => Some(kind.to_owned()),
             None => named(&ICMPV6_TYPES, word),
         },
-        // Names of devices above all, which may be anything.
+        // Above all, names of devices, which may be any text.
         _ => None,
     }
 }
@@ -96,7 +96,7 @@ fn mac(word: &str) -> Option<String> {
     })
 }
 
-/// An IP address. A mask of all bits is none, and one of others is a length where it was.
+/// Spells an IP address. A mask of all bits is left out, and that of fe80::/10 becomes a length.
 fn address<A: FromStr + Display>(word: &str, all_bits: &str) -> Option<String> {
     let (base, mask) = word.split_once('/').unwrap_or((word, all_bits));
     let base: A = base.parse().ok()?;
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_ebtables_prints_is_spelled_alike() {
+    fn all_that_ebtables_prints_is_spelled_alike() {
         for (listed, expected) in [
             (
                 "-p IPv4 --ip-proto udp --ip-sport 67",
@@ -144,13 +144,13 @@ mod tests {
                 "-p 0x0806 --arp-ptype 0x0800 --arp-mac-src 02:00:c0:a8:00:05",
             ),
             ("-p S-TAG", "-p 0x88a8"),
-            // Devices are not protocols.
+            // A device may have the name of a protocol.
             ("-i udp -o IPv4", "-i udp -o IPv4"),
             ("-i 2:0:c0:a8:0:5", "-i 2:0:c0:a8:0:5"),
         ] {
             let words: Vec<_> = listed.split(' ').collect();
             let expected: Vec<_> = expected.split(' ').collect();
-            // Rust's own spelling of an address counts.
+            // Rust's spelling of an address counts.
             assert_eq!(spelled(&words), spelled(&expected), "{listed}");
             if !listed.contains("::") {
                 assert_eq!(spelled(&words), expected, "{listed}");

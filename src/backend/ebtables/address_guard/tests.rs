@@ -8,7 +8,7 @@ use super::*;
 use crate::backend::Backend;
 use crate::fence::{Addresses, Fence, Hears, LinkLocal};
 
-/// What a chain with the rules of this content is read as.
+/// Reads back a chain with the rules of this content.
 fn read_back(content: &Content) -> Option<Content> {
     let rules = content.rules();
     let rules: Vec<_> = rules.iter().map(String::as_str).collect();
@@ -37,7 +37,7 @@ fn rules(guard: &Guard) -> Vec<String> {
 
 /// The rules of a guard and of one that guards no addresses.
 #[test]
-fn what_a_guarded_port_has() {
+fn the_rules_of_a_guarded_port() {
     let all = Guard {
         dhcp_guard: true,
         ra_guard: true,
@@ -66,7 +66,7 @@ fn a_port_without_a_guard_has_no_such_chain() {
 }
 
 #[test]
-fn no_rule_accepts_and_what_no_rule_knows_is_dropped() {
+fn no_rule_accepts_and_unknown_frames_are_dropped() {
     let rules = rules(&guard("p", &["10.0.0.1"], &["2001:db8::1"], LinkLocal::Any));
     let targets = rules.iter().filter_map(|rule| rule.split(" -j ").nth(1));
     let is_known = |target: &str| target == DROP || target == "RETURN";
@@ -107,10 +107,10 @@ fn the_group_of_an_address_is_made_from_its_last_24_bits() {
     assert_eq!(group("fe80::c0ff:fea8:5"), "ff02::1:ffa8:5");
 }
 
-/// Four ports: one with all that a guard can have, one that may use any link-local address, one that
-/// may not be a DHCP server and one that may not be a router.
+/// Four ports: one with every check, one that may use any link-local address, one that may not be a
+/// DHCP server, and one that may not be a router.
 #[test]
-fn whichever_ebtables_lists_them_the_same_address_guards_are_read() {
+fn every_ebtables_lists_the_same_address_guards() {
     for listing in [
         include_str!("../../../../tests/captures/ebtables-legacy-2.0.11-list-guards.txt"),
         include_str!("../../../../tests/captures/ebtables-legacy-2.0.11-list-guards-bare.txt"),
@@ -130,7 +130,7 @@ fn whichever_ebtables_lists_them_the_same_address_guards_are_read() {
     }
 }
 
-/// The guards that were listed.
+/// The guards in the captured listings.
 fn captured() -> Vec<Guard> {
     let network = Hears::Network {
         prefix: "02:00:c0:a8:00:00/40".parse().unwrap(),

@@ -33,14 +33,14 @@ fn listed(rules: &[Rule]) -> Vec<ActualRule> {
     (1..).zip(rules).map(actual).collect()
 }
 
-/// What these rules of one port say.
+/// Reads back these rules of one port.
 fn said(rules: &[Rule]) -> ActualGuard {
     let mut fences = of_rules(&listed(rules), Igmp::ByType);
     assert_eq!(fences.len(), 1);
     fences.pop().unwrap().guards.pop().unwrap()
 }
 
-/// The two rules of version 0.1 and of the seed, where they wrote them.
+/// The two rules of version 0.1 and of the seed, in the places where those wrote them.
 fn pair(guard: &Guard) -> Vec<Rule> {
     let rule = |place: Place, shape: &Shape, action| Rule {
         place,
@@ -91,7 +91,7 @@ fn a_guard_without_any_one_of_its_rules_is_not_whole() {
 }
 
 #[test]
-fn what_an_earlier_version_lacks_is_named_and_what_it_meant_is_known() {
+fn rules_of_an_earlier_version_are_understood_and_missing_ones_named() {
     for (trusted, lacks) in [(&[][..], 3), (&[ROUTER], 4)] {
         let guard = guard(trusted);
         let read = said(&pair(&guard));
@@ -115,7 +115,7 @@ fn rules_that_belong_to_another_guard_are_a_defect() {
     let overheard = Rule::of(&guard(&[ROUTER]), Igmp::ByType).pop().unwrap();
     let mut rules = Rule::of(&guard(&[]), Igmp::ByType);
     rules.push(overheard);
-    let defect = "1 rules too many for port \"one-1-0\"";
+    let defect = "extra rules for port \"one-1-0\": 1";
     assert_eq!(said(&rules).defects, [defect]);
 }
 

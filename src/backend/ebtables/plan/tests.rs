@@ -8,7 +8,7 @@ use super::super::shape::{FORWARD, INPUT, PLACES};
 use super::*;
 use crate::fence::{Guard, Hears};
 
-/// The guard of a port, whose address ends in the number that its name ends in.
+/// The guard of a port. Its MAC address ends in the same number as the port's name.
 fn guard(port: &str, trusted: &[&str]) -> Guard {
     let number = &port[port.len() - 1..];
     Guard::new(
@@ -38,12 +38,12 @@ impl Tables {
     }
 }
 
-/// What version 0.1 and the seed wrote, in `FORWARD`.
+/// The rules of version 0.1 and the seed, in `FORWARD`.
 const FROM: &str = "-s ! 02:00:00:00:00:05 -i p0 -j DROP";
 const TO: &str = "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:ff:00 -o p0 -j DROP";
 const OTHERS: &str = "-p ARP -j ACCEPT";
 
-/// What takes the place of [`TO`].
+/// The rule that replaces [`TO`].
 fn foreign() -> String {
     let content = Content::Foreign {
         queries: Some(Igmp::ByType),
@@ -62,13 +62,14 @@ fn each_state_becomes_the_desired_one_and_a_right_rule_stays() {
     for (forward, expected) in [
         // New rules go to the end.
         (&[OTHERS][..], &[OTHERS, to][..]),
-        // A rule that replaces another takes its place. That for the sender has gone elsewhere.
+        // A rule that replaces another takes its place. The rule about the sender moves to another
+        // chain.
         (&[FROM, OTHERS, TO], &[OTHERS, to]),
         (&[old, OTHERS, TO, OTHERS], &[OTHERS, to, OTHERS]),
         (&[OTHERS, wide, FROM], &[OTHERS, to]),
         // The script adds its rules at every call.
         (&[FROM, TO, FROM, TO], &[to]),
-        // The first of its kind counts, as others may let frames pass before the next.
+        // The first rule of its kind counts, because others' rules may let frames pass before the next.
         (&[wide, OTHERS, TO], &[to, OTHERS]),
     ] {
         let mut tables = Tables::of(forward);
@@ -83,7 +84,7 @@ fn each_state_becomes_the_desired_one_and_a_right_rule_stays() {
 }
 
 #[test]
-fn what_an_earlier_version_has_counted_lives_on() {
+fn the_counters_of_an_earlier_version_are_kept() {
     let counted = |rule: &str, counters: &str| format!("{rule} , pcnt = {counters}");
     let (from, to) = (
         counted(FROM, "7 -- bcnt = 420"),
@@ -95,7 +96,7 @@ fn what_an_earlier_version_has_counted_lives_on() {
     assert_eq!(tables.at(PREROUTING)[0], counted(FROM, "9 -- bcnt = 520"));
     let foreign = counted(&foreign(), "3 -- bcnt = 180");
     assert_eq!(tables.at(FORWARD), [foreign]);
-    // Another address has counted nothing.
+    // The counter of a rule for another address is not taken over.
     let mut other = guard("p0", &[]);
     other.mac = "02:00:00:00:00:06".parse().unwrap();
     tables.enforce(&[other]);
@@ -224,7 +225,7 @@ fn rules_that_ebtables_cannot_tell_apart_are_deleted_by_number() {
     let calls = tables.enforce(&[guard("p0", &[])]);
     assert!(calls.contains(&"-D FORWARD 3".to_owned()), "{calls:?}");
     assert_eq!(tables.at(FORWARD), [others.to_owned(), foreign()]);
-    // A new rule that looks like the old one, but for its mask.
+    // A new rule that differs from the old one only in its mask.
     let wide = "-s ! 02:00:00:00:00:00/ff:ff:ff:ff:00:00 -o p0 -j DROP";
     let mut tables = Tables::of(&[&wide.replace("DROP", &foreign_chain())]);
     tables.chains.insert(
@@ -253,7 +254,7 @@ fn tables_of_p0() -> Tables {
 
 #[test]
 fn the_rule_of_overheard_frames_is_not_taken_for_that_of_foreign_ones() {
-    // What version 0.1 would have written, put there by the seed's script after us.
+    // The rule of version 0.1, added by the seed's script after us.
     let own = [guard("p0", &["00:16:3e:00:00:01"])];
     let mut tables = Tables::of(&[]);
     tables.enforce(&own);
@@ -281,7 +282,7 @@ fn a_release_deletes_the_rules_of_its_ports_and_no_other() {
 }
 
 #[test]
-fn a_port_is_new_until_its_senders_are_checked_before_the_bridge_learns() {
+fn a_port_is_new_until_a_rule_checks_its_senders_before_the_bridge_learns() {
     let desired = rules(&[guard("p0", &[]), guard("p1", &[])]);
     let mut tables = Tables::of(&[FROM, TO]);
     let names = |tables: &Tables| {

@@ -5,7 +5,7 @@ use crate::fence::{ActualGuard, Addresses, LinkLocal};
 
 const EXTRA: [&str; 2] = ["00:00:5e:00:01:07", "02:00:00:00:00:99"];
 
-/// A guard of everything that ebtables can guard.
+/// A guard with every check that ebtables can make.
 fn guarded(port: &str) -> Guard {
     let mut guard = guard(port, &["00:16:3e:00:00:01"]);
     if let Hears::Network { trusted_ports, .. } = &mut guard.hears {
@@ -70,7 +70,7 @@ fn every_part_of_a_guard_can_come_and_go() {
             let read = actual(&tables, "p0").unwrap();
             assert_eq!(read.whole().as_ref(), Some(after), "{before:?}");
             assert_eq!(tables.enforce(std::slice::from_ref(after)), [""; 0]);
-            // What is left is what the guard alone would have.
+            // The remaining rules are those of the guard alone.
             let mut alone = Tables::of(&[]);
             alone.enforce(std::slice::from_ref(after));
             assert_eq!(tables.chains, alone.chains, "{before:?} {after:?}");
@@ -78,8 +78,8 @@ fn every_part_of_a_guard_can_come_and_go() {
     }
 }
 
-/// Whether the rules of a port drop whatever they should according to a guard: those in its places,
-/// each with a chain that is whole. What is there beside them only drops more.
+/// Tells whether the rules of a port drop all that a guard should drop: each rule in its place, and
+/// each chain intact. Further rules only drop more.
 fn holds(tables: &Tables, guard: &Guard) -> bool {
     let held = tables.ruleset().rules;
     let held: Vec<_> = held.iter().filter_map(|now| now.rule.as_ref()).collect();
@@ -143,7 +143,7 @@ fn a_broken_chain_is_a_defect_of_a_port_that_should_have_none() {
     let defects = actual(&tables, "p0").unwrap().defects;
     assert_eq!(
         defects,
-        ["the chain that checks the IP addresses of \"p0\" was changed"]
+        ["the chain that checks the IP addresses of \"p0\" was edited"]
     );
     tables.enforce(&[guard("p0", &[])]);
     assert!(!tables.chains.contains_key(&("nat", chain)));

@@ -1,8 +1,8 @@
-//! The tables of an ebtables that only pretends.
+//! The tables of a simulated ebtables.
 
 use super::*;
 
-/// What ebtables would list after these calls on empty tables, in its own words.
+/// The listing of ebtables after these calls on empty tables, in its own words.
 pub struct Tables {
     pub places: BTreeMap<Place, Vec<String>>,
     pub chains: BTreeMap<ChainId, Vec<String>>,
@@ -49,7 +49,7 @@ impl Tables {
         chain.unwrap_or_else(|| self.chains.get_mut(&id).unwrap())
     }
 
-    /// Does what ebtables does. Deleting by words deletes the first rule that looks the same.
+    /// Simulates ebtables. Deleting by words deletes the first rule that looks the same.
     pub fn run(&mut self, call: &Call) {
         let table = call.table;
         let words: Vec<_> = call.words.iter().map(String::as_str).collect();
