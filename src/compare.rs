@@ -9,37 +9,37 @@ use crate::fence::{ActualFence, ActualGuard, Fence, Guard, Hears, Keep, Merged};
 use crate::mac::MacAddr;
 use crate::vm::{Port, VmName};
 
-/// How a VM's fence is.
+/// The state of a VM's fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// As it should be.
     Ok,
-    /// Not there.
+    /// The VM should have one, and has none.
     Missing,
-    /// There, and not as it should be.
+    /// It differs from what it should be.
     Differs,
-    /// There, and all of it refers to what is gone.
+    /// All of it refers to ports that are gone.
     Stale,
-    /// Not there, as the configuration leaves the VM's bridge alone.
+    /// The VM has none, because the configuration leaves its bridge alone.
     Skipped,
-    /// Nobody can tell.
+    /// That cannot be found out.
     Unknown,
 }
 
 impl State {
-    /// Whether there is nothing to set right.
+    /// Tells whether nothing needs repair.
     pub fn is_well(self) -> bool {
         matches!(self, Self::Ok | Self::Skipped)
     }
 }
 
-/// What is found about a VM.
+/// The result of comparing a VM's fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The VM; `None` where rules name none and no running VM has their port.
+    /// The VM; `None` if rules name none and no running VM has their port.
     pub vm: Option<VmName>,
-    /// How its fence is.
+    /// The state of its fence.
     pub state: State,
     /// What is wrong, or worth knowing.
     pub detail: Vec<String>,
@@ -72,8 +72,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Compares what should be, a fence for each VM, with what is. Fences that name no VM, as those of
-/// ebtables, belong to the VM whose port they are for.
+/// Compares the fences that VMs should have with those in the kernel. A fence that names no VM, as with
+/// ebtables, belongs to the VM that has its port.
 pub fn compare(desired: &[Fence], actual: &[ActualFence], keep: &Keep) -> Vec<Finding> {
     let mut by_vm: BTreeMap<&VmName, &ActualFence> = BTreeMap::new();
     let mut by_port: BTreeMap<&Port, &ActualFence> = BTreeMap::new();
@@ -126,7 +126,7 @@ fn named<'a>(ports: impl Iterator<Item = &'a Port>) -> Vec<String> {
         .collect()
 }
 
-/// What the guards lack, what they have too much, and what else is wrong, each in words.
+/// Lists missing rules, extra rules and other defects of the guards, each in words.
 fn differences<'a>(
     should: &Merged,
     actual: impl Iterator<Item = &'a ActualGuard> + Clone,
@@ -149,7 +149,7 @@ fn differences<'a>(
     found.words()
 }
 
-/// What is wrong with what stands in front of one port, each in words.
+/// Lists what is wrong with the guard of one port, each in words.
 pub fn at_port(should: &Guard, now: &ActualGuard) -> Vec<String> {
     let mut found = Differences::default();
     found.add(should, std::iter::once(now));
@@ -178,7 +178,7 @@ impl Differences {
         let too_many = too_many.into_iter();
         self.surplus.extend(too_many.map(|mac| lets_in(*mac, port)));
         let (lacks, too_many) = difference(&should.hears, hears);
-        // No rule lets all networks out: that none forbids it does.
+        // A port that hears all networks needs no rule for it.
         let lacks = lacks.filter(|hears| **hears != Hears::All);
         self.missing
             .extend(lacks.map(|hears| lets_out(hears, port)));
@@ -196,7 +196,7 @@ impl Differences {
     }
 }
 
-/// What a guard has otherwise than it should, besides who sends and who is heard, each in words.
+/// Lists other differences than who sends and who is heard, each in words.
 fn other_differences(should: &Guard, now: &ActualGuard) -> Vec<String> {
     let port = &now.port;
     let may = |may: bool| if may { "may" } else { "may not" };
@@ -250,7 +250,7 @@ fn or_none(macs: &[MacAddr]) -> String {
     macs.join(", ")
 }
 
-/// The one that should be there, if it is not, and all others.
+/// Returns the value that should be there, if it is missing, and all others.
 fn difference<'a, T: PartialEq>(
     should: &'a T,
     are: impl Iterator<Item = &'a T>,

@@ -1,9 +1,9 @@
-//! Would this port hear that frame, and which rule decides? Judged by what the kernel holds, whole or
-//! damaged, and not by what it should hold. Pure: whatever it must know about the host comes from the
-//! caller.
+//! Tells whether a port would hear a frame, and which rule decides. It judges by the rules in the
+//! kernel, intact or damaged, not by those that should be there. Pure: the caller passes in what it
+//! needs to know about the host.
 //!
-//! All rules of a fence only drop. So a frame is heard if no step drops it; one step that drops it
-//! decides, whatever the others do.
+//! All rules of a fence only drop frames. So a frame is heard if no step drops it, and one step that
+//! drops it decides, whatever the others do.
 
 mod advice;
 mod answer;
@@ -21,84 +21,85 @@ pub use self::answer::{Answer, Party};
 pub use self::rule::Words;
 pub use self::way::{Delivery, PortState, Way};
 
-/// A frame to the NIC at the port that may hear it. The *overheard* rule is for frames to others.
+/// A frame to the NIC at the receiving port. So the *overheard* rule, which is for frames to others,
+/// does not apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Its source address.
     pub source: MacAddr,
-    /// What it says about IP addresses, if the question is about that.
+    /// The IP address that it claims, if the question is about that.
     pub claim: Claim,
 }
 
-/// The IP address that the sender of a frame says it has.
+/// The IP address that a frame claims to come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The question is not about IP addresses: they are the sender's own.
+    /// The question is not about IP addresses: assume that they are the sender's own.
     Nothing,
     /// ARP with this sender address.
     Arp(Ipv4Addr),
-    /// A packet, a UDP datagram say, from this address.
+    /// A packet from this address, such as a UDP datagram.
     Ip(IpAddr),
 }
 
-/// A port, and what stands in front of it.
+/// A port and its guard.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Side<'a> {
-    /// The port; `None`: one that is not known, without a fence.
+    /// The port; `None`: an unknown port without a fence.
     pub port: Option<&'a Port>,
-    /// What the rules say; `None` where there are none.
+    /// Its guard; `None` if it has no rules.
     pub guard: Option<&'a ActualGuard>,
-    /// Why frames may not pass just these rules, each in words.
+    /// Why frames may not pass exactly these rules, each in words.
     pub defects: &'a [String],
 }
 
-/// Where something happens to a frame.
+/// Where a step happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     /// On the bridge.
     Bridge,
-    /// Where it comes in.
+    /// At the port where the frame comes in.
     From,
-    /// Where it would go out.
+    /// At the port where it would go out.
     To,
 }
 
 /// Why a frame is dropped. The words are those of `macfence list` and of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The bridge does not bring it there.
+    /// The bridge does not deliver it to the receiver.
     Bridge,
-    /// It carries a source address that is not the VM's.
+    /// Its source address is not the VM's.
     Spoofed,
-    /// It carries an IP address that is not the VM's.
+    /// It claims an IP address that is not the VM's.
     Forged,
-    /// It is of another network.
+    /// It comes from another network.
     Foreign,
 }
 
-/// What happens to a frame in one place.
+/// What a step does with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes on.
+    /// It passes.
     Passes,
-    /// It does not.
+    /// It is dropped.
     Drops(Reason),
-    /// Nobody can tell.
+    /// That is unknown.
     Unknown,
 }
 
 /// One step of a frame's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Where.
+    /// Where it happens.
     pub at: At,
-    /// What happens.
+    /// What it does.
     pub outcome: Outcome,
     /// Why, in words.
     pub why: String,
     /// The rule that decides, in the words of the firewall's own program.
     pub rule: Option<String>,
-    /// The packets that rules of this kind have dropped at this port.
+    /// How many packets rules of this kind have dropped at this port.
     pub dropped: Option<u64>,
 }
 
@@ -120,7 +121,7 @@ impl Step {
     }
 }
 
-/// Whether a frame that takes these steps is heard; `None`: nobody can tell.
+/// Tells whether a frame that takes these steps is heard; `None`: unknown.
 pub fn is_heard(steps: &[Step]) -> Option<bool> {
     let is = |outcome: fn(&Outcome) -> bool| steps.iter().any(|step| outcome(&step.outcome));
     if is(|outcome| matches!(outcome, Outcome::Drops(_))) {
@@ -132,7 +133,7 @@ pub fn is_heard(steps: &[Step]) -> Option<bool> {
     }
 }
 
-/// The step that decides: the first that drops the frame, else the first of which nobody can tell, else
+/// The step that decides: the first that drops the frame, else the first with an unknown result, else
 /// the last.
 pub fn deciding(steps: &[Step]) -> Option<&Step> {
     let drops = |step: &&Step| matches!(step.outcome, Outcome::Drops(_));
@@ -143,25 +144,25 @@ pub fn deciding(steps: &[Step]) -> Option<&Step> {
         .or(steps.last())
 }
 
-/// What the rules do with a frame from one port to another.
+/// Judges what the rules do with a frame from one port to another.
 pub fn verdict(from: &Side, to: &Side, frame: Frame, words: Words) -> Vec<Step> {
     let mut steps = sent(from, frame, words);
     steps.push(received(to, from.port, frame.source, words));
     steps
 }
 
-/// What happens to a frame of the host itself, which no rule of ours sees.
+/// The step of a frame that the host itself sends, which none of our rules sees.
 pub fn sent_by_host(bridge: &str) -> Step {
-    let why = format!("the host sends it itself, by {bridge}: fences do not look at that");
+    let why = format!("the host itself sends it through {bridge}, and no fence checks that");
     Step::new(At::To, Outcome::Passes, why)
 }
 
-/// What happens where the frame comes in.
+/// Judges what happens where the frame comes in.
 fn sent(from: &Side, frame: Frame, words: Words) -> Vec<Step> {
     let (Some(port), Some(guard)) = (from.port, from.guard) else {
         let why = match from.port {
             Some(port) => format!("nothing is fenced at \"{port}\""),
-            None => "it comes in by a port without a fence".to_owned(),
+            None => "it comes in through a port without a fence".to_owned(),
         };
         return vec![
             damaged(from, At::From).unwrap_or_else(|| Step::new(At::From, Outcome::Passes, why)),
@@ -177,7 +178,7 @@ fn sent(from: &Side, frame: Frame, words: Words) -> Vec<Step> {
     steps
 }
 
-/// Where frames may pass other rules than those of the guard, nobody can tell what happens.
+/// If frames may pass other rules than the guard's, the result is unknown.
 fn damaged(side: &Side, at: At) -> Option<Step> {
     let defects = side.defects;
     (!defects.is_empty()).then(|| {
@@ -186,7 +187,7 @@ fn damaged(side: &Side, at: At) -> Option<Step> {
     })
 }
 
-/// Whether the source address is one of the VM's.
+/// Judges whether the source address is one of the VM's.
 fn spoofed(port: &Port, guard: &ActualGuard, source: MacAddr, words: Words) -> Step {
     let step = |outcome, why| Step::new(At::From, outcome, why);
     let by = |step: Step| {
@@ -194,7 +195,7 @@ fn spoofed(port: &Port, guard: &ActualGuard, source: MacAddr, words: Words) -> S
         step.by(rule, guard.dropped.spoofed)
     };
     let Some(first) = guard.macs.first() else {
-        let why = format!("no rule says under which address \"{port}\" may send");
+        let why = format!("no rule limits the addresses that \"{port}\" may send from");
         return step(Outcome::Passes, why);
     };
     let is_extra = guard.extra_macs.contains(&source);
@@ -203,7 +204,9 @@ fn spoofed(port: &Port, guard: &ActualGuard, source: MacAddr, words: Words) -> S
         let why = format!("\"{port}\" may send as {source}");
         by(step(Outcome::Passes, why))
     } else if is_extra || (!only && guard.macs.contains(&source) && !guard.extra_macs.is_empty()) {
-        let why = format!("rules contradict each other about who sends from \"{port}\"");
+        let why = format!(
+            "rules contradict each other about the addresses that \"{port}\" may send from"
+        );
         step(Outcome::Unknown, why)
     } else if only {
         let own: Vec<_> = guard.macs.iter().take(1).chain(&guard.extra_macs).collect();
@@ -211,12 +214,12 @@ fn spoofed(port: &Port, guard: &ActualGuard, source: MacAddr, words: Words) -> S
         let why = format!("\"{port}\" may send only as {}", own.join(" or "));
         by(step(Outcome::Drops(Reason::Spoofed), why))
     } else {
-        let why = format!("rules that contradict each other let nothing in from \"{port}\"");
+        let why = format!("contradicting rules let no frame in from \"{port}\"");
         by(step(Outcome::Drops(Reason::Spoofed), why))
     }
 }
 
-/// Whether the IP address is one of the VM's.
+/// Judges whether the IP address is one of the VM's.
 fn forged(port: &Port, guard: &ActualGuard, claim: Claim, words: Words) -> Step {
     let step = |outcome, why| Step::new(At::From, outcome, why);
     let Some(said) = &guard.addresses else {
@@ -231,7 +234,7 @@ fn forged(port: &Port, guard: &ActualGuard, claim: Claim, words: Words) -> Step 
     let v6 = ActualIpv6::of(&meant, senders);
     let (is_own, ip, rule) = match claim {
         Claim::Nothing => return step(Outcome::Passes, String::new()),
-        // Who asks whether an address is free has none yet.
+        // A VM that asks whether an address is free claims none.
         Claim::Arp(ip) => (
             ip.is_unspecified() || meant.v4.contains(&ip),
             IpAddr::V4(ip),
@@ -264,16 +267,16 @@ fn forged(port: &Port, guard: &ActualGuard, claim: Claim, words: Words) -> Step 
         }
     };
     let own = if all.is_empty() {
-        "none".to_owned()
+        format!("no IPv{} address", if ip.is_ipv4() { 4 } else { 6 })
     } else {
         format!("only {}", all.join(" or "))
     };
-    let why = format!("of such IP addresses \"{port}\" may use {own}");
+    let why = format!("\"{port}\" may use {own}");
     step(Outcome::Drops(Reason::Forged), why)
         .by(rule::forged(words, port, rule), guard.dropped.forged)
 }
 
-/// Whether the receiver may hear this sender.
+/// Judges whether the receiver may hear this sender.
 fn received(to: &Side, from: Option<&Port>, source: MacAddr, words: Words) -> Step {
     let step = |outcome, why| Step::new(At::To, outcome, why);
     if let Some(step) = damaged(to, At::To) {

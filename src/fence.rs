@@ -1,5 +1,5 @@
-//! What to enforce for a VM: a guard in front of each of its ports. And the same as the kernel
-//! holds it, whole or damaged.
+//! What to enforce for a VM: a guard in front of each of its ports. Also the same as read back from the
+//! kernel, intact or damaged.
 //!
 //! Pure: knows neither a hypervisor nor a firewall, and starts no process.
 
@@ -12,28 +12,28 @@ pub use self::addresses::{ActualAddresses, ActualIpv6, Addresses, LinkLocal};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::{Port, VmName};
 
-/// What stands in front of one port of a VM.
+/// The guard in front of one port of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guard {
     /// The port.
     pub port: Port,
-    /// The NIC's own address. Frames from the port may carry no other source address but the extra
+    /// The NIC's own address. Frames from the port may carry no other source address, except the extra
     /// ones. Stops a VM that pretends to be another one.
     pub mac: MacAddr,
-    /// Further source addresses, sorted, each once: of nested guests, of macvlan devices, of VRRP.
+    /// Further source addresses, sorted, each once: for nested guests, macvlan devices, or VRRP.
     pub extra_macs: Vec<MacAddr>,
-    /// Which senders' frames may reach the port.
+    /// The senders whose frames may reach the port.
     pub hears: Hears,
-    /// Whether the VM may send IGMP and MLD queries, as a multicast router does. Stops a VM that
-    /// makes the bridge wait for answers of other networks' VMs, which do not hear the query.
+    /// Whether the VM may send IGMP and MLD queries, as a multicast router does. If not, this stops a
+    /// VM that makes the bridge wait for answers of other networks' VMs, which do not hear the query.
     pub queries: bool,
     /// The only IP addresses that the VM may use, if they are guarded. Stops a VM that takes
     /// another's IP address under its own MAC address.
     pub addresses: Option<Addresses>,
-    /// Whether what a DHCP or DHCPv6 server sends is dropped. Stops a VM that gives its neighbours
+    /// Whether frames of DHCP and DHCPv6 servers are dropped. Stops a VM that gives its neighbours
     /// false addresses and routers.
     pub dhcp_guard: bool,
-    /// Whether IPv6 router advertisements and redirects are dropped. Stops a VM that makes itself its
+    /// Whether IPv6 router advertisements and redirects are dropped. Stops a VM that poses as its
     /// neighbours' router.
     pub ra_guard: bool,
     /// The group of netlink sockets that are told of some of the dropped frames.
@@ -41,7 +41,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// A guard that filters nothing but who sends and who is heard.
+    /// A guard that only checks who sends and who is heard.
     pub fn new(port: Port, mac: MacAddr, hears: Hears) -> Self {
         Self {
             port,
@@ -64,20 +64,19 @@ impl Guard {
     }
 }
 
-/// Which senders' frames may reach a port.
+/// The senders whose frames may reach a port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hears {
-    /// Everybody's: the NIC's owner did not ask for isolation.
+    /// All: the NIC's owner did not ask for isolation.
     All,
-    /// Only those of the NIC's network and of trusted senders. Stops a VM that listens to other
-    /// networks.
+    /// Only those in the NIC's network and trusted ones. Stops a VM that listens to other networks.
     Network {
         /// The NIC's network.
         prefix: MacPrefix,
-        /// Who else may be heard, sorted, each once.
+        /// Other senders that may be heard, sorted, each once.
         trusted: Vec<MacPrefix>,
-        /// Ports of the host itself, sorted, each once: what comes in through them is heard whatever
-        /// its source address.
+        /// Ports of the host itself, sorted, each once: frames that come in through them are heard
+        /// whatever their source address.
         trusted_ports: Vec<Port>,
     },
 }
@@ -110,19 +109,19 @@ pub struct Fence {
     pub guards: Vec<Guard>,
 }
 
-/// What stays of a VM's present fence although the new one says otherwise.
+/// Parts of a VM's present fence that stay although the new fence says otherwise.
 pub struct Keep<'a> {
-    /// Whether the guard of a port stays that the new fence omits.
+    /// Whether the guard of a port stays if the new fence omits the port.
     pub ports: Box<dyn Fn(&Port) -> bool + 'a>,
-    /// Whether the NIC at a port may go on to use the IP addresses that it may use now, and no
-    /// others: nobody knows what is asked for it.
+    /// Whether the NIC at a port may use the same IP addresses as now, and no others, because it is
+    /// unknown what its template asks for.
     pub addresses: Box<dyn Fn(&Port) -> bool + 'a>,
-    /// Whether ports that are another VM's stay that VM's. A fence that claims one then fails with
+    /// Whether a port of another VM stays that VM's. If so, a fence that claims such a port fails with
     /// [`Taken`].
     pub others_ports: bool,
 }
 
-/// The error of a fence that claims a port which another VM has.
+/// The error for a fence that claims another VM's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken(pub Port);
 
@@ -145,7 +144,7 @@ impl Keep<'_> {
     }
 }
 
-/// A new fence merged with what is to be kept of the present one.
+/// A new fence merged with the parts of the present one that stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
     /// The guards that the VM should have.
@@ -155,14 +154,14 @@ pub struct Merged {
 }
 
 impl Merged {
-    /// Whether the VM should have no fence.
+    /// Tells whether the VM should have no fence.
     pub fn is_empty(&self) -> bool {
         self.guards.is_empty() && self.kept.is_empty()
     }
 }
 
 impl Fence {
-    /// The fence of a VM that should have none.
+    /// An empty fence, for a VM that should have none.
     pub fn none(vm: VmName) -> Self {
         Self {
             vm,
@@ -175,7 +174,7 @@ impl Fence {
         self.guards.iter().map(|guard| &guard.port).collect()
     }
 
-    /// What the VM should have, given what it has.
+    /// Merges this fence with the parts of the present one that stay.
     pub fn merge<'a>(
         &self,
         actual: impl Iterator<Item = &'a ActualGuard> + Clone,
@@ -205,23 +204,24 @@ impl Fence {
     }
 }
 
-/// What the rules in front of a port say, as found in the kernel. A whole guard has one address
-/// and one say about who is heard, and no defects; fewer were lost, more were added by somebody.
+/// The guard in front of a port, as its rules in the kernel say. An intact guard has one address, one
+/// entry about who is heard, and no defects. Fewer entries mean lost rules, more mean rules that
+/// somebody added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActualGuard {
     /// The port.
     pub port: Port,
-    /// The addresses that frames from the port must carry: of each rule the NIC's own.
+    /// The NIC's own address, once for each rule that names one.
     pub macs: Vec<MacAddr>,
     /// The further addresses that frames from the port may carry.
     pub extra_macs: Vec<MacAddr>,
-    /// Whom the port hears.
+    /// The senders that the port hears, once for each rule.
     pub hears: Vec<Hears>,
     /// Whether queries may come from the port.
     pub queries: bool,
-    /// What is said about the IP addresses that the VM may use; `None` if they are not guarded.
+    /// The IP addresses that the VM may use, according to the rules; `None` if they are not guarded.
     pub addresses: Option<ActualAddresses>,
-    /// Whether what a DHCP server sends is dropped.
+    /// Whether frames of DHCP servers are dropped.
     pub dhcp_guard: bool,
     /// Whether router advertisements are dropped.
     pub ra_guard: bool,
@@ -231,19 +231,19 @@ pub struct ActualGuard {
     /// Rules that a guard like this has and that are missing, or the other way round, each in
     /// words. A guard of an earlier version lacks some.
     pub defects: Vec<String>,
-    /// What was dropped.
+    /// The packets dropped so far.
     pub dropped: Dropped,
 }
 
-/// Packets dropped in front of a port since its rules were loaded; `None` where the rule is missing
-/// or nobody counts.
+/// Packets dropped in front of a port since its rules were loaded; `None` if the rule is missing or has
+/// no counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// From the port, under an address that is not its own.
+    /// From the port, from an address that is not its own.
     pub spoofed: Option<u64>,
-    /// To the port, from another network, or from a trusted sender there to somebody else.
+    /// To the port, from another network, or from a trusted sender there to another station.
     pub foreign: Option<u64>,
-    /// From the port, under an IP address that is not its own, or in another's role.
+    /// From the port, claiming an IP address or a role that is not its own.
     pub forged: Option<u64>,
 }
 
@@ -265,12 +265,12 @@ impl ActualGuard {
         }
     }
 
-    /// Of what it says about who is heard, the first that is not all networks.
+    /// The first of the networks that it hears, if the rules name one.
     pub fn network(&self) -> Option<&Hears> {
         self.hears.iter().find(|hears| **hears != Hears::All)
     }
 
-    /// Whether all that it says is said by `other` as well.
+    /// Tells whether `other` has every rule that this guard has.
     pub fn is_covered_by(&self, other: &Self) -> bool {
         let addresses = match (&self.addresses, &other.addresses) {
             (None, _) => true,
@@ -285,9 +285,9 @@ impl ActualGuard {
             && self.ra_guard <= other.ra_guard
     }
 
-    /// The guard that the rules were made for, if they tell: they name one address and say in one
-    /// way who is heard and what IP addresses the VM may use. The same rule twice says nothing else
-    /// than once.
+    /// The guard for which the rules were made, if that is clear: they name one address, and do not
+    /// contradict each other about who is heard and which IP addresses the VM may use. A repeated rule
+    /// does no harm.
     pub fn meant(&self) -> Option<Guard> {
         let mac = *the_only(&self.macs)?;
         let senders = [mac].into_iter().chain(self.extra_macs.iter().copied());
@@ -307,7 +307,7 @@ impl ActualGuard {
         })
     }
 
-    /// The guard, if nothing of it is missing.
+    /// The guard, if it is intact.
     pub fn whole(&self) -> Option<Guard> {
         self.meant().filter(|_| self.defects.is_empty())
     }
@@ -321,11 +321,11 @@ fn the_only<T: PartialEq>(values: &[T]) -> Option<&T> {
 /// A fence as the kernel holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActualFence {
-    /// Whose it is. `None` where rules name no VM: it is then the fence of a single port.
+    /// The VM. `None` if rules name no VM: then this is the fence of a single port.
     pub vm: Option<VmName>,
     /// The backend's name for it.
     pub chain: String,
-    /// What its rules say, one guard for each port.
+    /// Its guards, one for each port.
     pub guards: Vec<ActualGuard>,
     /// Why frames do not pass exactly these guards, each in words.
     pub defects: Vec<String>,

@@ -1,7 +1,7 @@
-//! A map of who hears whom, in Graphviz' DOT language. Pure.
+//! Draws a map of who hears whom, in Graphviz' DOT language. Pure.
 //!
-//! Ports are in a box for each bridge, and in it in a box for each network: those of one network hear
-//! each other, which needs no arrows.
+//! There is a box for each bridge, and in it a box for each network. Ports in one box hear each other,
+//! which needs no arrows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -10,16 +10,16 @@ use crate::fence::{ActualGuard, Hears};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::survey::{Entry, Status};
 
-/// Ports of one bridge that hear the same.
+/// A group of ports of one bridge that hear the same senders.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Group {
-    /// A network, and whom it trusts.
+    /// A network, and the senders that it trusts.
     Network(Hears),
-    /// Those that hear all networks.
+    /// Ports that hear all networks.
     All,
-    /// Those that nothing stands in front of.
+    /// Ports without a fence.
     Unfenced,
-    /// Those whose rules contradict each other, or lack one.
+    /// Ports whose rules contradict each other, or lack one.
     Unclear,
 }
 
@@ -29,7 +29,7 @@ struct Node<'a> {
     id: usize,
 }
 
-/// The map of these ports as a text that `dot` reads. Rules for ports that are gone are left out.
+/// Returns the map of these ports as a text for `dot`. Rules for ports that are gone are left out.
 pub fn dot(entries: &[Entry]) -> String {
     let mut bridges: BTreeMap<&str, BTreeMap<Group, Vec<Node>>> = BTreeMap::new();
     for (id, entry) in entries.iter().enumerate() {
@@ -145,7 +145,7 @@ impl Group {
         }
     }
 
-    /// Whether its members hear what this port's VM sends under its own addresses.
+    /// Tells whether its members hear what this port's VM sends from its own addresses.
     fn hears(&self, node: &Node) -> bool {
         match self {
             Self::Network(Hears::Network {
@@ -155,12 +155,12 @@ impl Group {
                 prefixes.any(|prefix| node.macs().any(|mac| prefix.contains(mac)))
             }
             Self::Network(Hears::All) | Self::All | Self::Unfenced => true,
-            // Nobody can say it of these.
+            // That is unknown for these.
             Self::Unclear => false,
         }
     }
 
-    /// Whom it trusts besides VMs that have a place on the map.
+    /// Trusted senders other than VMs on the map.
     fn trusted(&self, macs: &BTreeSet<MacAddr>) -> Vec<String> {
         let Self::Network(Hears::Network {
             trusted,
@@ -182,7 +182,7 @@ impl Group {
 }
 
 impl Node<'_> {
-    /// The addresses under which it may send.
+    /// The addresses that it may send from.
     fn macs(&self) -> impl Iterator<Item = MacAddr> {
         let held = self.entry.held.iter();
         let extra = held.flat_map(|guard| guard.extra_macs.iter().copied());
@@ -202,13 +202,13 @@ impl Node<'_> {
     }
 }
 
-/// What the rules say about who is heard, if they say it in one way.
+/// Who is heard according to the rules, if they do not contradict each other.
 fn the_only(guard: &ActualGuard) -> Option<&Hears> {
     let (first, others) = guard.hears.split_first()?;
     others.iter().all(|other| other == first).then_some(first)
 }
 
-/// A label. In it, backslashes begin escapes and ampersands HTML's entities.
+/// Quotes a label. In labels, backslashes begin escapes and ampersands begin HTML entities.
 fn quoted(text: &str) -> String {
     let mut label = "\"".to_owned();
     for c in text.chars() {

@@ -1,12 +1,12 @@
-//! What only callers know, remembered until the VM ends: what OpenNebula's template asks for its
-//! NICs. A hypervisor does not know it, and the kernel's rules, from which it could be guessed, are
-//! gone when somebody flushes the ruleset.
+//! Remembers, until a VM ends, what OpenNebula's template asks for its NICs. Only the caller knows it:
+//! a hypervisor does not, and the kernel's rules, from which it could be guessed, are gone when
+//! somebody flushes the ruleset.
 //!
-//! There is one file for each VM, in `/run/macfence/vms`: a VM does not outlive a reboot, so neither
-//! must they. Files are changed only under [`crate::lock::exclusive`], and only as a whole, so
-//! that they can be read without it. Links are not followed. A file that others could have written, or
-//! that does not tell what it should, is not believed: its VM is isolated, has one MAC address for
-//! each NIC, and may use no IP addresses beyond those that the kernel's rules let it use, if any do.
+//! There is one file for each VM, in `/run/macfence/vms`, because neither VMs nor these files should
+//! outlive a reboot. Files are changed only under [`crate::lock::exclusive`], and replaced as a whole,
+//! so that they can be read without the lock. Links are not followed. A file that others could have
+//! written, or whose contents are wrong, is not believed. Then its VM is isolated, has one MAC address
+//! for each NIC, and may use only the IP addresses that the kernel's rules already let it use.
 
 mod place;
 mod record;
@@ -25,31 +25,31 @@ use crate::lock;
 use crate::mac::MacAddr;
 use crate::vm::{Port, Vm, VmName};
 
-/// Where the files are, in [`lock::DIR`].
+/// The directory of the files, in [`lock::DIR`].
 const NAME: &str = "vms";
 
 /// The memory of a host.
 pub struct Memory {
     place: Place,
-    /// What takes the place of the files where there is no directory yet.
+    /// The records to use while there is no directory yet.
     adopted: BTreeMap<VmName, Record>,
 }
 
-/// What nobody knows, because the memory cannot be believed.
+/// What is unknown because the memory cannot be believed.
 #[derive(Debug, Default)]
 pub struct Unknown {
-    /// The ports of which it is not known what is asked for.
+    /// The ports whose template's wishes are unknown.
     pub ports: BTreeSet<Port>,
-    /// Why, a sentence for each VM.
+    /// The reason, a sentence for each VM.
     pub why: Vec<String>,
 }
 
 impl Memory {
-    /// Opens the memory to change it, which must be done under the lock. If there is none yet, makes
-    /// it: of what version 0.1 has left in the kernel, which `actual` asks for.
+    /// Opens the memory for changes; the caller must hold the lock. If there is none yet, creates it
+    /// from the rules that version 0.1 left in the kernel, which `actual` reads.
     ///
     /// # Errors
-    /// If others can change the directory, if it cannot be made, or if `actual` fails.
+    /// If others can change the directory, if it cannot be created, or if `actual` fails.
     pub fn open(actual: impl FnOnce() -> Result<Vec<ActualFence>>) -> Result<Self> {
         Self::open_in(Path::new(lock::DIR), Uid::ROOT, actual)
     }
@@ -69,7 +69,7 @@ impl Memory {
             &unfinished,
             owner,
         );
-        // Who was killed here has left some.
+        // A run that was killed here has left some files.
         for name in memory.place.names()? {
             memory.place.delete(&name)?;
         }
@@ -100,7 +100,7 @@ impl Memory {
         Ok(Some(Self::of(Some(dir), &path, owner)))
     }
 
-    /// The memory, to read it only; if there is none, what [`Self::open`] would make.
+    /// Opens the memory for reading. If there is none, returns what [`Self::open`] would create.
     ///
     /// # Errors
     /// Like [`Self::existing`].
@@ -125,7 +125,7 @@ impl Memory {
         }
     }
 
-    /// Fills in what is asked for the NICs of these VMs. Returns what cannot be believed.
+    /// Fills in what is asked for the NICs of these VMs. Returns what is unknown.
     pub fn recall(&self, vms: &mut [Vm]) -> Unknown {
         let mut unknown = Unknown::default();
         for vm in vms {
@@ -134,7 +134,7 @@ impl Memory {
                 Ok(None) => {}
                 Err(e) => {
                     unknown.why.push(format!(
-                        "VM {:?}: what is asked for it is not known: {e:#}; it is isolated",
+                        "VM {:?} is isolated, because it is unknown what its template asks for: {e:#}",
                         vm.name.as_str()
                     ));
                     let ports = vm.nics.iter().map(|nic| nic.port.clone());
@@ -148,16 +148,16 @@ impl Memory {
     fn record(&self, vm: &VmName) -> Result<Option<Record>> {
         match record::file_name(vm) {
             Ok(name) if self.place.dir.is_some() => self.place.read(&name),
-            // Nothing is remembered of a VM whose name is too long.
+            // A VM with too long a name has no file.
             _ => Ok(self.adopted.get(vm).cloned()),
         }
     }
 
-    /// Notes what is asked for these NICs of a VM; what it says of others stays. Returns what was
-    /// there and could not be believed.
+    /// Notes what is asked for these NICs of a VM; notes about its other NICs stay. Returns why the old
+    /// record could not be believed, if so.
     ///
     /// # Errors
-    /// If it cannot be written. It is then what it was.
+    /// If the file cannot be written. It is then unchanged.
     pub fn note(&self, vm: &Vm) -> Result<Option<Error>> {
         let new = Record::of(vm);
         if new.is_empty() {
@@ -176,7 +176,8 @@ impl Memory {
         Ok(trouble)
     }
 
-    /// Forgets some NICs of a VM, each told by its port and address. Without a NIC, there is no file.
+    /// Forgets the NICs of a VM that `which` selects by port and address. Deletes the file with the
+    /// last NIC.
     ///
     /// # Errors
     /// If the file cannot be read, written or deleted.
@@ -200,7 +201,7 @@ impl Memory {
     /// # Errors
     /// If the file cannot be deleted.
     pub fn forget(&self, vm: &VmName) -> Result<()> {
-        // No file has a name that is too long.
+        // A VM with too long a name has no file.
         record::file_name(vm).map_or(Ok(()), |name| self.place.delete(&name))
     }
 
@@ -234,7 +235,7 @@ impl Memory {
         for name in self.place.names()? {
             let has_ended = match self.place.read(&name) {
                 Ok(record) => record.is_some_and(|record| !record.ports().any(&is_there)),
-                // Nobody's any more, if it was a VM's at all.
+                // It belongs to no VM any more, if it ever did.
                 Err(_) => alive.is_some(),
             };
             if has_ended

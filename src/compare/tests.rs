@@ -49,7 +49,7 @@ fn keeping(ports: &'static [&'static str]) -> Keep<'static> {
     }
 }
 
-/// What is found about VM `a`.
+/// The result for VM `a`.
 fn found(desired: &Fence, actual: &[ActualFence], keep: &Keep) -> (State, String) {
     let findings = compare(std::slice::from_ref(desired), actual, keep);
     let [finding] = findings.as_slice() else {
@@ -145,7 +145,7 @@ fn a_fence_is_missing_or_stale_as_a_whole() {
     assert_eq!(found(&desired(&[]), &two, &none()), (State::Stale, ports));
     let nothing = (State::Ok, String::new());
     assert_eq!(found(&desired(&[]), &[], &none()), nothing);
-    // A port that is to be kept keeps the fence.
+    // A port that the caller keeps also keeps the fence.
     assert_eq!(found(&desired(&[]), &two, &keeping(&["p0", "p1"])), nothing);
     let chain_without_rules = [actual(Some("a"), &[])];
     let stale = (State::Stale, String::new());
@@ -153,7 +153,7 @@ fn a_fence_is_missing_or_stale_as_a_whole() {
 }
 
 #[test]
-fn a_port_too_many_is_named_unless_it_is_kept() {
+fn an_extra_port_is_named_unless_it_is_kept() {
     let now = [actual(
         Some("a"),
         &[guard("p0", &[MAC], &[own()]), guard("p1", &[OTHER], &[])],
@@ -187,7 +187,7 @@ fn fences_without_a_name_belong_to_the_vm_that_has_the_port() {
 }
 
 #[test]
-fn what_a_guard_filters_besides_senders_is_compared() {
+fn the_other_filters_of_a_guard_are_compared() {
     let plain = Guard::new("p".parse().unwrap(), MAC.parse().unwrap(), own());
     let full = Guard {
         extra_macs: vec![OTHER.parse().unwrap()],
@@ -242,7 +242,7 @@ fn a_port_that_may_hear_all_networks_needs_no_rule_for_it() {
     desired.guards[0].hears = Hears::All;
     for (hears, state) in [
         (&[Hears::All][..], State::Ok),
-        // ebtables has no place for a note.
+        // ebtables cannot note this in its rules.
         (&[], State::Ok),
         (&[own()], State::Differs),
     ] {

@@ -1,4 +1,4 @@
-//! What the configuration says about a verdict, and what would change it.
+//! The part of the configuration that matters for a verdict, and what would change the verdict.
 
 use super::{Answer, At, Claim, Outcome, Reason, deciding};
 use crate::config::origin::Origin;
@@ -10,18 +10,18 @@ use crate::mac::MacAddr;
 pub struct Setting {
     /// Its key in the configuration file.
     pub key: &'static str,
-    /// Its value as the file would say it.
+    /// Its value, as the file would write it.
     pub value: String,
     /// Where it comes from.
     pub origin: Origin,
 }
 
-/// What the configuration says now. The kernel may hold something else.
+/// The current configuration. The kernel may hold something else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// The settings that matter for the question.
     pub all: Vec<Setting>,
-    /// The file, whether it is there or not.
+    /// The file, whether it exists or not.
     pub file: String,
     /// The guard that the sender's port would get, if it is a VM's.
     pub from: Option<Guard>,
@@ -36,7 +36,7 @@ impl Settings {
             .map(|setting| &setting.origin)
     }
 
-    /// Whether the receiver would hear this sender.
+    /// Tells whether the receiver would hear this sender.
     fn lets_hear(&self, source: MacAddr) -> bool {
         self.to.as_ref().is_some_and(|guard| match &guard.hears {
             Hears::All => true,
@@ -46,13 +46,13 @@ impl Settings {
         })
     }
 
-    /// Whether the sender would be let send so.
+    /// Tells whether the sender would be allowed to send from this address.
     fn lets_send(&self, source: MacAddr) -> bool {
         let mut from = self.from.iter();
         from.any(|guard| guard.senders().any(|mac| mac == source))
     }
 
-    /// Whether the sender may use the address.
+    /// Tells whether the sender would be allowed to use this IP address.
     fn lets_claim(&self, claim: Claim) -> bool {
         self.from.as_ref().is_some_and(|guard| {
             let Some(own) = &guard.addresses else {
@@ -67,7 +67,7 @@ impl Settings {
     }
 }
 
-/// What would change the answer; `None`: nothing that we know.
+/// Returns what would change the answer; `None`: nothing that we know.
 pub fn change(answer: &Answer) -> Option<String> {
     let step = deciding(&answer.steps)?;
     let settings = &answer.settings;
@@ -75,11 +75,11 @@ pub fn change(answer: &Answer) -> Option<String> {
     let sync = "run \"macfence sync\"";
     match step.outcome {
         Outcome::Drops(Reason::Foreign) if settings.lets_hear(frame.source) => Some(format!(
-            "the configuration lets it be heard, the kernel's rules do not yet: {sync}"
+            "the configuration allows it, but the kernel's rules do not yet: {sync}"
         )),
         Outcome::Drops(Reason::Foreign) => Some(trust(settings, frame.source, sync)),
         Outcome::Drops(Reason::Spoofed) if settings.lets_send(frame.source) => Some(format!(
-            "the configuration lets the VM send so, the kernel's rules do not yet: {sync}"
+            "the configuration lets the VM send so, but the kernel's rules do not yet: {sync}"
         )),
         Outcome::Drops(Reason::Spoofed) => {
             let section = section(answer)?;
@@ -89,7 +89,7 @@ pub fn change(answer: &Answer) -> Option<String> {
             ))
         }
         Outcome::Drops(Reason::Forged) if settings.lets_claim(frame.claim) => Some(format!(
-            "the configuration lets the VM use it, the kernel's rules do not yet: {sync}"
+            "the configuration lets the VM use it, but the kernel's rules do not yet: {sync}"
         )),
         Outcome::Drops(Reason::Forged) => {
             let ip = match frame.claim {
@@ -105,37 +105,37 @@ pub fn change(answer: &Answer) -> Option<String> {
         Outcome::Drops(Reason::Bridge) => None,
         Outcome::Unknown if step.at == At::Bridge => None,
         Outcome::Unknown => {
-            Some("\"macfence check\" says what is wrong, \"macfence sync\" repairs it".to_owned())
+            Some("\"macfence check\" shows what is wrong, \"macfence sync\" repairs it".to_owned())
         }
         Outcome::Passes => {
             let vm = answer.to.vm.as_ref().filter(|_| !answer.to.is_fenced)?;
             let name = vm.as_str();
             let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            // People paste it into a shell, and a user may have chosen the name.
+            // People paste the command into a shell, and a user may have chosen the name.
             let call = if name.chars().all(is_plain) && !name.starts_with('-') {
                 format!("apply {name}")
             } else {
                 "sync".to_owned()
             };
             Some(format!(
-                "to fence it, run \"macfence {call}\"; docs/service.md has what does so by itself"
+                "to fence it, run \"macfence {call}\"; docs/service.md shows how to have that done automatically"
             ))
         }
     }
 }
 
-/// How to let the receiver hear a router.
+/// Says how to let the receiver hear a router.
 fn trust(settings: &Settings, source: MacAddr, sync: &str) -> String {
     let file = &settings.file;
     let how = match settings.origin("trusted") {
         Some(Origin::File { line, .. }) => format!("add it to `trusted` in line {line} of {file}"),
-        Some(Origin::CommandLine) => "name it in a further --trusted".to_owned(),
+        Some(Origin::CommandLine) => "add another --trusted for it".to_owned(),
         _ => format!("add it to `trusted`: write `trusted = [\"{source}\"]` at the top of {file}"),
     };
     format!("if {source} is the network's router, {how}, then {sync}")
 }
 
-/// The section of a single NIC, of the sender's.
+/// The configuration section for the sender's NIC.
 fn section(answer: &Answer) -> Option<String> {
     let mac = answer.from.mac?;
     let file = &answer.settings.file;

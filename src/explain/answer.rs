@@ -1,4 +1,4 @@
-//! A verdict for people and for programs.
+//! The answer to a question, as text for people and as JSON for programs.
 
 use std::fmt::Write;
 
@@ -9,10 +9,10 @@ use crate::config::origin::Origin;
 use crate::mac::MacAddr;
 use crate::vm::{Port, VmName};
 
-/// Somebody who sends or hears.
+/// A sender or receiver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Party {
-    /// The VM, if it is one's.
+    /// The VM, if it is one.
     pub vm: Option<VmName>,
     /// The port, if it is known.
     pub port: Option<Port>,
@@ -23,7 +23,7 @@ pub struct Party {
 }
 
 impl Party {
-    /// What a sentence calls it.
+    /// Its name in a sentence.
     fn name(&self) -> String {
         match (&self.vm, &self.port, self.mac) {
             (Some(vm), ..) => vm.to_string(),
@@ -49,30 +49,30 @@ impl Party {
 pub struct Answer {
     /// Who sends.
     pub from: Party,
-    /// Who may hear it.
+    /// Who may hear the frame.
     pub to: Party,
-    /// What is sent.
+    /// The frame.
     pub frame: Frame,
-    /// What happens to it.
+    /// What happens to the frame.
     pub steps: Vec<Step>,
-    /// What the configuration says.
+    /// The settings that matter.
     pub settings: Settings,
-    /// What else may decide, and was not looked at.
+    /// What else may drop the frame and was not checked.
     pub notes: Vec<String>,
 }
 
 impl Answer {
-    /// Whether it is heard; `None`: nobody can tell.
+    /// Tells whether the frame is heard; `None`: unknown.
     pub fn is_heard(&self) -> Option<bool> {
         is_heard(&self.steps)
     }
 
-    /// What would change the answer, as far as we know.
+    /// Returns what would change the answer, as far as we know.
     pub fn change(&self) -> Option<String> {
         advice::change(self)
     }
 
-    /// All in one sentence.
+    /// The answer in one sentence.
     pub fn sentence(&self) -> String {
         let (to, mut from) = (self.to.name(), self.from.name());
         if self.from.mac != Some(self.frame.source) {
@@ -87,7 +87,7 @@ impl Answer {
         let mut text = match self.is_heard() {
             Some(true) => format!("heard: {to} hears {from}, because {why}"),
             Some(false) => format!("not heard: {to} does not hear {from}, because {why}"),
-            None => format!("cannot be known: whether {to} hears {from}, because {why}"),
+            None => format!("unknown: it is not clear whether {to} hears {from}, because {why}"),
         };
         if let Some(change) = self.change() {
             text += &format!("; {change}");
@@ -95,7 +95,7 @@ impl Answer {
         text
     }
 
-    /// For people: each step, the configuration, and the sentence.
+    /// The answer for people: each step, the configuration, and the sentence.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let mut line = |label: &str, what: &str| {
@@ -132,7 +132,7 @@ impl Answer {
         text + &self.sentence() + "\n"
     }
 
-    /// For programs.
+    /// The answer for programs.
     pub fn json(&self) -> Value {
         let step = |step: &Step| {
             json!({

@@ -1,20 +1,20 @@
-//! Rules as people find them in the listing of the firewall's own program, without counters.
+//! Writes rules as people find them in the listing of the firewall's own program, without counters.
 
 use crate::fence::ActualGuard;
 use crate::mac::{MacPrefix, PrefixLen};
 use crate::vm::Port;
 
-/// Whose words.
+/// The program whose words are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Words {
     /// As `nft list ruleset` prints a rule.
     Nft,
-    /// As `ebtables -L` prints a rule, behind its table and chain, up to its target.
+    /// As `ebtables -L` prints a rule, after its table and chain, without its target.
     Ebtables,
 }
 
 impl Words {
-    /// Those of a backend, by its name.
+    /// The words of a backend, by its name.
     pub fn of(backend: &str) -> Self {
         match backend {
             "ebtables" => Self::Ebtables,
@@ -69,7 +69,7 @@ pub fn foreign(
     }
 }
 
-/// A rule about the sender's IP addresses, by its comment.
+/// A rule about the sender's IP addresses, identified by its comment.
 pub fn forged(words: Words, port: &Port, comment: &str) -> String {
     match words {
         Words::Nft => {

@@ -40,7 +40,7 @@ fn side<'a>(port: &'a Port, guard: &'a ActualGuard) -> Side<'a> {
     }
 }
 
-/// What the guard of a receiver says about a sender at the port "b".
+/// The verdict of a receiver's guard on a sender at the port "b".
 fn hears(guard: &ActualGuard, source: &str) -> Outcome {
     let (own, other) = (port("a"), port("b"));
     let from = Side {
@@ -57,7 +57,7 @@ fn hears(guard: &ActualGuard, source: &str) -> Outcome {
     steps[1].outcome
 }
 
-/// What the guard of a sender says.
+/// The verdict of a sender's guard.
 fn sends(guard: &ActualGuard, source: &str, claim: Claim) -> Outcome {
     let own = port("a");
     let frame = Frame {
@@ -75,7 +75,7 @@ fn sends(guard: &ActualGuard, source: &str, claim: Claim) -> Outcome {
 }
 
 #[test]
-fn a_network_and_who_is_trusted_are_heard_and_nobody_else() {
+fn only_the_own_network_and_trusted_senders_are_heard() {
     let plain = guard(&[], &[]);
     let foreign = Outcome::Drops(Reason::Foreign);
     assert_eq!(hears(&plain, NEIGHBOUR), Outcome::Passes);
@@ -92,7 +92,7 @@ fn a_network_and_who_is_trusted_are_heard_and_nobody_else() {
 }
 
 #[test]
-fn rules_about_who_is_heard_must_all_let_it_pass_and_none_lets_all_pass() {
+fn every_rule_about_who_is_heard_must_pass_and_without_rules_all_pass() {
     let mut twice = guard(&[ROUTER], &[]);
     twice.hears.extend(guard(&[], &[]).hears);
     assert_eq!(hears(&twice, NEIGHBOUR), Outcome::Passes);
@@ -107,7 +107,7 @@ fn rules_about_who_is_heard_must_all_let_it_pass_and_none_lets_all_pass() {
 }
 
 #[test]
-fn a_vm_sends_under_its_own_addresses_only() {
+fn a_vm_sends_from_its_own_addresses_only() {
     let mut guard = guard(&[], &[]);
     let spoofed = Outcome::Drops(Reason::Spoofed);
     assert_eq!(sends(&guard, OWN, Claim::Nothing), Outcome::Passes);
@@ -118,7 +118,7 @@ fn a_vm_sends_under_its_own_addresses_only() {
 }
 
 #[test]
-fn a_lost_rule_drops_nothing_and_contradicting_ones_drop_what_any_of_them_does() {
+fn a_lost_rule_drops_nothing_and_contradicting_rules_drop_what_any_one_drops() {
     let lost = ActualGuard {
         macs: vec![],
         ..guard(&[], &[])
@@ -132,7 +132,7 @@ fn a_lost_rule_drops_nothing_and_contradicting_ones_drop_what_any_of_them_does()
         let outcome = sends(&two, source, Claim::Nothing);
         assert_eq!(outcome, Outcome::Drops(Reason::Spoofed), "{source}");
     }
-    // Which of the rules allows the further address is not told.
+    // It is unknown which rule allows the further address.
     two.extra_macs = vec![mac(OTHER)];
     assert_eq!(sends(&two, OTHER, Claim::Nothing), Outcome::Unknown);
 }
@@ -174,7 +174,7 @@ fn guarded_ip_addresses_are_judged_as_the_rules_name_them() {
         let outcome = sends(&guard, OWN, other);
         assert_eq!(outcome, Outcome::Drops(Reason::Forged), "{other:?}");
     }
-    // Of a guard with holes nobody knows whether the rule is among those that are left.
+    // If rules are missing, the rule that decides may be one of them.
     guard.defects = vec!["no rule against \"false IPv4 source\" from \"a\"".to_owned()];
     for other in others {
         assert_eq!(sends(&guard, OWN, other), Outcome::Unknown, "{other:?}");
@@ -183,7 +183,7 @@ fn guarded_ip_addresses_are_judged_as_the_rules_name_them() {
 }
 
 #[test]
-fn a_fence_that_frames_may_not_pass_tells_nothing() {
+fn a_fence_that_frames_may_bypass_proves_nothing() {
     let (own, other) = (port("a"), port("b"));
     let guard = guard(&[], &[]);
     let defects = ["the table is dormant".to_owned()];
@@ -199,7 +199,7 @@ fn a_fence_that_frames_may_not_pass_tells_nothing() {
     let heard = |from, to, source| is_heard(&verdict(from, to, frame(source), Words::Nft));
     assert_eq!(heard(&damaged, &whole, OWN), None);
     assert_eq!(heard(&whole, &damaged, OWN), None);
-    // What another step drops for certain is not heard all the same.
+    // A frame that another step drops for certain is not heard all the same.
     assert_eq!(heard(&damaged, &whole, OTHER), Some(false));
     assert_eq!(heard(&whole, &damaged, OTHER), Some(false));
 }

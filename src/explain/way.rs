@@ -1,4 +1,4 @@
-//! What the bridge itself does with a frame, whatever the rules say.
+//! Judges what the bridge itself does with a frame, apart from the rules.
 
 use super::{At, Outcome, Reason, Step};
 use crate::vm::Port;
@@ -8,7 +8,7 @@ use crate::vm::Port;
 pub struct PortState {
     /// The port.
     pub port: Port,
-    /// The bridge that it is on; `None`: on no Linux bridge.
+    /// The bridge that it is on; `None`: no Linux bridge.
     pub bridge: Option<String>,
     /// Why it does not forward, in words; `None` if it does.
     pub stops: Option<&'static str>,
@@ -23,20 +23,20 @@ pub struct PortState {
 /// Where the bridge sends a frame to the receiver's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// To all ports: it has not learned the address, or the address is not known to us.
+    /// To all ports: the bridge has not learned the address, or we do not know it.
     Everywhere,
     /// To this port.
     To(Port),
     /// To the host: the address is also one of its own.
     Host,
-    /// Not the same in all VLANs.
+    /// It differs between VLANs.
     Differs,
 }
 
-/// What the bridge knows.
+/// The bridge's knowledge about a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// Where the frame comes in, if that is known.
+    /// Where the frame comes in, if known.
     pub from: Option<PortState>,
     /// Whether the host itself sends it.
     pub is_hosts: bool,
@@ -49,7 +49,7 @@ pub struct Way {
 }
 
 impl Way {
-    /// What the bridge does with the frame.
+    /// Judges what the bridge does with the frame.
     pub fn step(&self) -> Step {
         let (outcome, why) = self.judge();
         Step::new(At::Bridge, outcome, why)
@@ -72,7 +72,7 @@ impl Way {
             };
             if from.port == to.port {
                 return if from.hairpin {
-                    unknown(format!("\"{}\" is the port that it comes from", to.port))
+                    unknown(format!("the frame comes in through \"{}\" itself", to.port))
                 } else {
                     drops(format!("a bridge sends no frame back to \"{}\"", to.port))
                 };
@@ -98,7 +98,7 @@ impl Way {
         match &self.delivery {
             Delivery::Host => {
                 return drops(format!(
-                    "bridge {bridge} keeps what is sent to the address: it is also the host's own"
+                    "bridge {bridge} keeps the frame, because the receiver's address is also the host's own"
                 ));
             }
             Delivery::To(port) if *port != to.port => {
@@ -109,8 +109,8 @@ impl Way {
             }
             Delivery::Everywhere if !to.floods => {
                 return drops(format!(
-                    "bridge {bridge} has not learned the receiver's address, and \"{}\" gets only \
-                     frames to addresses that it has (flood off)",
+                    "bridge {bridge} has not learned the receiver's address, and sends no such \
+                     frame to \"{}\" (flood off)",
                     to.port
                 ));
             }
@@ -122,8 +122,8 @@ impl Way {
         }
         if self.filters_vlans {
             return unknown(format!(
-                "bridge {bridge} keeps VLANs apart (vlan_filtering): whether both ports share one is \
-                 not looked at"
+                "bridge {bridge} keeps VLANs apart (vlan_filtering), and macfence does not check \
+                 whether both ports share one"
             ));
         }
         let from = match &self.from {

@@ -1,16 +1,16 @@
-//! The IP addresses that a VM may use, and what the kernel's rules say about them.
+//! The IP addresses that a VM may use, and the same as read back from the kernel's rules.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::mac::MacAddr;
 
-/// The IP addresses that a VM may use at a port: as the source of what it sends, and as what it
-/// claims to own.
+/// The IP addresses that a VM may use at a port: as the source of its packets, and in its claims to own
+/// an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// The IPv4 addresses, sorted, each once.
     pub v4: Vec<Ipv4Addr>,
-    /// The IPv6 addresses besides those that [`Addresses::link_local`] allows, sorted, each once.
+    /// The IPv6 addresses, without those that [`Addresses::link_local`] allows, sorted, each once.
     pub v6: Vec<Ipv6Addr>,
     /// The link-local IPv6 addresses.
     pub link_local: LinkLocal,
@@ -19,15 +19,15 @@ pub struct Addresses {
 /// The link-local IPv6 addresses that a VM may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkLocal {
-    /// Those made from the MAC addresses under which it may send.
+    /// Those made from the MAC addresses that it may send from.
     #[default]
     Eui64,
-    /// All of fe80::/10: a guest may as well make its address from a secret (RFC 7217).
+    /// All of fe80::/10: some guests make their address from a secret (RFC 7217).
     Any,
 }
 
 impl LinkLocal {
-    /// The addresses that are made from these MAC addresses; none if any is allowed.
+    /// The addresses made from these MAC addresses; none if any address is allowed.
     pub fn made_from(self, macs: impl Iterator<Item = MacAddr>) -> Vec<Ipv6Addr> {
         match self {
             Self::Eui64 => macs.map(eui64).collect(),
@@ -59,7 +59,7 @@ fn eui64(mac: MacAddr) -> Ipv6Addr {
     ])
 }
 
-/// What rules say about the addresses that a VM may use: once for each rule that says it.
+/// The addresses that a VM may use according to the rules, once for each rule about them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActualAddresses {
     /// The IPv4 addresses.
@@ -71,14 +71,14 @@ pub struct ActualAddresses {
 /// The IPv6 addresses that a rule allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActualIpv6 {
-    /// Single addresses. Behind all others those that were made from MAC addresses.
+    /// Single addresses. Those made from MAC addresses come last.
     pub addresses: Vec<Ipv6Addr>,
-    /// Whether it allows all link-local addresses besides.
+    /// Whether it also allows all link-local addresses.
     pub any_link_local: bool,
 }
 
 impl ActualIpv6 {
-    /// What a rule says that allows these addresses to a VM that sends under these MAC addresses.
+    /// The contents of a rule that allows these addresses to a VM that sends from these MAC addresses.
     pub fn of(allowed: &Addresses, macs: impl Iterator<Item = MacAddr>) -> Self {
         let made = allowed.link_local.made_from(macs);
         Self {
@@ -89,14 +89,14 @@ impl ActualIpv6 {
 }
 
 impl ActualAddresses {
-    /// Whether all that these rules say is said by others as well.
+    /// Tells whether `other` has every rule that these are from.
     pub fn is_covered_by(&self, other: &Self) -> bool {
         self.v4.iter().all(|said| other.v4.contains(said))
             && self.v6.iter().all(|said| other.v6.contains(said))
     }
 
-    /// The addresses that the rules were made for, if they tell: the rules about IPv4 all say the
-    /// same, so do those about IPv6, and there are some of both.
+    /// The addresses for which the rules were made, if that is clear: there are rules about IPv4 and
+    /// about IPv6, and no two rules of one kind contradict each other.
     pub fn meant(&self, macs: impl Iterator<Item = MacAddr>) -> Option<Addresses> {
         let v6 = super::the_only(&self.v6)?;
         let link_local = if v6.any_link_local {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_also_made_from_the_mac_is_told_apart() {
+    fn an_address_that_is_also_made_from_the_mac_is_kept_apart() {
         for v6 in [vec![], vec![eui64(MAC)]] {
             let allowed = Addresses {
                 v4: vec![Ipv4Addr::new(192, 168, 0, 5)],
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_contradict_each_other_or_are_lost_do_not_tell() {
+    fn contradicting_or_lost_rules_have_no_meaning() {
         let v6 = ActualIpv6 {
             addresses: Vec::new(),
             any_link_local: true,

@@ -38,7 +38,7 @@ fn merged(new: &[Guard], actual: &[ActualGuard], kept: &[&str]) -> Merged {
 }
 
 #[test]
-fn a_port_stays_only_if_the_new_fence_omits_it_and_it_is_to_be_kept() {
+fn a_port_stays_only_if_the_new_fence_omits_it_and_the_caller_keeps_it() {
     let new = [guard("p0", A, network())];
     let now = [
         actual("p0", &[B], &[network()]),
@@ -51,7 +51,7 @@ fn a_port_stays_only_if_the_new_fence_omits_it_and_it_is_to_be_kept() {
 }
 
 #[test]
-fn where_nobody_knows_what_is_asked_the_addresses_that_are_guarded_stay_so() {
+fn guarded_addresses_stay_guarded_if_it_is_unknown_what_is_asked() {
     let addresses = |last| Addresses {
         v4: vec![Ipv4Addr::new(10, 0, 0, last)],
         v6: Vec::new(),
@@ -74,11 +74,11 @@ fn where_nobody_knows_what_is_asked_the_addresses_that_are_guarded_stay_so() {
     for (new, now, unknown, expected) in [
         (None, now(A, 5), true, Some(5)),
         (Some(6), now(A, 5), true, Some(5)),
-        // It is known.
+        // What is asked is known.
         (None, now(A, 5), false, None),
-        // It was another NIC.
+        // The port had another NIC.
         (None, now(B, 5), true, None),
-        // There is no such guard.
+        // The port has no guard.
         (Some(6), actual("p0", &[A], &[network()]), true, Some(6)),
     ] {
         let fence = Fence {
@@ -95,7 +95,7 @@ fn where_nobody_knows_what_is_asked_the_addresses_that_are_guarded_stay_so() {
 }
 
 #[test]
-fn nothing_is_wanted_where_nothing_is_new_or_kept() {
+fn a_fence_without_new_or_kept_ports_is_empty() {
     let now = [actual("p0", &[A], &[network()])];
     assert!(merged(&[], &now, &[]).is_empty());
     assert!(!merged(&[], &now, &["p0"]).is_empty());
@@ -103,7 +103,7 @@ fn nothing_is_wanted_where_nothing_is_new_or_kept() {
 }
 
 #[test]
-fn a_guard_is_whole_with_one_address_and_one_say_about_who_is_heard() {
+fn a_guard_is_whole_with_one_address_and_one_network() {
     let whole = Some(guard("p0", A, network()));
     for (now, expected) in [
         (actual("p0", &[A], &[network()]), whole.clone()),
@@ -121,7 +121,7 @@ fn a_guard_is_whole_with_one_address_and_one_say_about_who_is_heard() {
 }
 
 #[test]
-fn half_a_guard_is_covered_by_a_whole_one_that_says_the_same() {
+fn half_a_guard_is_covered_by_a_whole_one_with_the_same_rules() {
     let whole = actual("p0", &[A], &[network()]);
     assert!(actual("p0", &[A], &[]).is_covered_by(&whole));
     assert!(whole.is_covered_by(&whole));
@@ -144,7 +144,7 @@ fn a_guard_is_not_covered_by_one_that_guards_less() {
         ..plain.clone()
     };
     assert!(plain.is_covered_by(&with(&said)));
-    // nft says in several rules what ebtables says in one chain.
+    // nft has several rules for what ebtables puts into one chain.
     assert!(with(&said).is_covered_by(&with(&twice)));
     let other = ActualAddresses::default();
     for more in [

@@ -148,7 +148,7 @@ fn a_vm_that_another_network_trusts_is_heard_there_and_other_trusted_senders_hav
 }
 
 #[test]
-fn who_is_not_isolated_or_not_fenced_hears_everybody() {
+fn a_port_that_is_not_isolated_or_not_fenced_hears_everybody() {
     let entries = [
         fenced(
             "one-1",
@@ -163,7 +163,7 @@ fn who_is_not_isolated_or_not_fenced_hears_everybody() {
     assert_eq!(
         arrows(&entries),
         [
-            // What the open one sends under its own address is of the first one's network.
+            // The open VM sends from its own address, which is in the first VM's network.
             "n2 -> n0 [lhead=cluster_0_0, ltail=cluster_0_2, color=red];",
             "n0 -> n1 [lhead=cluster_0_1, ltail=cluster_0_0];",
             "n2 -> n1 [lhead=cluster_0_1, ltail=cluster_0_2, color=red];",
@@ -176,7 +176,7 @@ fn who_is_not_isolated_or_not_fenced_hears_everybody() {
 }
 
 #[test]
-fn a_further_address_of_a_sender_counts_and_damaged_rules_claim_nothing() {
+fn a_senders_further_address_counts_and_damaged_rules_have_no_arrows() {
     let mut two = fenced(
         "one-2",
         "p2",
@@ -210,7 +210,7 @@ fn no_name_breaks_out_of_its_label() {
 }
 
 #[test]
-fn what_is_gone_has_no_place() {
+fn ports_that_are_gone_are_left_out() {
     let mut gone = open("one-1", "p1", "02:00:00:00:00:01");
     gone.bridge = None;
     assert!(!dot(&[gone]).contains("subgraph"));

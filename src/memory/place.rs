@@ -11,21 +11,21 @@ use rustix::io::Errno;
 
 use super::record::{Record, file_name, is_file_name};
 
-/// Where the directory, or a file in it, is made before it gets its name. It is no VM's: that of
-/// each VM has a suffix.
+/// The name under which the directory, or a file in it, is created before it gets its final name. No
+/// VM's file has this name, because those have a suffix.
 pub const UNFINISHED: &str = "new";
 
-/// The most that is read of a file, in bytes. One with as many NICs and addresses as a template may
-/// have takes some 5 MB.
+/// The longest file, in bytes. One with as many NICs and addresses as a template may have takes about 5
+/// MB.
 const TEXT_LIMIT: usize = 8 << 20;
 
-/// A directory that nobody but its owner can change.
+/// A directory that only its owner can change.
 pub struct Place {
-    /// `None`: there is none.
+    /// `None`: it does not exist.
     pub dir: Option<OwnedFd>,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Who alone may write there.
+    /// The user who alone may write there.
     pub owner: Uid,
 }
 
@@ -35,7 +35,7 @@ impl Place {
         dir.with_context(|| format!("there is no {}", self.path.display()))
     }
 
-    /// The names of all files that can be a VM's.
+    /// Lists the files that may belong to VMs.
     pub fn names(&self) -> Result<Vec<String>> {
         let why = || format!("cannot read {}", self.path.display());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -51,7 +51,7 @@ impl Place {
         Ok(names)
     }
 
-    /// The record in a file of this name; `None`: there is no such file.
+    /// Reads the record in a file of this name; `None`: the file does not exist.
     pub fn read(&self, name: &str) -> Result<Option<Record>> {
         let of = || self.path.join(name).display().to_string();
         // O_NONBLOCK: opening a pipe would wait for a writer.
@@ -67,7 +67,7 @@ impl Place {
             .with_context(of)
     }
 
-    /// The text of a file that nobody but the owner can have written.
+    /// Reads the text of a file that only the owner can have written.
     fn believe(&self, file: OwnedFd) -> Result<String> {
         let stat = fs::fstat(&file)?;
         let mode = Mode::from_raw_mode(stat.st_mode);
@@ -95,8 +95,8 @@ impl Place {
         Ok(text)
     }
 
-    /// Puts a record in the place of its file: who reads it, and who comes after we were killed, has
-    /// the old one or the new one.
+    /// Replaces a record's file in one step: readers, and the next run if we are killed, find either
+    /// the old or the new record.
     pub fn write(&self, record: &Record) -> Result<()> {
         let name = file_name(&record.vm)?;
         let text = record.text()?;
@@ -108,7 +108,8 @@ impl Place {
         );
         let dir = self.dir()?;
         let why = || format!("cannot write {}", self.path.join(&name).display());
-        // Nobody else writes while we have the lock: what is there is of one who was killed.
+        // No other process writes while we hold the lock, so an existing file was left by one that was
+        // killed.
         self.delete(UNFINISHED)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = fs::openat(dir, UNFINISHED, flags, Mode::RUSR | Mode::WUSR).with_context(why)?;
@@ -128,7 +129,7 @@ impl Place {
         let dir = self.dir()?;
         match fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // A file system that is read-only says so before it looks for the file.
+            // On a read-only file system, this error comes before the kernel looks for the file.
             Err(Errno::ROFS) if self.is_absent(name)? => Ok(()),
             Err(e) => Err(anyhow!(
                 "cannot delete {}: {e}",

@@ -1,4 +1,4 @@
-//! What is remembered of one VM: what was asked for each of its NICs. Pure.
+//! The record of one VM: what its template asked for each of its NICs. Pure.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::fence::{ActualFence, ActualGuard, Hears};
 use crate::mac::MacAddr;
 use crate::vm::{Asked, Nic, Port, Vm, VmName};
 
-/// The version of the files. One of another version is not believed.
+/// The version of the files. Files of another version are not believed.
 const VERSION: u32 = 1;
 
 /// The longest name of a file, in bytes (`NAME_MAX`).
@@ -18,7 +18,7 @@ const NAME_MAX: usize = 255;
 
 const SUFFIX: &str = ".json";
 
-/// What was asked for the NICs of a VM.
+/// What the template asked for the NICs of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The VM.
@@ -26,8 +26,7 @@ pub struct Record {
     nics: Vec<Entry>,
 }
 
-/// What was asked for a NIC. Its port is another one where the VM runs anew; its address is the
-/// same.
+/// What the template asked for a NIC. When the VM runs again, its port may differ; its address stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     port: Port,
@@ -35,27 +34,27 @@ struct Entry {
     asked: Asked,
 }
 
-/// The name of a VM's file: no two VMs share one, and no VM can choose a path.
+/// The name of a VM's file. No two VMs share one, and no VM's name can lead to another directory.
 ///
 /// # Errors
-/// If no file can have it.
+/// If it is too long for a file.
 pub fn file_name(vm: &VmName) -> Result<String> {
     let name = vm.escaped() + SUFFIX;
     ensure!(
         name.len() <= NAME_MAX,
-        "the name of VM {:?} is too long to remember what is asked for it",
+        "the name of VM {:?} is too long for a file that remembers what its template asks for",
         vm.as_str()
     );
     Ok(name)
 }
 
-/// Whether a file can be a VM's.
+/// Tells whether a file of this name may belong to a VM.
 pub fn is_file_name(name: &str) -> bool {
     name.ends_with(SUFFIX)
 }
 
 impl Record {
-    /// What is asked for those NICs of a VM of which it is known.
+    /// The record of the NICs for which something is asked.
     pub fn of(vm: &Vm) -> Self {
         let entry = |nic: &Nic| {
             Some(Entry {
@@ -70,7 +69,7 @@ impl Record {
         }
     }
 
-    /// A VM of which nothing is remembered.
+    /// An empty record.
     pub fn nothing(vm: VmName) -> Self {
         Self {
             vm,
@@ -78,7 +77,7 @@ impl Record {
         }
     }
 
-    /// What version 0.1 has left in the kernel: which NICs of a VM hear all networks.
+    /// Reads from the rules of version 0.1 which NICs of a VM hear all networks.
     pub fn adopted(fence: &ActualFence) -> Option<Self> {
         let entry = |guard: &ActualGuard| match (&*guard.macs, &*guard.hears) {
             ([mac], [Hears::All]) => Some(Entry {
@@ -99,18 +98,18 @@ impl Record {
     /// Reads the text of a file of this name.
     ///
     /// # Errors
-    /// If it is not what [`Self::text`] writes, or is another VM's.
+    /// If it is not the output of [`Self::text`], or belongs to another VM.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
-        let Version { version } = serde_json::from_str(text).context("it is not readable")?;
+        let Version { version } = serde_json::from_str(text).context("it is not a valid record")?;
         ensure!(
             version == VERSION,
-            "it is of version {version}, and this macfence knows {VERSION}"
+            "it has version {version}, and this macfence reads only version {VERSION}"
         );
-        let file: File = serde_json::from_str(text).context("it is not readable")?;
+        let file: File = serde_json::from_str(text).context("it is not a valid record")?;
         let record = Self::try_from(file)?;
         ensure!(
             file_name(&record.vm).is_ok_and(|own| own == name),
-            "it is that of VM {:?}",
+            "it belongs to VM {:?}",
             record.vm.as_str()
         );
         Ok(record)
@@ -124,18 +123,18 @@ impl Record {
         Ok(serde_json::to_string_pretty(&File::from(self)).context("JSON")? + "\n")
     }
 
-    /// Whether nothing is remembered.
+    /// Tells whether it has no NICs.
     pub fn is_empty(&self) -> bool {
         self.nics.is_empty()
     }
 
-    /// The ports that its NICs had when something was asked for them.
+    /// The ports that its NICs had when the template was read.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
         self.nics.iter().map(|entry| &entry.port)
     }
 
-    /// Takes over what is said of some NICs anew. Where one has a port or an address that another
-    /// had, the other is gone.
+    /// Takes over a newer record of some NICs. An older NIC with the same port or address is gone, and
+    /// is forgotten.
     pub fn update(&mut self, newer: Self) {
         self.forget(|port, mac| {
             let mut newer = newer.nics.iter();
@@ -149,8 +148,8 @@ impl Record {
         self.nics.retain(|entry| !which(&entry.port, entry.mac));
     }
 
-    /// Fills in what is asked for the NICs of which the source does not know it. A NIC is found by
-    /// its port and address, or by its address alone, if all that have it asked for the same.
+    /// Fills in what is asked for NICs if the source does not know it. A NIC is found by its port and
+    /// address, or by its address alone if all NICs with that address asked for the same.
     pub fn fill(&self, vm: &mut Vm) {
         for nic in vm.nics.iter_mut().filter(|nic| nic.asked.is_none()) {
             let mut same = self.nics.iter().filter(|entry| entry.mac == nic.mac);
@@ -171,7 +170,7 @@ struct Version {
     version: u32,
 }
 
-/// A file. What is not understood is not believed: it might ask for a stricter guard.
+/// A file. Unknown fields are an error: they might ask for a stricter guard.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -252,9 +251,9 @@ impl TryFrom<Row> for Entry {
         let extra_macs = row.extra_macs.iter().map(|mac| mac.parse());
         let addresses = |texts: &[String]| {
             let parsed: Result<BTreeSet<IpAddr>, _> = texts.iter().map(|ip| ip.parse()).collect();
-            parsed.context("an IP address")
+            parsed.context("it has an invalid IP address")
         };
-        // An address that no station can have is refused here as in a source.
+        // Refuses addresses that no station can have, as a source does.
         let nic = Nic::new(row.port.parse()?, row.mac.parse()?, None)?;
         Ok(Self {
             asked: Asked {

@@ -27,7 +27,7 @@ fn vm(name: &str, asked: Option<Asked>) -> Vm {
     }
 }
 
-/// A memory of nothing, below a directory of its own.
+/// An empty memory, in a directory of its own.
 fn memory() -> (TempDir, Memory) {
     let dir = tempfile::tempdir().unwrap();
     set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
@@ -35,7 +35,7 @@ fn memory() -> (TempDir, Memory) {
     (dir, memory)
 }
 
-/// What is remembered of a VM's NIC, and what is said.
+/// What is remembered of a VM's NIC, and the warnings.
 fn recalled(memory: &Memory, name: &str) -> (Option<Asked>, Vec<String>) {
     let mut vms = [vm(name, None)];
     let said = memory.recall(&mut vms).why;
@@ -44,7 +44,7 @@ fn recalled(memory: &Memory, name: &str) -> (Option<Asked>, Vec<String>) {
 }
 
 #[test]
-fn what_is_noted_is_remembered_until_it_is_forgotten() {
+fn notes_are_remembered_until_they_are_forgotten() {
     let (dir, memory) = memory();
     for hears_all in [true, false] {
         memory.note(&vm("one-1", Some(asked(hears_all)))).unwrap();
@@ -68,7 +68,7 @@ fn what_is_noted_is_remembered_until_it_is_forgotten() {
     memory.note(&vm("one-1", Some(asked(true)))).unwrap();
     memory.forget(&name).unwrap();
     assert_eq!(recalled(&memory, "one-1"), (None, vec![]));
-    // A VM of which nothing is asked leaves no file.
+    // A VM whose template asks for nothing has no file.
     memory.note(&vm("one-1", None)).unwrap();
     assert!(!file.exists());
 }
@@ -85,20 +85,20 @@ fn a_file_that_cannot_be_believed_is_named_and_not_believed() {
         let dir = dir.path().display().to_string();
         said[0].replace(&dir, "DIR")
     };
-    let begins = "VM \"one-1\": what is asked for it is not known: DIR/vms/one-1.json";
+    let begins = "VM \"one-1\" is isolated, because it is unknown what its template asks for: DIR/vms/one-1.json";
     for mode in [0o620, 0o602] {
         set_permissions(&file, Permissions::from_mode(mode)).unwrap();
-        let expected = format!("{begins}: other users can write to it; it is isolated");
+        let expected = format!("{begins}: other users can write to it");
         assert_eq!(said(), expected);
     }
     set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     write(&file, &good[..good.len() / 2]).unwrap();
-    assert!(said().starts_with(&format!("{begins}: it is not readable")));
+    assert!(said().starts_with(&format!("{begins}: it is not a valid record")));
     write(&file, b"\xff\xfe").unwrap();
     assert!(said().starts_with(begins));
     write(&file, " ".repeat((8 << 20) + 1)).unwrap();
     assert!(said().contains("it is longer than 8 MiB"));
-    // What is noted takes its place, and says so.
+    // A new note replaces the file, and the old file's fault is returned.
     let trouble = memory.note(&vm("one-1", Some(asked(true)))).unwrap();
     assert!(trouble.unwrap().to_string().contains("one-1.json"));
     assert_eq!(recalled(&memory, "one-1"), (Some(asked(true)), vec![]));
@@ -136,7 +136,7 @@ fn a_link_that_waits_for_the_writer_is_not_followed() {
 }
 
 #[test]
-fn what_a_killed_writer_has_left_is_in_nobodys_way() {
+fn files_left_by_a_killed_writer_do_no_harm() {
     let (dir, memory) = memory();
     memory.note(&vm("one-1", Some(asked(true)))).unwrap();
     write(dir.path().join("vms/new"), "{\"version\"").unwrap();
@@ -164,7 +164,7 @@ fn a_directory_that_others_can_change_is_refused() {
 }
 
 #[test]
-fn only_who_has_ended_is_forgotten() {
+fn only_vms_that_have_ended_are_forgotten() {
     let (dir, memory) = memory();
     for name in ["runs", "ended", "broken", "broken-runs"] {
         memory.note(&vm(name, Some(asked(true)))).unwrap();
@@ -182,7 +182,7 @@ fn only_who_has_ended_is_forgotten() {
     let alive = ["runs", "broken-runs"]
         .map(|name| name.parse().unwrap())
         .into();
-    // Nobody knows who runs, or a port is there.
+    // It is unknown which VMs run, or a port still exists.
     memory.forget_ended(None, |_| true).unwrap();
     assert_eq!(left(), "broken broken-runs ended planted runs");
     let trouble = memory.forget_ended(Some(&alive), |_| true).unwrap();
@@ -195,7 +195,7 @@ fn only_who_has_ended_is_forgotten() {
 }
 
 #[test]
-fn what_version_0_1_has_left_is_adopted_once_and_as_a_whole() {
+fn rules_of_version_0_1_are_adopted_once_and_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
     let fence = || ActualFence {
@@ -215,7 +215,7 @@ fn what_version_0_1_has_left_is_adopted_once_and_as_a_whole() {
             .unwrap()
             .is_none()
     );
-    // Who was killed then has left some.
+    // A run that was killed then has left some files.
     write(dir.path().join("new/other.json"), "x").unwrap();
     let memory = open(Ok(vec![fence()])).unwrap();
     assert_eq!(memory.place.names().unwrap(), ["one-1.json"]);

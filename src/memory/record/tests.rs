@@ -38,7 +38,7 @@ fn vm(nics: &[Nic]) -> Vm {
     }
 }
 
-/// What is filled in for NICs of these ports and addresses.
+/// The values filled in for NICs with these ports and addresses.
 fn filled(record: &Record, nics: &[(&str, &str)]) -> Vec<Option<Asked>> {
     let nics: Vec<_> = nics.iter().map(|(p, m)| nic(p, m, None)).collect();
     let mut vm = vm(&nics);
@@ -61,7 +61,7 @@ fn a_record_is_read_back_as_it_was_written() {
 }
 
 #[test]
-fn the_file_of_version_1_is_known_by_every_later_one() {
+fn later_versions_read_the_file_of_version_1() {
     let text = r#"{"version":1,"vm":"one-42","nics":[
         {"port":"one-42-0","mac":"02:00:c0:a8:00:05","hears_all":true,"guards_addresses":false,
          "addresses":[],"extra_macs":[],"extra_addresses":[]},
@@ -72,34 +72,34 @@ fn the_file_of_version_1_is_known_by_every_later_one() {
 }
 
 #[test]
-fn what_is_no_record_of_this_vm_is_refused() {
+fn a_file_that_is_no_record_of_this_vm_is_refused() {
     let good = two().text().unwrap();
     let bad = |from: &str, to: &str| good.replace(from, to);
     for (text, words) in [
-        (String::new(), "not readable"),
-        (good[..good.len() / 2].to_owned(), "not readable"),
-        ("[]".to_owned(), "not readable"),
-        (bad("\"version\": 1", "\"version\": 2"), "of version 2"),
+        (String::new(), "not a valid record"),
+        (good[..good.len() / 2].to_owned(), "not a valid record"),
+        ("[]".to_owned(), "not a valid record"),
+        (bad("\"version\": 1", "\"version\": 2"), "has version 2"),
         (
             bad("\"vm\": \"one-42\"", "\"vm\": \"one-7\""),
             "that of VM \"one-7\"",
         ),
         (bad("\"vm\": \"one-42\"", "\"vm\": \"\""), "empty"),
-        (bad("hears_all", "hears_most"), "not readable"),
-        (bad("\"hears_all\": true,", ""), "not readable"),
+        (bad("hears_all", "hears_most"), "not a valid record"),
+        (bad("\"hears_all\": true,", ""), "not a valid record"),
         (
             bad("\"hears_all\": true", "\"hears_all\": \"yes\""),
-            "not readable",
+            "not a valid record",
         ),
         (
             bad("\"hears_all\"", "\"more\": 1, \"hears_all\""),
-            "not readable",
+            "not a valid record",
         ),
         (bad("192.168.0.250", "192.168.0.256"), "an IP address"),
         (bad("one-42-1", "one-42-0"), "port \"one-42-0\" twice"),
         (bad("one-42-1", "a b"), "port name"),
         (bad(B, "01:00:5e:00:00:01"), "multicast"),
-        (good.clone() + "x", "not readable"),
+        (good.clone() + "x", "not a valid record"),
     ] {
         let error = format!("{:#}", Record::parse(&text, "one-42.json").unwrap_err());
         assert!(error.contains(words), "{words}: {error}");
@@ -111,7 +111,7 @@ fn a_nic_is_found_by_its_port_and_address_or_by_its_address() {
     let record = two();
     let own = [("one-42-0", A), ("one-42-1", B)];
     assert_eq!(filled(&record, &own), [Some(all()), Some(guarded())]);
-    // Xen has given it other ports, one of them an emulated one.
+    // Xen has given the VM other ports, one of them emulated.
     let anew = [("vif8.0", A), ("vif8.0-emu", A), ("vif8.1", B)];
     let expected = [Some(all()), Some(all()), Some(guarded())];
     assert_eq!(filled(&record, &anew), expected);
@@ -126,14 +126,14 @@ fn a_nic_is_found_by_its_port_and_address_or_by_its_address() {
     ]));
     let three = [("p1", A), ("p0", A), ("p2", A)];
     assert_eq!(filled(&twins, &three), [Some(guarded()), Some(all()), None]);
-    // A template's own word is not overwritten.
+    // What a template says is not overwritten.
     let mut told = vm(&[nic("one-42-0", A, Some(guarded()))]);
     record.fill(&mut told);
     assert_eq!(told.nics[0].asked, Some(guarded()));
 }
 
 #[test]
-fn what_is_said_anew_of_a_nic_takes_the_place_of_what_was_said() {
+fn a_newer_record_of_a_nic_replaces_the_older() {
     let mut record = two();
     record.update(Record::of(&vm(&[
         nic("one-42-0", A, Some(guarded())),
@@ -146,7 +146,7 @@ fn what_is_said_anew_of_a_nic_takes_the_place_of_what_was_said() {
     ];
     let expected = [Some(guarded()), Some(guarded()), None];
     assert_eq!(filled(&record, &own), expected);
-    // Another NIC has got the port, and the first one another port.
+    // Another NIC now has the port, and the first one has another port.
     record.update(Record::of(&vm(&[nic("one-42-0", B, Some(all()))])));
     assert_eq!(filled(&record, &own), [None, Some(all()), None]);
     assert_eq!(record.ports().count(), 1);
@@ -155,7 +155,7 @@ fn what_is_said_anew_of_a_nic_takes_the_place_of_what_was_said() {
 }
 
 #[test]
-fn of_what_version_0_1_has_left_only_ports_that_hear_all_networks_are_taken() {
+fn only_ports_that_hear_all_networks_are_adopted_from_version_0_1() {
     let guard = |port: &str, macs: &[&str], hears: &[Hears]| ActualGuard {
         macs: macs.iter().map(|mac| mac.parse().unwrap()).collect(),
         hears: hears.to_vec(),
