@@ -1,4 +1,4 @@
-//! What was found about a topic, and how it is shown. Pure.
+//! The findings of doctor, and how they are printed. Pure.
 
 use anstyle::AnsiColor;
 use anyhow::Error;

@@ -1,4 +1,4 @@
-//! The firewalls and the kernel: which can be used, and whether both hold rules.
+//! Checks the firewalls and the kernel: which firewall can be used, and whether both hold rules.
 
 use std::fs;
 
@@ -13,17 +13,17 @@ use crate::process;
 /// The oldest nft that is known to work.
 const OLDEST_NFT: [u32; 3] = [0, 9, 8];
 
-/// What the host says.
+/// The facts about the host.
 #[derive(Clone, Debug)]
 struct Facts {
     choice: Choice,
-    /// What `nft --version` says, or why it cannot be used.
+    /// The version of nft, or why it cannot be used.
     nft: Result<String, String>,
-    /// What `ebtables --version` says, and how many ports its rules fence; or why it cannot be used.
+    /// The version of ebtables, and how many ports its rules fence; or why it cannot be used.
     ebtables: Result<(String, usize), String>,
 }
 
-/// Looks at them.
+/// Checks them.
 pub fn look(choice: Choice) -> Vec<Finding> {
     let facts = Facts {
         choice,
@@ -43,12 +43,22 @@ fn nft() -> Result<String> {
         return Err(why);
     }
     let said = process::run("nft", &["--version"], "")?.checked()?;
-    version(&said).with_context(|| format!("nft does not tell its version: {}", said.trim()))
+    version(&said).with_context(|| {
+        format!(
+            "cannot find the version in the output of nft --version: {}",
+            said.trim()
+        )
+    })
 }
 
 fn ebtables() -> Result<(String, usize)> {
     let said = process::run("ebtables", &["--version"], "")?.checked()?;
-    let version = version(&said).ok_or_else(|| anyhow!("no version in {:?}", said.trim()))?;
+    let version = version(&said).ok_or_else(|| {
+        anyhow!(
+            "cannot find the version in the output of ebtables --version: {:?}",
+            said.trim()
+        )
+    })?;
     let ports = Ebtables.ports()?.len();
     Ok((format!("{version}, {}", kind(&said)), ports))
 }
@@ -70,7 +80,7 @@ fn version(said: &str) -> Option<String> {
     words.map(str::to_owned)
 }
 
-/// Which of the two programs of this name it is. Old ones say nothing, and are legacy.
+/// Tells which of the two programs of this name it is. Old versions do not say, and are legacy.
 fn kind(said: &str) -> &'static str {
     if said.contains("nf_tables") {
         "the nft variant"
@@ -92,7 +102,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
             let oldest = OLDEST_NFT.map(|part| part.to_string()).join(".");
             Finding::warn(
                 "nft",
-                format!("{version} is older than any that macfence was tried with"),
+                format!("{version} is older than all versions that macfence was tested with"),
             )
             .fix(format!("install nftables {oldest} or later"))
         }
@@ -104,7 +114,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
         Err(why) => {
             let fix = "install nftables 0.9.8 or later (on Debian: apt install nftables)";
             if facts.choice == Choice::Auto && facts.ebtables.is_ok() {
-                let text = format!("{why}; ebtables is used instead, where every frame costs more");
+                let text = format!("{why}; macfence uses ebtables instead, which is slower");
                 Finding::warn("nft", text).fix(fix)
             } else {
                 Finding::fail("nft", why.clone()).fix(fix)
@@ -115,11 +125,11 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     let ebtables = match &facts.ebtables {
         Ok((version, ports)) if *ports > 0 && uses_nft => Finding::warn(
             "ebtables",
-            format!("{version}; ports that it fences beside nft: {ports}"),
+            format!("{version}; it fences {ports} ports as well as nft"),
         )
         .fix("run \"macfence migrate\""),
         Ok((version, _)) if uses_nft => {
-            Finding::ok("ebtables", format!("{version}; not used: nft is"))
+            Finding::ok("ebtables", format!("{version}; not used, because nft is"))
         }
         Ok((version, _)) => Finding::ok("ebtables", format!("{version}; used")),
         Err(why) if uses_nft => Finding::absent("ebtables", why.clone()),

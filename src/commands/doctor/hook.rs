@@ -1,8 +1,8 @@
-//! libvirt's hook: whether libvirt will call it, and can run what it names.
+//! Checks libvirt's hook: whether libvirt will call it, and whether it can run macfence.
 //!
-//! Where AppArmor confines libvirtd, it may execute files below `/etc/libvirt/hooks/`, but neither what a
-//! link there leads to nor anything below `/usr/local`. A hook that cannot be executed makes libvirt
-//! refuse new VMs, and end every running one when it comes back.
+//! If AppArmor confines libvirtd, libvirtd may execute files below `/etc/libvirt/hooks/`, but neither
+//! the target of a link there nor anything below `/usr/local`. If a hook cannot be executed, libvirt
+//! refuses to start VMs, and ends every running VM when it is restarted.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,17 +34,17 @@ struct Hook {
     failure: Option<String>,
 }
 
-/// What the host says.
+/// The facts about the host.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     /// libvirt's version, if it is installed.
     libvirt: Option<String>,
     hooks: Vec<Hook>,
-    /// Whether AppArmor confines libvirt; `None`: this kernel has none, or it is off.
+    /// Whether AppArmor confines libvirt; `None`: this kernel has no AppArmor, or it is off.
     is_confined: Option<bool>,
 }
 
-/// Looks at it. Also tells whether libvirt calls macfence.
+/// Checks the hook. Also tells whether libvirt calls macfence.
 pub fn look() -> (Vec<Finding>, bool) {
     match facts() {
         Ok(facts) => judge(&facts),
@@ -99,7 +99,7 @@ fn hook(path: PathBuf) -> Option<Hook> {
     let names_us = |path: &Path| path.to_string_lossy().contains("macfence");
     let content = fs::read(&path).unwrap_or_default();
     let calls_us = String::from_utf8_lossy(&content).contains("macfence");
-    // A link that leads nowhere has no content.
+    // A broken link has no content, so its name and target count too.
     if !calls_us && !names_us(&target) && path.file_name() != Some(OsStr::new("macfence")) {
         return None;
     }
@@ -134,7 +134,7 @@ fn failure(hook: &Hook, profiles: &[Profile]) -> Option<String> {
 
 fn judge(facts: &Facts) -> (Vec<Finding>, bool) {
     let Some(version) = &facts.libvirt else {
-        let text = "libvirt is not installed, or at least virsh is not";
+        let text = "libvirt is not installed, or virsh is missing";
         return (vec![Finding::absent(TOPIC, text)], false);
     };
     if facts.hooks.is_empty() {
@@ -146,7 +146,7 @@ fn judge(facts: &Facts) -> (Vec<Finding>, bool) {
     for hook in &facts.hooks {
         match wrong(hook, facts, version) {
             Some(wrong) => {
-                // Something that only may fail elsewhere.
+                // The hook works here, and may fail only elsewhere.
                 is_called |= wrong.level == Level::Warn;
                 found.push(wrong);
             }
@@ -173,7 +173,7 @@ fn judge(facts: &Facts) -> (Vec<Finding>, bool) {
     (found, is_called)
 }
 
-/// What is wrong with a hook.
+/// Finds what is wrong with a hook.
 fn wrong(hook: &Hook, facts: &Facts, version: &str) -> Option<Finding> {
     let path = hook.path.display();
     if hook.is_link {
@@ -181,19 +181,19 @@ fn wrong(hook: &Hook, facts: &Facts, version: &str) -> Option<Finding> {
             Some(true) => Finding::fail(
                 TOPIC,
                 format!(
-                    "{path} is a link: AppArmor does not let libvirt execute what it leads to, so that \
-                     libvirt starts no VM, and ends all that run when it is restarted"
+                    "{path} is a link: AppArmor does not let libvirt execute its target, so libvirt \
+                     starts no VM, and ends all that run when it is restarted"
                 ),
             ),
             _ => Finding::warn(
                 TOPIC,
-                format!("{path} is a link, which libvirt cannot execute where AppArmor confines it"),
+                format!("{path} is a link, which libvirt cannot execute if AppArmor confines it"),
             ),
         }
         .fix(INSTALL));
     }
     if !hook.is_executable {
-        let text = format!("{path} cannot be executed: libvirt passes over it");
+        let text = format!("{path} is not executable, so libvirt ignores it");
         return Some(Finding::fail(TOPIC, text).fix(format!("run \"chmod 755 {path}\"")));
     }
     if hook.path.starts_with(DIRECTORY) && is_older(version, WITH_DIRECTORY) {

@@ -1,8 +1,8 @@
-//! `macfence doctor`: whether this host is set up so that fences work and come by themselves. It changes
-//! nothing.
+//! `macfence doctor`: checks whether this host is set up so that fences work and VMs are fenced
+//! automatically. Changes nothing.
 //!
-//! Each topic has a file here. In it one part looks at the host, and another, which is pure, says what
-//! that means. A topic that cannot be looked at is reported, and the others go on.
+//! Each topic has a file here. One part of it looks at the host; another, which is pure, judges the
+//! facts. A topic that cannot be checked is reported, and the others go on.
 
 mod finding;
 mod firewall;
@@ -40,7 +40,7 @@ pub fn run(flags: Global, json: bool) -> Result<Exit> {
     Ok(exit(&findings))
 }
 
-/// What is wrong counts more than what nobody can tell.
+/// A fault counts more than an unknown.
 fn exit(findings: &[Finding]) -> Exit {
     let has = |level| findings.iter().any(|found| found.level == level);
     if has(Level::Fail) || has(Level::Warn) {
@@ -56,7 +56,7 @@ fn findings(flags: Global) -> Result<Vec<Finding>> {
     let mut all = Vec::new();
     let config = configured(flags, &mut all)?;
     all.extend(firewall::look(config.backend));
-    // Before the lock is taken, which makes the directory.
+    // This must come before the lock is taken, which creates the directory.
     let directory = service::look_at_locks();
     let running = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
     all.push(vms::hypervisor(&running));
@@ -75,7 +75,7 @@ fn findings(flags: Global) -> Result<Vec<Finding>> {
     Ok(all)
 }
 
-/// The configuration; without the file where that is wrong.
+/// Reads the configuration; if the file has a mistake, continues without it.
 fn configured(flags: Global, all: &mut Vec<Finding>) -> Result<Config> {
     let file = flags.config.clone();
     match Config::new(flags.clone()) {
@@ -85,7 +85,7 @@ fn configured(flags: Global, all: &mut Vec<Finding>) -> Result<Config> {
         }
         Err(e) => {
             let found = Finding::fail("configuration", format!("{e:#}"));
-            all.push(found.fix("set that right; until then no command works"));
+            all.push(found.fix("correct the file; until then no command works"));
             Config::new(Global {
                 config: Some(PathBuf::from("/dev/null")),
                 ..flags

@@ -1,4 +1,4 @@
-//! Whether the configuration makes sense on this host: its bridges and its networks.
+//! Checks whether the configuration makes sense on this host: its bridges and its networks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,16 +16,19 @@ const CONFIGURATION: &str = "configuration";
 const BRIDGES: &str = "bridges";
 const NETWORKS: &str = "networks";
 
-/// That the configuration could be read.
+/// The finding for a configuration that could be read.
 pub fn file(named: Option<&Path>) -> Finding {
     match named {
         Some(file) => Finding::ok(CONFIGURATION, file.display().to_string()),
         None if Path::new(DEFAULT_FILE).exists() => Finding::ok(CONFIGURATION, DEFAULT_FILE),
-        None => Finding::absent(CONFIGURATION, format!("no {DEFAULT_FILE}: all by default")),
+        None => Finding::absent(
+            CONFIGURATION,
+            format!("{DEFAULT_FILE} does not exist; every setting has its default"),
+        ),
     }
 }
 
-/// Looks at the bridges and at the sections `[[network]]`.
+/// Checks the bridges and the sections `[[network]]`.
 pub fn look(policy: &Policy) -> Vec<Finding> {
     let mut found = match bridges() {
         Ok(there) => judge_bridges(policy, &there),
@@ -75,7 +78,7 @@ fn judge_bridges(policy: &Policy, there: &BTreeSet<String>) -> Vec<Finding> {
     }]
 }
 
-/// A section as the configuration has it: `mac = "02:00:0a:01:00:00/32"`.
+/// Describes a section as the configuration has it: `mac = "02:00:0a:01:00:00/32"`.
 fn describe(selector: &Selector) -> String {
     let bridge = selector
         .bridge
@@ -94,7 +97,10 @@ fn judge_sections(policy: &Policy) -> Vec<Finding> {
             .as_ref()
             .filter(|bridge| !policy.acts_on(bridge));
         if let Some(bridge) = left_alone {
-            let text = format!("the section with {} changes nothing", describe(selector));
+            let text = format!(
+                "the section with {} has no effect, because its bridge is not in bridges",
+                describe(selector)
+            );
             found.push(
                 Finding::warn(NETWORKS, text)
                     .fix(format!("add {bridge:?} to bridges in {DEFAULT_FILE}")),
@@ -111,14 +117,14 @@ fn judge_sections(policy: &Policy) -> Vec<Finding> {
         let count = policy.networks.len();
         found.push(Finding::ok(
             NETWORKS,
-            format!("sections [[network]]: {count}, none overlaps"),
+            format!("sections [[network]]: {count}, without overlaps"),
         ));
     }
     found
 }
 
-/// Two sections of which neither is the more special one, and that select the same NICs: what one of
-/// them says is not in force there.
+/// Finds two sections that select the same NICs although neither is more special than the other. There,
+/// one of the two has no effect.
 fn crossing(one: &Selector, other: &Selector) -> Option<Finding> {
     let share_bridges = may_share_bridge(one, other);
     let share_macs = match (one.mac, other.mac) {
@@ -134,7 +140,7 @@ fn crossing(one: &Selector, other: &Selector) -> Option<Finding> {
         (other, one)
     };
     let text = format!(
-        "sections overlap: for NICs that fit both {} and {}, the first one counts",
+        "sections overlap: for NICs that match both {} and {}, only the first one applies",
         describe(winner),
         describe(loser)
     );
@@ -145,7 +151,7 @@ fn may_share_bridge(one: &Selector, other: &Selector) -> bool {
     one.bridge.is_none() || other.bridge.is_none() || one.bridge == other.bridge
 }
 
-/// Whether all that `inner` selects is selected by `outer`.
+/// Tells whether `outer` selects all that `inner` selects.
 fn is_within(inner: &Selector, outer: &Selector) -> bool {
     (outer.bridge.is_none() || outer.bridge == inner.bridge)
         && outer.mac.is_none_or(|outer| {
@@ -156,8 +162,8 @@ fn is_within(inner: &Selector, outer: &Selector) -> bool {
         })
 }
 
-/// Sections whose VMs hear those of another, which do not hear them: their networks overlap, and are of
-/// different sizes.
+/// Finds sections whose VMs hear those of another section, but are not heard by them: the networks
+/// overlap and have different sizes.
 fn one_sided(policy: &Policy) -> Vec<Finding> {
     let global = policy.global.prefix_len;
     let bits = PrefixLen::bits;
@@ -173,7 +179,7 @@ fn one_sided(policy: &Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut report = |hearing: String, heard: String| {
         let text =
-            format!("networks overlap: VMs with {hearing} hear {heard}, who do not hear them");
+            format!("networks overlap: VMs with {hearing} hear {heard}, which do not hear them");
         found.push(Finding::warn(NETWORKS, text).fix(
             "give both the same prefix-len, or one that is not shorter than the section's mac",
         ));
@@ -199,8 +205,8 @@ fn one_sided(policy: &Policy) -> Vec<Finding> {
     found
 }
 
-/// Whether a NIC in the prefix `from` whose network has `len` bits hears one that is in `to`, and not both
-/// are in the longer of the two.
+/// Tells whether a NIC in the prefix `from`, whose network has `len` bits, hears a NIC in `to`, if not
+/// both are in the longer of the two prefixes.
 fn hears(from: MacPrefix, len: u8, to: MacPrefix) -> bool {
     let (shorter, longer) = if from.len().bits() <= to.len().bits() {
         (from, to)

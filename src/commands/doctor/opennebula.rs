@@ -1,4 +1,5 @@
-//! OpenNebula: whether its network drivers call macfence, and whether its user may run it as root.
+//! Checks OpenNebula: whether its network drivers call macfence, and whether its user may run macfence
+//! as root.
 
 use std::env;
 use std::fs;
@@ -14,7 +15,7 @@ use crate::process;
 const DRIVERS: &str = "OpenNebula";
 const SUDO: &str = "sudo";
 
-/// Where OpenNebula puts its network drivers on a host.
+/// The directory of OpenNebula's network drivers on a host.
 const VNM: &str = "/var/tmp/one/vnm";
 
 const USER: &str = "oneadmin";
@@ -22,10 +23,10 @@ const USER: &str = "oneadmin";
 /// The file that lets that user run macfence.
 const SUDOERS: &str = "/etc/sudoers.d/macfence";
 
-/// What the drivers' files run as root.
+/// The entry points that the drivers' files run as root.
 const ENTRY_POINTS: [&str; 2] = ["driver-post", "driver-clean"];
 
-/// A driver's file that calls macfence; `None`: there is none.
+/// A driver's file that calls macfence; `None`: it has none.
 type Script = Option<IsExecutable>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ struct Driver {
     clean: Script,
 }
 
-/// Looks at it. Also tells whether a driver calls macfence.
+/// Checks it. Also tells whether a driver calls macfence.
 pub fn look() -> (Vec<Finding>, bool) {
     match has_user() {
         Ok(true) => {}
@@ -63,7 +64,7 @@ fn has_user() -> Result<bool> {
     if passwd.lines().any(is_ours) {
         return Ok(true);
     }
-    // It may come from a directory service. Not every system has this program.
+    // The user may come from a directory service. Not every system has this program.
     let known = process::run("getent", &["passwd", USER], "");
     Ok(known.is_ok_and(|known| known.success()))
 }
@@ -91,7 +92,7 @@ fn drivers() -> Result<Vec<Driver>> {
     Ok(drivers)
 }
 
-/// The file in this directory that calls macfence.
+/// Finds the file in this directory that calls macfence.
 fn script(dir: &Path) -> Result<Script> {
     let entries = match fs::read_dir(dir) {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -136,7 +137,7 @@ fn judge(drivers: &[Driver]) -> (Vec<Finding>, bool) {
             Some(IsExecutable(false)) => Some(
                 Finding::fail(
                     DRIVERS,
-                    format!("{path} cannot be executed, so it is passed over"),
+                    format!("{path} is not executable, so OpenNebula ignores it"),
                 )
                 .fix("run \"chmod 755\" on the front-end's copy and \"onehost sync --force\""),
             ),
@@ -155,10 +156,10 @@ fn judge(drivers: &[Driver]) -> (Vec<Finding>, bool) {
     (found, is_called)
 }
 
-/// What its user may do as root.
+/// Checks what its user may do as root.
 fn rights() -> Result<Finding> {
     let rules = fs::read_to_string(SUDOERS).unwrap_or_default();
-    let libexec = env::current_exe().context("cannot tell where this program is")?;
+    let libexec = env::current_exe().context("cannot find this program's own path in /proc")?;
     let libexec = libexec
         .parent()
         .and_then(Path::parent)
@@ -168,13 +169,13 @@ fn rights() -> Result<Finding> {
     Ok(judge_rights(&rules, &said, &libexec.to_string_lossy()))
 }
 
-/// `rules` is the text of [`SUDOERS`], `said` what sudo says of the user.
+/// `rules` is the text of [`SUDOERS`]; `said` is the output of sudo about the user.
 fn judge_rights(rules: &str, said: &str, libexec: &str) -> Finding {
     let aliases = rules
         .lines()
         .filter(|line| line.starts_with("Cmnd_Alias MACFENCE"));
     if aliases.clone().any(|line| line.contains("/nft")) {
-        let text = format!("{SUDOERS} is version 0.1's: it lets {USER} read root's files");
+        let text = format!("{SUDOERS} is from version 0.1, and lets {USER} read root's files");
         return Finding::fail(SUDO, text).fix("delete it, and install macfence again");
     }
     let mut allowed = Vec::new();
@@ -187,7 +188,7 @@ fn judge_rights(rules: &str, said: &str, libexec: &str) -> Finding {
         .skip(1)
         .any(|part| part.trim_start().starts_with("ALL"));
     if allowed.iter().any(|path| path.ends_with("/sbin/macfence")) {
-        let text = format!("{USER} may run macfence with any flag as root, and so any program");
+        let text = format!("{USER} may run macfence as root with any flag, and so any program");
         return Finding::fail(SUDO, text)
             .fix(format!("allow only what the shipped {SUDOERS} does"));
     }

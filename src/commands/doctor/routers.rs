@@ -1,5 +1,5 @@
-//! Whether VMs hear the routers that the host knows on their bridges: the most common mistake is one that
-//! is not in `trusted`.
+//! Checks whether VMs hear the routers that the host knows on their bridges. The most common mistake is
+//! a router that is not in `trusted`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ struct Router {
     ips: BTreeSet<String>,
 }
 
-/// Looks at the routers that the host knows on the bridges of these VMs.
+/// Checks the routers that the host knows on the bridges of these VMs.
 pub fn look(policy: &Policy, vms: &[Vm]) -> Vec<Finding> {
     let mut listeners = Vec::new();
     for nic in vms.iter().flat_map(|vm| &vm.nics) {
@@ -59,7 +59,7 @@ fn routers_on(bridge: &str) -> Result<Vec<Router>> {
         if said.trim().is_empty() {
             return Ok(Vec::new());
         }
-        serde_json::from_str(&said).context("ip does not answer in JSON")
+        serde_json::from_str(&said).context("cannot read the JSON that ip prints")
     };
     let neighbours = ask(&["-json", "neigh", "show", "dev", bridge])?;
     let mut routes = Vec::new();
@@ -71,7 +71,7 @@ fn routers_on(bridge: &str) -> Result<Vec<Router>> {
     Ok(routers(bridge, &neighbours, &routes))
 }
 
-/// The default gateways of these routes, and who says of himself that he is a router.
+/// Finds the default gateways of these routes, and neighbours that announce themselves as routers.
 fn routers(bridge: &str, neighbours: &[Value], routes: &[Value]) -> Vec<Router> {
     let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_owned);
     let defaults = routes
@@ -115,11 +115,10 @@ fn judge_routers(routers: &[Router], listeners: &[(String, Hears)]) -> Vec<Findi
         return vec![if trusts_somebody {
             Finding::ok(
                 ROUTERS,
-                "set; this host knows no router on the VMs' bridges",
+                "trusted is set; this host knows no router on the VMs' bridges",
             )
         } else {
-            let text =
-                "empty: VMs hear only their own network; this host knows no router of theirs";
+            let text = "trusted is empty, so VMs hear only their own network; this host knows no router on their bridges";
             Finding::absent(ROUTERS, text)
         }];
     }
@@ -142,7 +141,7 @@ fn judge_router(router: &Router, listeners: &[(String, Hears)]) -> Finding {
             trusted,
             trusted_ports,
         } => {
-            // It may be behind a trusted port.
+            // The router may be behind a trusted port.
             let is_trusted = trusted.iter().any(|who| who.contains(*mac));
             !prefix.contains(*mac) && !is_trusted && trusted_ports.is_empty()
         }
@@ -218,7 +217,7 @@ mod tests {
             "{both:?}"
         );
         assert!(both.fix.as_ref().unwrap().contains(ROUTER));
-        // Nobody to hear it, or nobody to be heard.
+        // Without listeners or without routers.
         assert_eq!(judge_routers(&known(), &[]), []);
         assert_eq!(judge_routers(&[], &[hears(&[])])[0].level, Level::Absent);
         assert_eq!(judge_routers(&[], &[hears(&[ROUTER])])[0].level, Level::Ok);

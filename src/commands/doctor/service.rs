@@ -1,4 +1,4 @@
-//! The service, and where the locks are.
+//! Checks the service, and the directory of the locks.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,27 +13,27 @@ const TOPIC: &str = "service";
 
 const LOCKS: &str = "/run/macfence";
 
-/// What systemd says of a unit.
+/// The state of a unit of systemd.
 #[derive(Clone, Debug, Default)]
 struct Unit {
-    /// `enabled`, `disabled`, …; empty: there is no such unit.
+    /// `enabled`, `disabled`, …; empty: the unit does not exist.
     enabled: String,
     /// `active`, `inactive`, `failed`, …
     active: String,
 }
 
-/// What the host says.
+/// The facts about the host.
 #[derive(Clone, Debug, Default)]
 struct Facts {
-    /// `macfence.service` and `macfence-sync.service`; `None`: no systemd runs here.
+    /// `macfence.service` and `macfence-sync.service`; `None`: systemd does not run here.
     units: Option<(Unit, Unit)>,
-    /// Whether `macfence watch` runs in this network, whoever has started it.
+    /// Whether `macfence watch` runs in this network namespace, started by anything.
     is_watching: bool,
-    /// Whether somebody calls macfence when a VM starts.
+    /// Whether a hook calls macfence when a VM starts.
     is_hooked: bool,
 }
 
-/// Looks at it; with a word on whether anything fences VMs as they start.
+/// Checks the service, and whether anything fences VMs as they start.
 pub fn look(is_hooked: bool) -> Vec<Finding> {
     let units = Path::new("/run/systemd/system").is_dir();
     let units = units.then(|| Ok((unit("macfence.service")?, unit("macfence-sync.service")?)));
@@ -48,7 +48,7 @@ pub fn look(is_hooked: bool) -> Vec<Finding> {
 }
 
 fn unit(name: &str) -> Result<Unit> {
-    // Both end with other statuses than 0 where the answer is no.
+    // If the answer is no, both exit with other statuses than 0.
     let ask = |what| process::run("systemctl", &[what, name], "");
     Ok(Unit {
         enabled: ask("is-enabled")?.stdout.trim().to_owned(),
@@ -56,7 +56,7 @@ fn unit(name: &str) -> Result<Unit> {
     })
 }
 
-/// Whether a process of this network namespace is `macfence watch`.
+/// Tells whether a process of this network namespace is `macfence watch`.
 fn is_watching() -> bool {
     let ours = fs::read_link("/proc/self/ns/net").ok();
     let Ok(processes) = fs::read_dir("/proc") else {
@@ -69,7 +69,7 @@ fn is_watching() -> bool {
     })
 }
 
-/// Whether this is the command line of `macfence watch`, as `/proc` has it.
+/// Tells whether this is the command line of `macfence watch`, as `/proc` has it.
 fn is_watch(words: &[u8]) -> bool {
     let mut words = words.split(|byte| *byte == 0);
     let program = words.next().unwrap_or_default();
@@ -79,17 +79,16 @@ fn is_watch(words: &[u8]) -> bool {
 
 fn judge(facts: &Facts) -> Vec<Finding> {
     let enable = "run \"systemctl enable --now macfence.service\"";
-    let start =
-        "install libvirt's hook or OpenNebula's drivers' files, or start \"macfence watch\"";
+    let start = "install the hook for libvirt or the files for OpenNebula's drivers, or start \"macfence watch\"";
     let nothing = || {
-        let text = "nothing fences VMs as they start: no hook that works calls macfence, and no service runs";
+        let text = "nothing fences VMs as they start: no working hook calls macfence, and the service does not run";
         Finding::fail(TOPIC, text)
     };
     let Some((watch, sync)) = &facts.units else {
         return vec![if facts.is_watching {
-            Finding::ok(TOPIC, "no systemd runs here; macfence watch does")
+            Finding::ok(TOPIC, "macfence watch runs, without systemd")
         } else if facts.is_hooked {
-            let text = "no systemd runs here; VMs are fenced as they start, by the hooks alone";
+            let text = "systemd does not run here; only the hooks fence VMs, as they start";
             Finding::absent(TOPIC, text)
         } else {
             nothing().fix(start)
@@ -104,7 +103,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     vec![match (is_active || facts.is_watching, is_on(watch)) {
         (true, true) => Finding::ok(TOPIC, "macfence.service is enabled and runs"),
         (true, false) => {
-            let text = "macfence.service runs, but is not enabled: after a boot it does not";
+            let text = "macfence.service runs, but is not enabled: it will not start at boot";
             Finding::warn(TOPIC, text).fix("run \"systemctl enable macfence.service\"")
         }
         (false, true) => Finding::fail(TOPIC, "macfence.service is enabled, but does not run")
@@ -112,18 +111,18 @@ fn judge(facts: &Facts) -> Vec<Finding> {
         (false, false) if !facts.is_hooked => nothing().fix(enable),
         (false, false) if is_on(sync) && sync.active != "failed" => Finding::ok(
             TOPIC,
-            "hooks fence VMs; macfence-sync.service does after nftables was reloaded",
+            "hooks fence VMs as they start; macfence-sync.service fences them again when nftables is reloaded",
         ),
         (false, false) => {
-            let text = "VMs are open once somebody flushes the rules: hooks alone do not notice";
+            let text = "if somebody flushes the rules, VMs stay open: hooks alone do not notice";
             Finding::warn(TOPIC, text).fix(enable)
         }
     }]
 }
 
-/// The rights of the directory of the locks.
+/// Checks the permissions of the directory of the locks.
 pub fn look_at_locks() -> Option<Finding> {
-    // The first command makes it.
+    // The first command creates it.
     let found = Path::new(LOCKS).symlink_metadata().ok()?;
     Some(judge_locks(
         found.is_dir(),
@@ -134,11 +133,11 @@ pub fn look_at_locks() -> Option<Finding> {
 
 fn judge_locks(is_dir: bool, owner: u32, mode: u32) -> Finding {
     if !is_dir {
-        let text = format!("{LOCKS} is no directory: no command works");
-        return Finding::fail("locks", text).fix("delete it; the next command makes one");
+        let text = format!("{LOCKS} is not a directory, so no command works");
+        return Finding::fail("locks", text).fix("delete it; the next command creates it");
     }
     if owner == 0 && mode & 0o077 == 0 {
-        return Finding::ok("locks", format!("{LOCKS} is root's alone"));
+        return Finding::ok("locks", format!("only root can use {LOCKS}"));
     }
     let text = if owner != 0 {
         format!("{LOCKS} belongs to user {owner}, who can keep VMs from being fenced")
@@ -146,7 +145,7 @@ fn judge_locks(is_dir: bool, owner: u32, mode: u32) -> Finding {
         format!("{LOCKS} has mode {mode:04o}")
     };
     let fix = format!("run \"chown root: {LOCKS}\" and \"chmod 700 {LOCKS}\"");
-    // Who can write there can put his own locks in their place.
+    // A user who can write there can replace the locks with his own.
     if owner != 0 || mode & 0o022 != 0 {
         Finding::fail("locks", text).fix(fix)
     } else {
@@ -183,7 +182,7 @@ mod tests {
         assert_eq!(level(off, "enabled", false), Level::Fail);
         assert_eq!(level(off, "enabled", true), Level::Ok);
         assert_eq!(level(off, "disabled", true), Level::Warn);
-        // No such unit.
+        // The unit does not exist.
         assert_eq!(level(("", "inactive"), "", true), Level::Warn);
     }
 

@@ -1,5 +1,5 @@
-//! The VMs: how many are fenced, open, or fenced otherwise than they should be, and what the settings of
-//! their bridges leave open.
+//! Checks the VMs: how many are fenced, open, or differ from what they should be, and what the settings
+//! of their bridges leave open.
 
 use std::collections::BTreeSet;
 
@@ -20,10 +20,10 @@ const HYPERVISOR: &str = "hypervisor";
 const FENCES: &str = "fences";
 const HARDENING: &str = "hardening";
 
-/// How many names a line has.
+/// The most names in a line.
 const NAMES: usize = 3;
 
-/// Whether the hypervisor answers.
+/// Checks whether the hypervisor answers.
 pub fn hypervisor(running: &Result<Running>) -> Finding {
     match running {
         Err(e) => {
@@ -31,7 +31,7 @@ pub fn hypervisor(running: &Result<Running>) -> Finding {
             let fix = if why.contains("was not found") {
                 "install libvirt's client or Xen's tools"
             } else {
-                "start its daemon, or set connect in /etc/macfence.toml"
+                "start the hypervisor's daemon, or set connect in /etc/macfence.toml"
             };
             Finding::fail(HYPERVISOR, why).fix(fix)
         }
@@ -42,7 +42,7 @@ pub fn hypervisor(running: &Result<Running>) -> Finding {
     }
 }
 
-/// Looks at the fences and the settings of bridges. `running`: if the hypervisor answers.
+/// Checks the fences and the settings of bridges. `running`: the VMs, if the hypervisor answers.
 pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) -> Vec<Finding> {
     let actual = match backend.query().and_then(|snapshot| snapshot.fences()) {
         Ok(actual) => actual,
@@ -52,7 +52,7 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
     let fenced: BTreeSet<_> = guards.map(|guard| guard.port.clone()).collect();
     let Some(running) = running else {
         let text = format!(
-            "ports that are fenced: {}; whose they are is not known",
+            "ports that are fenced: {}; it is unknown which VMs they belong to",
             fenced.len()
         );
         return [Finding::absent(FENCES, text)]
@@ -69,7 +69,7 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
             let mut found = judge(&vms, &survey, &fenced);
             let unbelieved = trouble.into_iter().map(|why| Finding::warn(FENCES, why));
             found.extend(unbelieved.map(|finding| {
-                finding.fix("delete that file; the next one-post of the VM writes it again")
+                finding.fix("delete that file; OpenNebula's driver writes it again when it is next called for the VM")
             }));
             found.extend(hardening(config, &survey.ports));
             found
@@ -84,7 +84,7 @@ fn judge(vms: &[Vm], survey: &Survey, fenced: &BTreeSet<Port>) -> Vec<Finding> {
     count(vms, &differing, fenced)
 }
 
-/// Whose fence is not as it should be.
+/// Names the VMs whose fence is wrong.
 fn wrong<'a>(found: impl Iterator<Item = &'a compare::Finding>) -> BTreeSet<String> {
     found
         .filter(|found| !found.state.is_well())
@@ -107,18 +107,19 @@ fn count(vms: &[Vm], differing: &BTreeSet<&str>, fenced: &BTreeSet<Port>) -> Vec
     let mut found = Vec::new();
     if !differing.is_empty() {
         let text = format!(
-            "{} not as they should be: {}",
+            "fences that are not as they should be: {} ({})",
             differing.len(),
             names(differing)
         );
         found.push(
-            Finding::fail(FENCES, text).fix("run \"macfence check\" to see why, \"macfence sync\""),
+            Finding::fail(FENCES, text)
+                .fix("run \"macfence check\" to see why, then \"macfence sync\" to repair them"),
         );
     }
     let mut text = format!("VMs that are fenced: {}", whole.len());
     if !open.is_empty() {
         text += &format!(
-            "; open, at least in part, as they are on no bridge or on one that is not in bridges: {} ({})",
+            "; open, at least in part, because they are on no bridge or on one that is not in bridges: {} ({})",
             open.len(),
             names(&open)
         );
@@ -127,7 +128,7 @@ fn count(vms: &[Vm], differing: &BTreeSet<&str>, fenced: &BTreeSet<Port>) -> Vec
     found
 }
 
-/// The first of these names.
+/// Lists the first of these names.
 fn names(all: &BTreeSet<&str>) -> String {
     let mut names: Vec<_> = all.iter().take(NAMES).copied().collect();
     if all.len() > NAMES {
@@ -136,7 +137,7 @@ fn names(all: &BTreeSet<&str>) -> String {
     names.join(", ")
 }
 
-/// What the settings of the bridges of these ports leave open.
+/// Finds what the settings of the bridges of these ports leave open.
 fn hardening(config: &Config, ports: &BTreeSet<Port>) -> Vec<Finding> {
     if !config.harden_bridges {
         return vec![Finding::absent(HARDENING, "harden-bridges = false")];
@@ -163,7 +164,7 @@ fn hardening(config: &Config, ports: &BTreeSet<Port>) -> Vec<Finding> {
     )]
 }
 
-/// A weakness, whose text ends with what to do.
+/// Makes a finding of a weakness, whose text ends with the fix.
 fn told(text: &str) -> Finding {
     match text.rsplit_once(": ") {
         Some((text, fix)) => Finding::warn(HARDENING, text).fix(fix),
@@ -197,7 +198,10 @@ mod tests {
         let differing = ["c", "gone"].into();
         let found = count(&vms, &differing, &fenced);
         assert_eq!(found[0].level, Level::Fail);
-        assert_eq!(found[0].text, "2 not as they should be: c, gone");
+        assert_eq!(
+            found[0].text,
+            "fences that are not as they should be: 2 (c, gone)"
+        );
         assert_eq!(found[1].level, Level::Ok);
         assert!(
             found[1].text.starts_with("VMs that are fenced: 1; open"),

@@ -6,7 +6,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// A section for this bridge and this prefix, empty for none, with this length of networks.
+/// A section for this bridge and this prefix (empty: any), with networks of this length.
 fn section(bridge: &str, mac: &str, len: Option<i64>) -> Network {
     Network {
         selector: Selector {
@@ -28,7 +28,7 @@ fn policy(sections: Vec<Network>) -> Policy {
     }
 }
 
-/// How many warnings there are about these sections.
+/// Counts the warnings about these sections.
 fn warnings(sections: Vec<Network>) -> usize {
     let found = judge_sections(&policy(sections));
     found
@@ -68,7 +68,7 @@ fn sections_that_cross_are_told_and_nested_ones_are_not() {
         warnings(vec![section("", prefix, None), section("", inside, None)]),
         0
     );
-    // A bridge and a prefix together go before a longer prefix.
+    // A bridge and a prefix together rank above a longer prefix.
     let both = || section("br1", prefix, None);
     assert_eq!(warnings(vec![both(), section("", inside, None)]), 1);
     let found = judge_sections(&policy(vec![section("", inside, None), both()]));
@@ -84,7 +84,7 @@ fn networks_that_hear_each_other_on_one_side_only_are_told() {
         warnings(vec![section("", a, Some(32)), section("", b, Some(40))]),
         0
     );
-    // 02:00:0a has both in it.
+    // 02:00:0a contains both.
     assert_eq!(
         warnings(vec![section("", a, Some(24)), section("", b, Some(32))]),
         2
