@@ -14,11 +14,12 @@ use crate::fence::Keep;
 pub fn run(config: &Config, asked: &Vms) -> Result<()> {
     let (vms, _hypervisors) = described(config, asked)?;
     let done = fence_vms(config, vms, &Keep::nothing(), Told::OfRunning)?;
-    // A hook would say it for each VM, in a log, and pay for another program.
+    // Only for people at a terminal: a hook would log this for each VM, and run another program each
+    // time.
     if done.changed && io::stderr().is_terminal() {
         warn_of_the_other_kind(config, done.backend);
     }
-    // Who names a VM wants it to have a fence.
+    // A VM that the operator names must have a fence afterwards.
     let named = done.open.iter().filter(|(vm, _)| asked.vms.contains(vm));
     let open: Vec<_> = named
         .map(|(vm, why)| format!("VM {:?}: {why}", vm.as_str()))

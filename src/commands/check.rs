@@ -1,4 +1,4 @@
-//! `macfence check`: does the kernel hold what it should.
+//! `macfence check`: tells whether the kernel holds the right fences.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ struct Row<'a> {
 
 /// Runs it.
 pub fn run(config: &Config, json: bool, xml: Vec<PathBuf>) -> Result<Exit> {
-    // First the VMs, then the kernel: one that ends or starts meanwhile has been dealt with.
+    // Ask for the VMs first, then the kernel: a VM that ends or starts meanwhile has been dealt with.
     let is_of_running = xml.is_empty();
     let (vms, only) = if is_of_running {
         (Hypervisors::ask(&config.connect)?.running()?, None)
@@ -63,7 +63,7 @@ pub fn run(config: &Config, json: bool, xml: Vec<PathBuf>) -> Result<Exit> {
         let unowned = unowned.map(|found| format!("unowned {found}\n"));
         let lines = wrong.chain(skipped).map(line).chain(unowned);
         print(&lines.collect::<String>())?;
-        // With --xml, sync would take the running VMs' word.
+        // Not with --xml, because sync asks for the running VMs instead.
         if !survey.is_well() && is_of_running {
             report::note("run macfence sync to set this right");
         }
@@ -77,7 +77,7 @@ pub fn run(config: &Config, json: bool, xml: Vec<PathBuf>) -> Result<Exit> {
     })
 }
 
-/// Whether a fence is one of these VMs', or in front of one of these ports.
+/// Tells whether a fence belongs to one of these VMs or ports.
 fn is_of(fence: &ActualFence, vms: &BTreeSet<VmName>, ports: &BTreeSet<Port>) -> bool {
     match &fence.vm {
         Some(vm) => vms.contains(vm),
@@ -85,7 +85,8 @@ fn is_of(fence: &ActualFence, vms: &BTreeSet<VmName>, ports: &BTreeSet<Port>) ->
     }
 }
 
-/// The configuration names a bridge that is not there: its VMs, under whatever name it has, are open.
+/// The finding for a bridge that the configuration names and this host does not have. If the VMs'
+/// bridge has another name, they are open.
 fn no_bridge(name: &str) -> Finding {
     Finding {
         vm: None,
@@ -96,7 +97,7 @@ fn no_bridge(name: &str) -> Finding {
     }
 }
 
-/// What the settings of bridges leave open.
+/// Finds what the settings of bridges leave open.
 fn bridges(config: &Config, ports: &BTreeSet<Port>) -> Result<Vec<Finding>> {
     if !config.harden_bridges {
         return Ok(Vec::new());
@@ -121,7 +122,7 @@ fn row(found: &Finding) -> Row<'_> {
     }
 }
 
-/// A finding in one line: `missing one-42: port "one-42-0"`.
+/// Writes a finding in one line: `missing one-42: port "one-42-0"`.
 fn line(found: &Finding) -> String {
     format!("{} {found}\n", found.state)
 }

@@ -17,31 +17,33 @@ use crate::policy::{Policy, Unfenced};
 use crate::report;
 use crate::vm::{Port, Vm, VmName};
 
-/// Who tells of a VM that is to be fenced: who knows what is asked for it.
+/// The source of a VM that is to be fenced. It decides what is known about the wishes of the VM's
+/// owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// A hypervisor, of a VM that runs. What was asked for it is remembered.
+    /// A hypervisor; the VM runs. What its template asked for is remembered.
     OfRunning,
-    /// A hypervisor, of a VM that is about to run. What was asked in an earlier life is forgotten.
+    /// A hypervisor; the VM is about to run. What its template asked for in an earlier run is
+    /// forgotten.
     OfStarting,
-    /// OpenNebula's template, which says what is asked for. That is noted.
+    /// OpenNebula's template, which says what it asks for. That is noted.
     ByTemplate,
 }
 
-/// What was done about some VMs.
+/// The result of fencing VMs.
 pub struct Fenced {
-    /// With what firewall.
+    /// The firewall's name.
     pub backend: &'static str,
     /// Whether anything changed.
     pub changed: bool,
-    /// Of each VM that has no fence, although it has NICs: why.
+    /// The VMs that have NICs but no fence, each with the reason.
     pub open: Vec<(VmName, String)>,
 }
 
 /// Fences these VMs.
 ///
 /// # Errors
-/// If the firewall cannot; the kernel's rules are then what they were.
+/// If the firewall fails; the kernel's rules are then unchanged.
 pub fn fence_vms(config: &Config, mut vms: Vec<Vm>, keep: &Keep, told: Told) -> Result<Fenced> {
     warn_of_unknown_bridges(config);
     let backend = backend::choose(config.backend);
@@ -50,7 +52,7 @@ pub fn fence_vms(config: &Config, mut vms: Vec<Vm>, keep: &Keep, told: Told) -> 
         if backend.names_vms() {
             backend.query()?.fences()
         } else {
-            // There version 0.1 could note nothing.
+            // In ebtables, version 0.1 could note nothing.
             Ok(Vec::new())
         }
     })?;
@@ -108,22 +110,23 @@ pub fn fence_vms(config: &Config, mut vms: Vec<Vm>, keep: &Keep, told: Told) -> 
     })
 }
 
-/// Notes what is asked for these VMs' NICs. Without a note, the next `sync` would take away an address
-/// guard that was asked for: so that it cannot be made is an error.
+/// Notes what the template asks for these VMs' NICs. A failure is an error: without the note, the next
+/// `sync` would remove an address guard that the template asks for.
 fn note_asked(memory: &Memory, vms: &[Vm]) -> Result<()> {
     for vm in vms {
         let noted = memory.note(vm);
-        let noted =
-            noted.context("the fence is in the kernel, but what is asked for is not noted")?;
+        let noted = noted.context(
+            "the fence is in the kernel, but macfence cannot note what the template asks for",
+        )?;
         if let Some(trouble) = noted {
-            report::warning(&format!("{trouble:#}; it is replaced"));
+            report::warning(&format!("{trouble:#}; the file was replaced"));
         }
     }
     Ok(())
 }
 
-/// Makes bridges forget what they learned from ports whose senders were not checked before. A bridge
-/// forgets by itself after five minutes: so a failure is no error.
+/// Makes bridges forget what they learned from ports whose senders were not checked before. A failure
+/// is only a warning, because a bridge forgets by itself after five minutes.
 pub fn forget(ports: &[Port]) {
     for port in ports {
         if let Err(e) = bridge::forget(port) {
@@ -132,7 +135,7 @@ pub fn forget(ports: &[Port]) {
     }
 }
 
-/// Changes the settings of the bridges of these fenced ports, if the operator lets us.
+/// Changes the settings of the bridges of these fenced ports, if the configuration allows it.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -144,7 +147,7 @@ pub fn harden<'a>(config: &Config, ports: impl IntoIterator<Item = &'a Port>) ->
     }
 }
 
-/// The fence of a VM; and if it has none, why, if a NIC tells.
+/// Returns the fence of a VM. If it has none, also returns why, as far as its NICs tell.
 fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<(Fence, Option<String>)> {
     let (fence, unfenced) = policy.fence(vm, |nic| bridge::place(&nic.port))?;
     let name = vm.name.as_str();
@@ -161,9 +164,9 @@ fn fence(config: &Config, policy: &Policy, vm: &Vm) -> Result<(Fence, Option<Str
                 "VM {name:?}: port \"{port}\" is on no Linux bridge; it is not fenced"
             )),
             Unfenced::OtherBridge(port, bridge) => note(config, || {
-                format!("VM {name:?}: port \"{port}\" is on {bridge:?}, which is not to be fenced")
+                format!("VM {name:?}: port \"{port}\" is on {bridge:?}, which is not in bridges")
             }),
-            // Refused above.
+            // This was refused above.
             Unfenced::NotAVms(..) => {}
         }
     }
@@ -178,8 +181,8 @@ fn why_open(vm: &Vm, unfenced: &[Unfenced]) -> Option<String> {
     (!why.is_empty()).then(|| why.join(", "))
 }
 
-/// Removes the fence of a VM, but for what is to be kept, and forgets what was asked for the NICs
-/// that are `gone`, each told by its port and address.
+/// Removes the fence of a VM, except for what `keep` keeps. Forgets what was asked for the NICs for
+/// which `gone`, called with port and address, is true.
 pub fn unfence(
     config: &Config,
     vm: &Vm,
@@ -200,8 +203,8 @@ pub fn unfence(
     Ok(())
 }
 
-/// For a firewall whose rules name no VM. A port may be another VM's by now: only rules of the
-/// VM's own address are removed. To be called under the lock.
+/// For a firewall whose rules name no VM. A port may be another VM's by now, so this removes only rules
+/// for the VM's own address. The caller must hold the lock.
 pub fn by_port(backend: &dyn Backend, vms: &[Vm]) -> Result<bool> {
     let nics: BTreeMap<_, _> = vms
         .iter()

@@ -1,5 +1,5 @@
-//! `macfence export`: print what apply would load. Needs no rights, and with `--xml` nothing that
-//! is installed.
+//! `macfence export`: prints the rules that apply would load. Needs no privileges, and with `--xml` no
+//! other program.
 
 use anyhow::Result;
 
@@ -17,7 +17,7 @@ use crate::vm::{Nic, Place};
 pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     let mut fences = Vec::new();
     let (vms, hypervisors) = described(config, vms)?;
-    // Nothing of this gets into the kernel: others may ask.
+    // This changes nothing in the kernel, so others may ask meanwhile.
     drop(hypervisors);
     let policy = policy(config, &ports(&vms));
     for vm in vms {
@@ -27,7 +27,7 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
             let name = vm.name.as_str();
             match nic {
                 Unfenced::NoBridge(port) => report::warning(&format!(
-                    "VM {name:?}: it is not known which bridge port \"{port}\" is on; \
+                    "VM {name:?}: port \"{port}\" is on no bridge that macfence knows of; \
                      it is left out"
                 )),
                 Unfenced::OtherBridge(port, bridge) => note(config, || {
@@ -45,8 +45,8 @@ pub fn run(config: &Config, vms: &Vms) -> Result<()> {
     print(&backend::choose(config.backend).export(&fences)?)
 }
 
-/// The bridge that the VM's definition names, which may be another host's; else the one that the
-/// port is on here. Where all bridges are fenced in the same way it does not matter.
+/// The bridge that the VM's definition names, which may be on another host; else the bridge on which
+/// the port is here. If all bridges are fenced in the same way, it does not matter.
 fn place_of(policy: &Policy, nic: &Nic) -> Result<Place> {
     match &nic.bridge {
         Some(bridge) => Ok(Place::Nic(bridge.clone())),

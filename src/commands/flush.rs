@@ -1,4 +1,4 @@
-//! `macfence flush`: delete what refers to ports that no bridge has any more.
+//! `macfence flush`: deletes rules of ports that are no longer on any bridge.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::memory::Memory;
 use crate::report;
 use crate::vm::Port;
 
-/// How long a port may take to leave its bridge after its VM has ended: what the seed waited.
+/// How long a port may take to leave its bridge after its VM has ended. The seed waited as long.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
-/// A VM with several NICs closes one port after the other: this many polls without a change tell
-/// that the last has gone.
+/// A VM with several NICs closes one port after the other. After this many polls without a change, the
+/// last one has gone.
 const POLLS: u32 = 5;
 
 /// Runs it.
@@ -28,11 +28,11 @@ pub fn run(config: &Config) -> Result<()> {
     flush(config, &*backend)
 }
 
-/// Like [`run`], but where every fenced port is still there, first waits for one to go, and for
-/// those that go with it: the VM that this is called for has ended, and its ports are about to.
+/// Like [`run`], but if every fenced port still exists, first waits until one goes, and the others that
+/// go with it. The caller's VM has ended, and its ports are about to go.
 pub fn run_patiently(config: &Config) -> Result<()> {
     let backend = backend::choose(config.backend);
-    // Nobody else is to wait for this, so the lock is taken only afterwards.
+    // Take the lock only after the wait, so that no other process has to wait too.
     let ports = backend.ports()?;
     if !ports.is_empty() && gone(&ports)?.is_empty() {
         note(config, || {
@@ -44,7 +44,7 @@ pub fn run_patiently(config: &Config) -> Result<()> {
     flush(config, &*backend)
 }
 
-/// Waits until some ports have gone and for a few polls no other has followed.
+/// Waits until ports have gone, and no further one has gone for a few polls.
 fn wait_until_settled(ports: &[Port]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let (mut before, mut polls) = (0, 0);
@@ -66,7 +66,7 @@ fn flush(config: &Config, backend: &dyn Backend) -> Result<()> {
     }
     for port in gone {
         note(config, || {
-            format!("port \"{port}\" is on no bridge any more; its rules are gone")
+            format!("port \"{port}\" is no longer on a bridge: its rules were deleted")
         });
     }
     Ok(())

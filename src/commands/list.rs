@@ -1,4 +1,4 @@
-//! `macfence list`: every port of every running VM and every fence, and what was dropped.
+//! `macfence list`: shows every port of every running VM, every fence, and what was dropped.
 
 mod table;
 
@@ -17,30 +17,30 @@ use crate::survey::Entry;
 /// A VM, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// `null` where the rules name no VM and no running VM has the port.
+    /// `null` if the rules name no VM and no running VM has the port.
     vm: Option<String>,
-    /// `null` where the VM has no fence.
+    /// `null` if the VM has no fence.
     chain: Option<String>,
     nics: Vec<NicRow>,
 }
 
 #[derive(Debug, Serialize)]
 struct NicRow {
-    /// `null` for an interface that has none.
+    /// `null` for an interface without a port.
     port: Option<String>,
     bridge: Option<String>,
     mac: Option<String>,
     prefix: Option<String>,
     extra_macs: Vec<String>,
     trusted_ports: Vec<String>,
-    /// `null` where the VM may use any, or the rules do not tell.
+    /// `null` if the VM may use any, or the rules do not tell.
     addresses: Option<AddressesRow>,
     dropped: Dropped,
     /// `fenced`, `unfenced`, `stale` or `differs`.
     state: &'static str,
-    /// Why it is so, in words.
+    /// The reason for the state, in words.
     reason: Option<String>,
-    /// As in the table; `null` where the rules do not tell.
+    /// As in the table; `null` if the rules do not tell.
     hears: Option<String>,
     trusted: Vec<String>,
     dhcp_guard: bool,
@@ -56,7 +56,7 @@ struct AddressesRow {
     link_local: &'static str,
 }
 
-/// Dropped packets; `null` where nobody counts, or where the rule is missing.
+/// Dropped packets; `null` if the rule is missing or has no counter.
 #[derive(Debug, Default, Serialize)]
 struct Dropped {
     spoofed: Option<u64>,
@@ -66,7 +66,7 @@ struct Dropped {
 
 /// Runs it.
 pub fn run(flags: &Global, json: bool, graph: bool) -> Result<()> {
-    // Here --bridge does not say what is to be fenced, but what is to be shown.
+    // Here, --bridge chooses what is shown, not what is fenced.
     let shown = &flags.bridges;
     let config = Config::new(Global {
         bridges: Vec::new(),
@@ -80,9 +80,9 @@ pub fn run(flags: &Global, json: bool, graph: bool) -> Result<()> {
     } = look(&config)?;
     if let Err(e) = survey {
         let who = if backend.names_vms() || entries.is_empty() {
-            "only what is fenced is shown, as nobody tells which VMs run"
+            "only what is fenced is shown, because macfence cannot tell which VMs run"
         } else {
-            "ebtables rules name no VM, and libvirt does not tell"
+            "the list cannot name VMs: ebtables rules do not, and the hypervisor does not answer"
         };
         report::warning(&format!("{who}: {e:#}"));
     }
@@ -99,7 +99,7 @@ pub fn run(flags: &Global, json: bool, graph: bool) -> Result<()> {
     })
 }
 
-/// The entries by VM. Ports of nobody stay apart.
+/// Groups the entries by VM. Each port without a VM stays apart.
 fn rows(entries: &[Entry]) -> Vec<Row> {
     let same_vm = |a: &Entry, b: &Entry| a.vm.is_some() && a.vm == b.vm;
     let row = |of_vm: &[Entry]| Row {

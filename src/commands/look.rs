@@ -1,4 +1,5 @@
-//! A look at the host, for `list` and `metrics`: what runs, what is held, and how it is.
+//! Looks at the host for `list` and `metrics`: which VMs run, which fences the kernel holds, and
+//! whether these are right.
 
 use anyhow::Result;
 
@@ -9,22 +10,22 @@ use crate::config::Config;
 use crate::source::Hypervisors;
 use crate::survey::{self, Entry, Survey};
 
-/// What was seen.
+/// The result of a look.
 pub struct Look {
     /// The firewall that was asked.
     pub backend: Box<dyn Backend>,
-    /// How the host is; an error where nobody tells which VMs run.
+    /// The comparison; an error if it is unknown which VMs run.
     pub survey: Result<Survey>,
     /// The ports of running VMs and those that are fenced; without a hypervisor only the latter.
     pub entries: Vec<Entry>,
 }
 
-/// Looks.
+/// Looks at the host.
 ///
 /// # Errors
-/// If the firewall does not tell what it holds.
+/// If the firewall cannot be read.
 pub fn look(config: &Config) -> Result<Look> {
-    // First the VMs, then the kernel: one that ends or starts meanwhile has been dealt with.
+    // Ask for the VMs first, then the kernel: a VM that ends or starts meanwhile has been dealt with.
     let running = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
     let backend = backend::choose(config.backend);
     let actual = backend.query()?.fences()?;

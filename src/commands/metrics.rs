@@ -1,4 +1,4 @@
-//! `macfence metrics`: what is fenced, dropped and amiss, for Prometheus.
+//! `macfence metrics`: reports fences, dropped packets and faults to Prometheus.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -19,7 +19,7 @@ use crate::report;
 use crate::survey::{Cause, Entry, Status, Survey};
 use crate::vm::{Port, VmName};
 
-/// The name of the metric that tells when a look last succeeded.
+/// The metric with the time of the last successful look.
 const SUCCESS: &str = "macfence_last_look_timestamp_seconds";
 
 /// Runs it.
@@ -42,11 +42,13 @@ fn text(config: &Config, output: Option<&PathBuf>) -> Result<String> {
     let metrics = Metrics::new()?;
     metrics.count(&entries)?;
     metrics.tell_bridges(config)?;
-    // What can be said without the hypervisor is said without it.
+    // Without the hypervisor, report what is known without it.
     match survey {
         Ok(survey) => metrics.tell_survey(&survey, &entries)?,
         Err(e) => {
-            report::warning(&format!("the fences cannot be checked: {e:#}"));
+            report::warning(&format!(
+                "cannot compare the fences with the running VMs: {e:#}"
+            ));
             if let Some(last) = output.and_then(|path| last_success(path)) {
                 metrics.success()?.set(last);
             }
@@ -60,7 +62,8 @@ fn text(config: &Config, output: Option<&PathBuf>) -> Result<String> {
     Ok(TextEncoder::new().encode_to_string(&metrics.registry.gather())?)
 }
 
-/// When the fences were last compared with the running VMs, as the file tells that is to be replaced.
+/// Reads when the fences were last compared with the running VMs, from the file that is about to be
+/// replaced.
 fn last_success(path: &Path) -> Option<i64> {
     let text = fs::read_to_string(path).ok()?;
     let values = text.lines().filter_map(|line| line.strip_prefix(SUCCESS));
@@ -91,9 +94,8 @@ impl Metrics {
         let gauge = |name: &str, help: &str| add(&registry, IntGauge::new(name, help));
         let dropped = Opts::new(
             "macfence_dropped_packets_total",
-            "Packets dropped in front of a VM's port, since its rule was loaded: from the VM under \
-             another's MAC address (spoofed) or IP address (forged), or to the VM out of another network \
-             (foreign).",
+            "Packets dropped at a VM's port since its rule was loaded: from the VM with another's MAC \
+             address (spoofed) or IP address (forged), or to the VM from another network (foreign).",
         );
         let labels = ["vm", "one_vm_id", "bridge", "port", "direction", "reason"];
         Ok(Self {
@@ -121,23 +123,24 @@ impl Metrics {
             )?,
             unfenced: gauges(
                 "macfence_unfenced_vms",
-                "Running VMs with a port that is not fenced: nothing has called (missing), it cannot be \
-                 fenced (failed), its bridge is left alone (configuration), it is on none (bridgeless).",
+                "Running VMs with a port that is not fenced, by cause: nothing has fenced it yet (missing), \
+                 it cannot be fenced (failed), its bridge is not in bridges (configuration), it is on no \
+                 bridge (bridgeless).",
                 &["cause"],
             )?,
             differing: gauges(
                 "macfence_differing_vms",
-                "VMs with a port that has other rules than it should have.",
+                "VMs with a port whose rules differ from what they should be.",
                 &[],
             )?,
             bridges: gauges(
                 "macfence_bridge_exists",
-                "Whether a bridge that is to be acted on is on this host (1) or not (0).",
+                "Whether a bridge in bridges exists on this host (1) or not (0).",
                 &["bridge"],
             )?,
             unknown_bridges: gauge(
                 "macfence_unknown_bridges",
-                "Bridges that are to be acted on and that are not on this host.",
+                "Bridges in bridges that do not exist on this host.",
             )?,
             registry,
         })
@@ -212,7 +215,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// Is there only where there is something to say: 0 would be a time.
+    /// Registered only if there is a value, because 0 would be a time.
     fn success(&self) -> Result<IntGauge> {
         let help =
             "When the fences were last compared with the running VMs, in seconds since 1970.";
@@ -220,7 +223,7 @@ impl Metrics {
     }
 }
 
-/// Whose port an entry is, and which: VM, OpenNebula's number of it, bridge and port.
+/// The labels of an entry: VM, OpenNebula's number of the VM, bridge and port.
 fn labels(entry: &Entry) -> [&str; 4] {
     let vm = entry.vm.as_ref();
     [
@@ -240,8 +243,8 @@ fn add<C: Collector + Clone + 'static>(
     Ok(made)
 }
 
-/// Puts the text in a file's place as a whole: who reads it, as node_exporter does, reads the old
-/// text or the new.
+/// Replaces the file in one step, so that a reader such as node_exporter finds either the old text or
+/// the new.
 fn write(path: &Path, text: &str) -> Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let mut file = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new(".")))?;

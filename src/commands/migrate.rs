@@ -1,6 +1,6 @@
-//! `macfence migrate`: replace the seed's ebtables rules by fences in nft. The ebtables rules go
-//! only when the kernel has taken the fences, so that no VM is open at any moment; run again, it
-//! completes what was interrupted.
+//! `macfence migrate`: moves the seed's ebtables rules to nft. It deletes an ebtables rule only after
+//! the kernel has the nft fence, so that no VM is open at any moment. If it was interrupted, another
+//! run completes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use crate::report;
 use crate::source::Hypervisors;
 use crate::vm::{Nic, Place, Port, VmName};
 
-/// Which running VM has which port, and with what NIC.
+/// The VM and the NIC of each port.
 type Owners = BTreeMap<Port, (VmName, Nic)>;
 
 /// Runs it.
@@ -31,7 +31,7 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
     let migration = Migration::plan(&config.policy, &owners)?;
     for other in Ebtables.others()? {
         report::warning(&format!(
-            "left alone, as it is none of the scripts': {other}"
+            "left alone, because the scripts did not write it: {other}"
         ));
     }
     let fences = migration.fences();
@@ -60,16 +60,16 @@ pub fn run(config: &Config, dry_run: bool) -> Result<()> {
     )
 }
 
-/// What is to be done.
+/// The plan of a migration.
 #[derive(Default)]
 struct Migration {
-    /// The guards that nft should hold in place of ebtables rules.
+    /// The guards that nft should hold instead of ebtables rules.
     guards: BTreeMap<VmName, Vec<Guard>>,
     /// The ports whose ebtables rules can then go.
     ports: Vec<Port>,
     /// Ports of running VMs that nft guards already. Their guards stay.
     kept: BTreeSet<Port>,
-    /// The same, by VM.
+    /// The same ports, by VM.
     kept_of: BTreeMap<VmName, BTreeSet<Port>>,
 }
 
@@ -98,7 +98,7 @@ impl Migration {
                 _ if !policy.bridges.is_empty()
                     && !place.bridge().is_some_and(|bridge| policy.acts_on(bridge)) =>
                 {
-                    Some("it is on no chosen bridge".to_owned())
+                    Some("it is not on one of the bridges in bridges".to_owned())
                 }
                 Place::Other(_, what) => Some(format!("it is {what}, which no VM has")),
                 _ => None,
@@ -128,7 +128,7 @@ impl Migration {
         self.guards.iter().map(fence).collect()
     }
 
-    /// A fenced VM and all its ports that nft guards now.
+    /// The line for a fenced VM, with all its ports that nft guards now.
     fn line(&self, fence: &Fence) -> String {
         let mut ports = fence.ports();
         ports.extend(self.kept_of.get(&fence.vm).into_iter().flatten());
@@ -137,8 +137,8 @@ impl Migration {
     }
 }
 
-/// The guard that nft should hold in place of a port's ebtables rules, and whose it is; or why the
-/// rules have to stay.
+/// Returns the VM, and the guard that nft should hold instead of a port's ebtables rules; or why these
+/// rules must stay.
 fn replacement<'a>(
     listed: &ActualGuard,
     owner: Option<&'a (VmName, Nic)>,
@@ -146,21 +146,21 @@ fn replacement<'a>(
 ) -> Result<(&'a VmName, Guard), &'static str> {
     let (vm, nic) = owner.ok_or("no running VM has it")?;
     if let Some(in_nft) = in_nft {
-        // An interrupted run has left a pair of rules, or half of one.
+        // An interrupted run left a pair of rules, or half of one.
         let whole = in_nft.whole().filter(|_| listed.is_covered_by(in_nft));
-        let guard = whole.ok_or("nft fences it otherwise than its ebtables rules do")?;
+        let guard = whole.ok_or("its nft fence and its ebtables rules differ")?;
         return Ok((vm, guard));
     }
-    // The scripts wrote a pair. That it lacks the rules that came later is no reason to leave it.
+    // The scripts wrote a pair. It lacks rules that came later, but can be moved all the same.
     let guard = listed
         .meant()
-        .ok_or("its ebtables rules are no pair of the scripts'")?;
+        .ok_or("its ebtables rules are not a pair that the scripts write")?;
     let is_own = match &guard.hears {
         Hears::All => false,
         Hears::Network { prefix, .. } => guard.mac == nic.mac && prefix.contains(nic.mac),
     };
     if !is_own {
-        return Err("its ebtables rules are of another address than its VM's");
+        return Err("its ebtables rules are for another MAC address than its VM's");
     }
     Ok((vm, guard))
 }
@@ -196,39 +196,39 @@ mod tests {
             // The script adds its rules at every call.
             (guard(&[MAC, MAC], &[own, own]), Some(&owner), None, None),
             (pair.clone(), None, None, Some("no running VM")),
-            (guard(&[MAC], &[]), Some(&owner), None, Some("no pair")),
+            (guard(&[MAC], &[]), Some(&owner), None, Some("not a pair")),
             (
                 guard(&[MAC, OTHER], &[own]),
                 Some(&owner),
                 None,
-                Some("no pair"),
+                Some("not a pair"),
             ),
             (
                 guard(&[OTHER], &[own]),
                 Some(&owner),
                 None,
-                Some("another address"),
+                Some("another MAC address"),
             ),
             (
                 guard(&[MAC], &["02:00:c0:a8:01:00/40"]),
                 Some(&owner),
                 None,
-                Some("another address"),
+                Some("another MAC address"),
             ),
-            // What an interrupted run has left.
+            // The rules that an interrupted run left.
             (pair.clone(), Some(&owner), Some(&pair), None),
             (guard(&[MAC], &[]), Some(&owner), Some(&pair), None),
             (
                 guard(&[MAC], &["02:00:c0:a8:00:00/32"]),
                 Some(&owner),
                 Some(&pair),
-                Some("otherwise"),
+                Some("differ"),
             ),
             (
                 guard(&[MAC], &[]),
                 Some(&owner),
                 Some(&guard(&[MAC], &[])),
-                Some("otherwise"),
+                Some("differ"),
             ),
         ] {
             match (replacement(&listed, owner, in_nft), refusal) {

@@ -1,5 +1,5 @@
-//! The subcommands, one file each. `enforce` and `shared` are what several of them need, `hook` is
-//! for the programs that call us.
+//! The subcommands, one file each. `enforce` and `shared` have what several of them need; `hook` is for
+//! the programs that call us.
 
 mod apply;
 mod check;
@@ -29,16 +29,16 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::privilege;
 
-/// Does what the command line says.
+/// Runs the command.
 ///
 /// # Errors
-/// If it could not be done; the kernel's rules are then what they were.
+/// If the command fails; the kernel's rules are then unchanged.
 pub fn run(cli: Cli) -> Result<Exit> {
     if privilege::is_missing(&cli.command) {
         return privilege::run_as_root(&cli);
     }
     if let Command::Doctor { json } = cli.command {
-        // A configuration that cannot be read is one of its findings.
+        // doctor reports a configuration that cannot be read as a finding.
         return doctor::run(cli.global, json);
     }
     if let Command::InstallHook { caller } = cli.command {
@@ -66,7 +66,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
     .map(|()| Exit::Done)
 }
 
-/// How a command ends that could not be done.
+/// The exit status of a command that failed.
 pub fn exit_on_failure(command: &Command) -> Exit {
     match command {
         Command::Check { .. }

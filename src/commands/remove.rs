@@ -1,4 +1,4 @@
-//! `macfence remove`: remove the fences of these VMs, all in one transaction.
+//! `macfence remove`: removes the fences of these VMs, all in one transaction.
 
 use anyhow::{Context, Result, ensure};
 
@@ -29,13 +29,13 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     if !backend.names_vms() {
         let hypervisors = Hypervisors::ask(&config.connect)?;
         let vms = hypervisors.named(&names).context(
-            "ebtables rules name no VM, so libvirt has to tell its ports; \
-             if the VM has ended, use flush",
+            "cannot find out which ports the VM has, and ebtables rules name no VM; \
+             if it has ended, run \"macfence flush\"",
         )?;
         for vm in &vms {
             ensure!(
                 vm.skipped.is_empty(),
-                "VM {:?}: {}, and ebtables rules name no VM: use flush",
+                "VM {:?}: {}, and ebtables rules name no VM: stop it and run \"macfence flush\"",
                 vm.name.as_str(),
                 vm.skipped.join("; ")
             );
@@ -45,9 +45,9 @@ pub fn run(config: &Config, mut names: Vec<VmName>) -> Result<()> {
     }
     note(config, || {
         let state = if changed {
-            "the fences are gone from the kernel"
+            "the fences were removed from the kernel"
         } else {
-            "none of these VMs was fenced"
+            "none of these VMs had a fence"
         };
         format!("{state} ({})", backend.name())
     });

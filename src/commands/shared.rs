@@ -1,4 +1,4 @@
-//! What several subcommands share: the VMs that are meant, and what is said to people.
+//! What several subcommands share: finding the VMs that are meant, and messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -22,13 +22,13 @@ use crate::source::{Hypervisors, Running, libvirt};
 use crate::survey::{self, Extent, Survey};
 use crate::vm::{self, Nic, Port, Vm, VmName};
 
-/// The VMs that the command line names or describes; and where it names any, what keeps others from
-/// asking before this has been enforced.
+/// Returns the VMs that the command line names or describes. If it names any, also returns the lock
+/// that keeps others from asking until the result is in the kernel.
 pub fn described(config: &Config, asked: &Vms) -> Result<(Vec<Vm>, Option<Hypervisors>)> {
     let mut vms = Vec::new();
     ensure!(
         asked.xml.iter().filter(|file| is_stdin(file)).count() <= 1,
-        "standard input can be read only once"
+        "--xml - may be given only once, because standard input can be read only once"
     );
     for file in &asked.xml {
         let read = read(file, libvirt::XML_LIMIT).and_then(|xml| libvirt::domain(&xml));
@@ -56,7 +56,7 @@ pub fn warn_of_skipped(vm: &Vm) {
     }
 }
 
-/// Which running VM has which port and with what NIC, for firewalls whose rules name no VM.
+/// Returns the VM and the NIC of each port, for firewalls whose rules name no VM.
 pub fn owners(hypervisors: &Hypervisors) -> Result<BTreeMap<Port, (VmName, Nic)>> {
     let vms = hypervisors.running()?.vms;
     let owned = |vm: Vm| {
@@ -67,8 +67,8 @@ pub fn owners(hypervisors: &Hypervisors) -> Result<BTreeMap<Port, (VmName, Nic)>
     Ok(vms.into_iter().flat_map(owned).collect())
 }
 
-/// Compares what these running VMs should have on this host with what the kernel holds. Also returns
-/// what of the memory cannot be believed, a sentence for each VM.
+/// Compares the fences that these running VMs should have on this host with those in the kernel. Also
+/// returns what parts of the memory cannot be believed, a sentence for each VM.
 pub fn survey(
     config: &Config,
     backend: &dyn Backend,
@@ -92,7 +92,8 @@ pub fn survey(
     Ok((survey, unknown.why))
 }
 
-/// Likewise for who only reads: what of the memory cannot be believed is said.
+/// Does the same for a command that changes nothing, and warns about the parts of the memory that
+/// cannot be believed.
 pub fn survey_read_only(
     config: &Config,
     backend: &dyn Backend,
@@ -112,7 +113,7 @@ pub fn ports(vms: &[Vm]) -> BTreeSet<&Port> {
     nics.map(|nic| &nic.port).collect()
 }
 
-/// The policy on this host as it is now, where these ports are VMs'.
+/// The policy on this host as it is now. The ports `vms` are VMs'.
 pub fn policy(config: &Config, vms: &BTreeSet<&Port>) -> Policy {
     let proxies = if config.policy.hears_proxies() {
         bridge::proxies()
@@ -121,7 +122,7 @@ pub fn policy(config: &Config, vms: &BTreeSet<&Port>) -> Policy {
     };
     let proxies = proxies.unwrap_or_else(|e| {
         report::warning(&format!(
-            "{e:#}; OpenNebula's transparent proxy is not heard"
+            "{e:#}; VMs do not hear OpenNebula's transparent proxy"
         ));
         BTreeMap::new()
     });
@@ -152,8 +153,8 @@ fn name_of(file: &Path) -> String {
     file.display().to_string()
 }
 
-/// Reads a file or standard input, and no more of it than it takes to know that it is longer than
-/// `limit` bytes.
+/// Reads a file or standard input, but stops after `limit` + 1 bytes: then the caller knows that it is
+/// too long.
 pub fn read(file: &Path, limit: usize) -> Result<String> {
     let mut source: Box<dyn Read> = if is_stdin(file) {
         Box::new(io::stdin())
@@ -169,13 +170,13 @@ pub fn read(file: &Path, limit: usize) -> Result<String> {
     Ok(text)
 }
 
-/// A bridge that is misspelt would leave its VMs open without a word.
+/// Warns of bridges that do not exist: a misspelt name would silently leave VMs open.
 pub fn warn_of_unknown_bridges(config: &Config) {
     let unknown = unknown_bridges(config);
     warn_of(unknown.union(&unknown_bridges_of_networks(config)));
 }
 
-/// Warns of the bridges of networks only.
+/// Does so only for the bridges of networks.
 pub fn warn_of_networks_unknown_bridges(config: &Config) {
     let unknown = unknown_bridges(config);
     warn_of(unknown_bridges_of_networks(config).difference(&unknown));
@@ -187,8 +188,8 @@ fn warn_of<'a>(bridges: impl Iterator<Item = &'a &'a str>) {
     }
 }
 
-/// The bridges that macfence is to act on and that this host has not. Sections for networks may be
-/// meant for other hosts: their bridges are not among these.
+/// The bridges in `bridges` or `--bridge` that this host does not have. Bridges in sections for
+/// networks are not included, because a section may be meant for other hosts.
 pub fn unknown_bridges(config: &Config) -> BTreeSet<&str> {
     unknown(config.policy.bridges.iter())
 }
@@ -203,7 +204,7 @@ fn unknown<'a>(bridges: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
     bridges.filter(|bridge| !bridge::exists(bridge)).collect()
 }
 
-/// On a host that was upgraded, fences of both kinds may be in force.
+/// Warns if both firewalls hold fences, as they may on a host that was upgraded.
 pub fn warn_of_the_other_kind(config: &Config, used: &str) {
     let (other, ports) = if used == "nft" {
         ("ebtables", Ebtables.ports())
@@ -213,12 +214,12 @@ pub fn warn_of_the_other_kind(config: &Config, used: &str) {
     match ports {
         Ok(ports) if ports.is_empty() => {}
         Ok(ports) => report::warning(&format!(
-            "{other} fences {} ports as well: macfence migrate makes nft's fences of ebtables rules",
+            "{other} fences {} ports as well: \"macfence migrate\" moves ebtables rules to nft",
             ports.len()
         )),
-        // Most often it is not installed, or not for this user.
+        // Usually it is not installed, or this user may not run it.
         Err(e) => note(config, || {
-            format!("whether {other} fences anything is not known: {e:#}")
+            format!("cannot tell whether {other} fences any port: {e:#}")
         }),
     }
 }
@@ -229,14 +230,15 @@ pub fn note(config: &Config, text: impl FnOnce() -> String) {
     }
 }
 
-/// Says what this firewall leaves open, if asked to say more.
+/// Says with `-v` what this firewall leaves open.
 pub fn note_limits(config: &Config, backend: &dyn Backend) {
     for limit in backend.limits() {
         note(config, || (*limit).to_owned());
     }
 }
 
-/// Whether standard output shows colours, and nobody minds (<https://no-color.org>).
+/// Tells whether standard output shows colours, and the user has not turned them off
+/// (<https://no-color.org>).
 pub fn is_coloured() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
@@ -248,7 +250,7 @@ pub fn print(text: &str) -> Result<()> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        // Whoever reads us has seen enough.
+        // The reader closed the pipe and wants no more.
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }

@@ -1,4 +1,5 @@
-//! What stands beside a verdict: the configuration, and rules of others that are only pointed out.
+//! Collects what belongs to a verdict: the configuration, and other people's rules, which are only
+//! mentioned.
 
 use anyhow::Result;
 
@@ -12,10 +13,10 @@ use crate::mac::{MacAddr, PrefixLen};
 use crate::policy::{AddressGuard, Isolation};
 use crate::vm::{Nic, Port};
 
-/// The tables that ebtables on nf_tables makes.
+/// The tables that ebtables creates on nf_tables.
 const EBTABLES: [&str; 3] = ["broute", "filter", "nat"];
 
-/// What the configuration says about both.
+/// Collects the settings that matter for sender and receiver.
 pub fn settings(scene: &Scene, from: &Party, to: &Party, claim: Claim) -> Result<Settings> {
     let mut found = Settings {
         file: scene.config.origins.file.clone(),
@@ -42,8 +43,8 @@ pub fn settings(scene: &Scene, from: &Party, to: &Party, claim: Claim) -> Result
     Ok(found)
 }
 
-/// The guard that a fenced port would get now, as far as the configuration knows, with the address and
-/// the bridge that it is for.
+/// The guard that a fenced port would get now, as far as the configuration knows, with the MAC address
+/// and the bridge for which it is.
 fn desired(scene: &Scene, party: &Party) -> Result<Option<(MacAddr, String, Guard)>> {
     let (Some(port), Some(mac), true) = (&party.port, party.mac, party.is_fenced) else {
         return Ok(None);
@@ -108,7 +109,7 @@ fn hears_one_network(guard: &ActualGuard) -> bool {
     matches!(guard.hears.as_slice(), [Hears::Network { .. }])
 }
 
-/// What else may decide, in words.
+/// Lists what else may drop the frame, in words.
 pub fn notes(
     scene: &Scene,
     bridge: &str,
@@ -118,8 +119,8 @@ pub fn notes(
     let mut notes = scene.others.clone();
     if !bridge.is_empty() && forwarding::is_seen_by_iptables(bridge)? {
         notes.push(format!(
-            "the host's iptables see what bridge {bridge} forwards (br_netfilter), and may drop it: \
-             not looked at"
+            "the host's iptables also see what bridge {bridge} forwards (br_netfilter): they may drop it, \
+             which macfence did not check"
         ));
     }
     let should = settings.to.as_ref().map(|guard| &guard.hears);
@@ -128,28 +129,28 @@ pub fn notes(
         && !guard.hears.contains(should)
     {
         notes.push(format!(
-            "by the configuration \"{}\" should hear {should}: the kernel's rules say otherwise",
+            "the configuration says that \"{}\" should hear {should}, but the kernel's rules say otherwise",
             guard.port
         ));
     }
     Ok(notes)
 }
 
-/// Rules of others that may decide otherwise, in words.
+/// Lists other people's rules that may drop the frame, in words.
 pub fn rules_of_others(words: Words) -> Vec<String> {
-    let not_looked_at = |what: String| format!("{what}: may drop it, not looked at");
+    let not_looked_at = |what: String| format!("{what}: may drop it, which macfence did not check");
     let mut found = Vec::new();
     match others() {
         Ok(others) => {
-            // With ebtables, these hold our own rules.
+            // With ebtables, these tables hold our own rules.
             let is_other = |table: &str| words != Words::Ebtables || !EBTABLES.contains(&table);
             let others = others.iter().filter(|other| is_other(&other.table));
             found.extend(others.map(|other| not_looked_at(other.to_string())));
         }
-        // Most often there is no nft.
+        // Usually nft is not installed then.
         Err(_) if words == Words::Ebtables => {}
         Err(e) => found.push(format!(
-            "whether other tables drop frames is not known: {e:#}"
+            "cannot tell whether other tables drop frames: {e:#}"
         )),
     }
     if words == Words::Ebtables

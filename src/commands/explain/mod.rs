@@ -1,5 +1,5 @@
-//! `macfence explain`: would TO hear FROM, and which rule decides. Judged by [`crate::explain`]; here is
-//! what it has to know about the host.
+//! `macfence explain`: tells whether TO would hear FROM, and which rule decides. [`crate::explain`]
+//! judges; this collects what it needs to know about the host.
 
 mod context;
 
@@ -30,13 +30,16 @@ pub fn run(config: &Config, asked: &cli::Explain) -> Result<Exit> {
     let claim = match (asked.arp, asked.ip.map(|ip| ip.to_canonical())) {
         (Some(ip), _) => Claim::Arp(ip),
         (None, Some(ip)) => {
-            ensure!(is_a_hosts(ip), "--ip: {ip} is no host's IP address");
+            ensure!(is_a_hosts(ip), "--ip: {ip} is not the IP address of a host");
             Claim::Ip(ip)
         }
         (None, None) => Claim::Nothing,
     };
     if let Some(mac) = asked.source {
-        ensure!(!mac.is_multicast(), "--as: {mac} is no sender's address");
+        ensure!(
+            !mac.is_multicast(),
+            "--as: {mac} is a multicast address, which no sender has"
+        );
     }
     let backend = backend::choose(config.backend);
     let scene = Scene::look(config, &*backend)?;
@@ -60,9 +63,9 @@ pub struct Scene<'a> {
     policy: Policy,
     words: Words,
     fences: Vec<ActualFence>,
-    /// Rules of others, in words.
+    /// Other people's rules, in words.
     others: Vec<String>,
-    /// What the hypervisors run: asked only if the rules do not tell.
+    /// The running VMs: asked for only if the rules do not tell.
     running: OnceCell<Result<Vec<Vm>>>,
 }
 
@@ -70,7 +73,7 @@ impl<'a> Scene<'a> {
     /// Asks the firewall what it holds.
     ///
     /// # Errors
-    /// If it cannot be asked.
+    /// If it cannot be read.
     pub fn look(config: &'a Config, backend: &dyn Backend) -> Result<Self> {
         let fences = backend.query()?.fences()?;
         let words = Words::of(backend.name());
@@ -86,10 +89,10 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Would TO hear FROM?
+    /// Tells whether TO would hear FROM.
     ///
     /// # Errors
-    /// If nobody can tell who they are.
+    /// If it is unknown who they are.
     pub fn ask(
         &self,
         from: &str,
@@ -102,11 +105,11 @@ impl<'a> Scene<'a> {
         let own = from.mac;
         let Some(source) = source.or(own) else {
             let port = from.port.as_ref().map_or("?", Port::as_str);
-            // An uplink's, say: others send through it.
-            bail!("nobody knows under which address \"{port}\" sends: say it with --as MAC");
+            // The port may be an uplink, through which others send.
+            bail!("the address that \"{port}\" sends from is unknown: give it with --as MAC");
         };
         let to_port = to.port.clone();
-        let to_port = to_port.context("a MAC address can only send: name a VM or a port")?;
+        let to_port = to_port.context("TO cannot be a MAC address: name a VM or a port")?;
         let receiver = forwarding::state(&to_port)?;
         let bridge = receiver.bridge.clone().unwrap_or_default();
         if from.port.is_none() {
@@ -147,8 +150,8 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// The port without a fence where this bridge has seen an address. What it has seen at a fenced port
-    /// it learned before there was a fence.
+    /// The port without a fence at which this bridge has seen an address. A fenced port does not count:
+    /// the bridge learned the address there before the fence.
     fn seen_at(&self, bridge: &str, mac: Option<MacAddr>) -> Result<Option<Port>> {
         let Some(mac) = mac else { return Ok(None) };
         Ok(match forwarding::delivery(bridge, mac)? {
@@ -157,7 +160,7 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// The fence and guard of a port. Where two VMs' chains have rules for it, the one that frames pass.
+    /// The fence and guard of a port. If two VMs' chains have rules for it, the one that frames pass.
     fn guard(&self, port: &Port) -> Option<(&ActualFence, &ActualGuard)> {
         let all = self.fences.iter().flat_map(|fence| {
             let guards = fence.guards.iter().filter(|guard| guard.port == *port);
@@ -166,7 +169,7 @@ impl<'a> Scene<'a> {
         all.min_by_key(|(fence, _)| about(port, &fence.defects).count())
     }
 
-    /// What stands in front of a port, and what is wrong with it.
+    /// The guard of a port, and its defects.
     fn side(&self, port: Option<&Port>) -> (Option<&ActualGuard>, Vec<String>) {
         let Some(port) = port else {
             return (None, Vec::new());
@@ -183,10 +186,13 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Those that a word on the command line means.
+    /// Finds whom a word on the command line means.
     fn parties(&self, word: &str) -> Result<Vec<Party>> {
         if let Ok(mac) = word.parse::<MacAddr>() {
-            ensure!(!mac.is_multicast(), "{mac} is no sender's address");
+            ensure!(
+                !mac.is_multicast(),
+                "{mac} is a multicast address, which no sender has"
+            );
             let is_its = |party: &Party| party.mac == Some(mac);
             let mut found = self.known(is_its, false);
             if found.is_empty() {
@@ -228,7 +234,7 @@ impl<'a> Scene<'a> {
         Ok(found)
     }
 
-    /// The VMs' ports that are meant: those that rules tell of, or those that hypervisors do.
+    /// The VMs' ports that are meant, according to the rules or to the hypervisors.
     fn known(&self, is_meant: impl Fn(&Party) -> bool, by_hypervisors: bool) -> Vec<Party> {
         let mut all = Vec::new();
         if by_hypervisors {
@@ -263,7 +269,7 @@ impl<'a> Scene<'a> {
         all
     }
 
-    /// Whose a port is, as hypervisors tell.
+    /// The VM and the NIC of a port, according to the hypervisors.
     fn nic(&self, port: Option<&Port>) -> Option<(&VmName, &Nic)> {
         let port = port?;
         self.running().iter().find_map(|vm| {
@@ -272,26 +278,26 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// The running VMs; none where nobody tells.
+    /// The running VMs; none if that is unknown.
     fn running(&self) -> &[Vm] {
         let ask = || Ok(Hypervisors::ask(&self.config.connect)?.running()?.vms);
         self.running.get_or_init(ask).as_deref().unwrap_or_default()
     }
 
-    /// Why a name means nobody.
+    /// The error for a word that means nothing here.
     fn nobody(&self, word: &str) -> Error {
         let why = match self.running.get() {
             Some(Err(e)) => format!(" ({e:#})"),
             _ => String::new(),
         };
         anyhow!(
-            "there is no running VM and no port {} here{why}; a MAC address is written \
+            "{} is neither a running VM nor a port on a bridge{why}; a MAC address is written \
              02:00:c0:a8:00:05",
             quoted(word)
         )
     }
 
-    /// One of each, on the same bridge if any are.
+    /// Chooses one of each, on the same bridge if possible.
     fn pair(&self, from: (&str, &[Party]), to: (&str, &[Party])) -> Result<(Party, Party)> {
         let bridge = |party: &Party| match &party.port {
             Some(port) => bridge::of(port),
@@ -315,7 +321,7 @@ impl<'a> Scene<'a> {
             let ports: BTreeSet<_> = ports.flatten().map(|port| format!("\"{port}\"")).collect();
             let ports: Vec<_> = ports.into_iter().collect();
             bail!(
-                "{} and {} meet at several ports, name those that you mean: {}",
+                "{} and {} share a bridge at several ports; name the two ports that you mean: {}",
                 from.0,
                 to.0,
                 ports.join(", ")
@@ -326,7 +332,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// What the bridge knows.
+/// Collects what the bridge knows.
 fn way(from: &Party, is_hosts: bool, to: &Party, receiver: PortState) -> Result<Way> {
     let bridge = receiver.bridge.clone().unwrap_or_default();
     let delivery = match to.mac {

@@ -1,4 +1,4 @@
-//! The table that people read.
+//! Writes the table that people read.
 
 use anstyle::{AnsiColor, Style};
 
@@ -12,7 +12,7 @@ const HEADER: [&str; 10] = [
     "VM", "PORT", "BRIDGE", "MAC", "HEARS", "GUARD", "SPOOFED", "FOREIGN", "FORGED", "STATE",
 ];
 
-/// The table, and what it comes to.
+/// The table and a summary.
 pub fn text(entries: &[Entry], backend: &str) -> String {
     let mut text = String::new();
     if !entries.is_empty() {
@@ -27,7 +27,7 @@ fn table(entries: &[Entry], is_coloured: bool) -> String {
     for entry in entries {
         let dropped = entry.held.as_ref().map(|guard| guard.dropped);
         let dropped = dropped.unwrap_or_default();
-        // The last column: what colours add to its width moves nothing.
+        // The last column: colours add to its width, which here moves no other column.
         let state = state(&entry.status);
         let state = if is_coloured {
             let style = style(&entry.status);
@@ -79,10 +79,10 @@ fn summary(entries: &[Entry], backend: &str) -> String {
     }
 }
 
-/// Whom the port hears; `None` where nobody can say.
+/// Says which senders the port hears; `None` if the rules contradict each other or are lost.
 pub fn hears(entry: &Entry) -> Option<String> {
     let Some(guard) = &entry.held else {
-        // Nothing is in its way.
+        // No rule keeps frames from it.
         return entry.bridge.as_ref().map(|_| "all".to_owned());
     };
     match guard.network() {
@@ -98,7 +98,7 @@ pub fn hears(entry: &Entry) -> Option<String> {
     }
 }
 
-/// What else is guarded.
+/// Names the other guards.
 fn guards(guard: &ActualGuard) -> Option<String> {
     let names = [
         (guard.addresses.is_some(), "addresses"),
@@ -116,7 +116,7 @@ fn state(status: &Status) -> String {
         Status::Fenced(Some(remark)) => format!("fenced: {remark}"),
         Status::Unfenced(_, why) => format!("UNFENCED: {why}"),
         Status::Stale(why) => format!("stale: {why}"),
-        // The words would fill lines.
+        // The differences would fill several lines.
         Status::Differs(_) => "differs".to_owned(),
     }
 }
