@@ -82,7 +82,7 @@ fn a_file_that_is_no_record_of_this_vm_is_refused() {
         (bad("\"version\": 1", "\"version\": 2"), "has version 2"),
         (
             bad("\"vm\": \"one-42\"", "\"vm\": \"one-7\""),
-            "that of VM \"one-7\"",
+            "belongs to VM \"one-7\"",
         ),
         (bad("\"vm\": \"one-42\"", "\"vm\": \"\""), "empty"),
         (bad("hears_all", "hears_most"), "not a valid record"),
