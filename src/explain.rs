@@ -162,7 +162,7 @@ fn sent(from: &Side, frame: Frame, words: Words) -> Vec<Step> {
     let (Some(port), Some(guard)) = (from.port, from.guard) else {
         let why = match from.port {
             Some(port) => format!("nothing is fenced at \"{port}\""),
-            None => "it comes in through a port without a fence".to_owned(),
+            None => "it comes in by a port without a fence".to_owned(),
         };
         return vec![
             damaged(from, At::From).unwrap_or_else(|| Step::new(At::From, Outcome::Passes, why)),

@@ -36,7 +36,7 @@ pub struct Guard {
     /// Whether IPv6 router advertisements and redirects are dropped. Stops a VM that poses as its
     /// neighbours' router.
     pub ra_guard: bool,
-    /// The group of netlink sockets that are told of some of the dropped frames.
+    /// The netlink group to which some of the dropped frames are logged.
     pub log: Option<u16>,
 }
 
@@ -225,11 +225,11 @@ pub struct ActualGuard {
     pub dhcp_guard: bool,
     /// Whether router advertisements are dropped.
     pub ra_guard: bool,
-    /// The group that dropped frames are logged to, or that they are not; `None` where the firewall
-    /// logs nothing.
+    /// The netlink group to which dropped frames are logged, or `None` in it for none; `None` if this
+    /// firewall cannot log.
     pub log: Option<Option<u16>>,
-    /// Rules that a guard like this has and that are missing, or the other way round, each in
-    /// words. A guard of an earlier version lacks some.
+    /// Rules that such a guard should have and lacks, or has and should not, each in words. A guard of
+    /// an earlier version lacks some.
     pub defects: Vec<String>,
     /// The packets dropped so far.
     pub dropped: Dropped,

@@ -26,7 +26,7 @@ pub struct Policy {
     pub networks: Vec<Network>,
     /// Further addresses of single NICs, by MAC address.
     pub nics: BTreeMap<MacAddr, Extras>,
-    /// The group of netlink sockets that are told of dropped frames.
+    /// The netlink group to which dropped frames are logged.
     pub log: Option<u16>,
     /// The ports of OpenNebula's transparent proxies, by bridge: see [`Policy::on_host`].
     pub proxies: BTreeMap<String, Port>,

@@ -94,7 +94,7 @@ pub fn run(program: &'static str, args: &[&str], stdin: &str) -> Result<Output> 
     Ok(exec(program, command, stdin, TIME_LIMIT)?)
 }
 
-/// Like [`run`] with nothing to read, but with this in its environment.
+/// Like [`run`], but without input, and with this environment variable.
 ///
 /// # Errors
 /// Like [`run`].
@@ -104,7 +104,7 @@ pub fn run_with(program: &'static str, args: &[&str], variable: (&str, &str)) ->
     Ok(exec(program, command, "", TIME_LIMIT)?)
 }
 
-/// Like [`run`] with nothing to read, but with as much time.
+/// Like [`run`], but without input and with another time limit.
 ///
 /// # Errors
 /// Like [`run`]; with the output until the program was killed.

@@ -1,5 +1,5 @@
-//! Which veth is the other end of one: libvirt tells of a container that it starts only the end that
-//! the container gets.
+//! Finds the other end of a veth. When a container starts, libvirt names only the end that the
+//! container gets.
 
 use std::fs;
 
@@ -9,8 +9,8 @@ use super::{DEVICES, read};
 use crate::mac::MacAddr;
 use crate::vm::Port;
 
-/// The host's end of a veth whose other end is still on this host; `None` if the other end is gone, is no
-/// veth, or has another address.
+/// Returns the host's end of a veth whose other end is still on this host; `None` if the other end is
+/// gone, is no veth, or has another MAC address.
 ///
 /// # Errors
 /// If sysfs cannot be read.
@@ -26,7 +26,7 @@ pub fn other_end(end: &Port, mac: MacAddr) -> Result<Option<Port>> {
     let devices = fs::read_dir(DEVICES).with_context(|| format!("cannot read {DEVICES}"))?;
     let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     for name in names.filter(|name| name != end) {
-        // Each must be the other's: a VLAN device and a macvlan also name another device.
+        // Each must name the other: a VLAN device and a macvlan name another device too.
         let is_it = read(&name, "ifindex")?.as_ref() == Some(&others)
             && read(&name, "iflink")?.as_ref() == Some(&own);
         if is_it && let Ok(port) = name.parse() {

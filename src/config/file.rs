@@ -41,7 +41,7 @@ impl File {
         let mut sections = BTreeMap::new();
         let mut parsed = Self {
             backend: file.word("backend", &backends)?,
-            bridges: file.list("bridges", "a list of names of bridges", bridge)?,
+            bridges: file.list("bridges", "a list of bridge names", bridge)?,
             connect: file.text_or_list("connect", "a libvirt URI or a list of them")?,
             harden_bridges: file.flag("harden-bridges")?,
             log: file.text(
@@ -167,6 +167,7 @@ fn ips(section: &mut Section, key: &'static str) -> Result<BTreeSet<IpAddr>> {
     Ok(ips.unwrap_or_default().into_iter().collect())
 }
 
+/// Reads where dropped frames are logged.
 fn log(text: &str) -> Result<Option<u16>> {
     if text == "none" {
         return Ok(None);
@@ -174,11 +175,11 @@ fn log(text: &str) -> Result<Option<u16>> {
     let group = text
         .strip_prefix("nflog:")
         .and_then(|group| group.parse().ok());
-    let group = group.with_context(|| format!("{text:?} is neither"))?;
+    let group = group.with_context(|| format!("{text:?} is neither of them"))?;
     Ok(Some(group))
 }
 
-/// The name of a bridge.
+/// Checks the name of a bridge.
 pub(super) fn bridge(name: &str) -> Result<String> {
     ensure!(!name.is_empty(), "a bridge name cannot be empty");
     Ok(name.to_owned())

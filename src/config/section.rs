@@ -29,7 +29,7 @@ impl<'a> Section<'a> {
     pub fn file(text: &'a str) -> Result<Self> {
         let table = DeTable::parse(text).map_err(|e| {
             let start = e.span().map_or(0, |span| span.start);
-            anyhow!("line {}: {}", line(text, start), e.message())
+            anyhow!("line {}: {}", line(text, start), plain(e.message()))
         })?;
         Ok(Self {
             name: String::new(),
@@ -112,7 +112,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A list of texts, or one text alone.
+    /// Reads a list of texts, or a single text.
     pub fn text_or_list(&mut self, key: &'static str, what: &str) -> Result<Option<Vec<String>>> {
         let text = |value: &DeValue| match value {
             DeValue::String(text) => Ok(text.clone().into_owned()),
@@ -124,7 +124,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// A list of what can be read from a text.
+    /// Reads a list of values that can be parsed from texts.
     pub fn list_of<T: FromStr<Err = Error>>(
         &mut self,
         key: &'static str,
@@ -201,6 +201,26 @@ impl<'a> Section<'a> {
         let name = key.get_ref().escape_debug();
         let why = format!("unknown key `{name}`; the keys are {known}");
         Err(self.error_at(key.span().start, why))
+    }
+}
+
+/// Says in plain words what is wrong with the syntax, where the parser's words mislead.
+fn plain(message: &str) -> &str {
+    match message {
+        "string values must be quoted, expected literal string" => {
+            "a value is missing, or a text is not in quotes"
+        }
+        "invalid datetime" => "a text is not in quotes",
+        "invalid literal string, expected `'`" | "invalid basic string, expected `\"`" => {
+            "a text has no closing quote"
+        }
+        "invalid boolean, expected `true`" | "invalid boolean, expected `false`" => {
+            "true and false are written in lower case"
+        }
+        "duplicate key" => "this key or section occurs twice",
+        "unexpected leading zero, expected nothing" => "a number must not begin with 0",
+        "unclosed array table, expected `]`" => "a section begins with [[ and ends with ]]",
+        message => message,
     }
 }
 

@@ -69,10 +69,29 @@ fn sections_are_read() {
 #[test]
 fn a_mistake_is_named_with_its_line_its_section_and_its_key() {
     for (text, words) in [
-        ("bridges = 'br0", "line 1: "),
+        ("bridges = 'br0", "line 1: a text has no closing quote"),
         (
             "\nprefix-length = 40",
             "line 2: unknown key `prefix-length`; the keys are `backend`, ",
+        ),
+        ("backend = \"nft", "line 1: a text has no closing quote"),
+        (
+            "connect = qemu:///system",
+            "line 1: a value is missing, or a text is not in quotes",
+        ),
+        ("mac = 02:00:00:00:00:01", "line 1: a text is not in quotes"),
+        (
+            "dhcp-guard = True",
+            "line 1: true and false are written in lower case",
+        ),
+        (
+            "ra-guard = true\nra-guard = true",
+            "line 2: this key or section occurs twice",
+        ),
+        ("prefix-len = 040", "line 1: a number must not begin with 0"),
+        (
+            "[[network]\nbridge = 'b'",
+            "line 1: a section begins with [[ and ends with ]]",
         ),
         (
             "prefix-len = 7",

@@ -102,7 +102,7 @@ impl Place {
         let text = record.text()?;
         ensure!(
             text.len() <= TEXT_LIMIT,
-            "what is asked for VM {:?} takes more than {} MiB",
+            "what the template of VM {:?} asks for takes more than {} MiB",
             record.vm.as_str(),
             TEXT_LIMIT >> 20
         );

@@ -252,7 +252,7 @@ fn a_user_who_may_not_change_a_bridge_learns_which_change_failed_and_why() {
     let (host, _attacker, _victim) = host_with_spanning_tree();
     let refused = |error: anyhow::Error| format!("{error:#}");
     let harden_one = || harden(&[port("vnet0")]);
-    let end = ": Operation not permitted (os error 1): run as root";
+    let end = ": the kernel allows this only to root (CAP_NET_ADMIN)";
     assert_eq!(
         refused(host.run_as_nobody(harden_one).unwrap_err()),
         format!("cannot set no_linklocal_learn of bridge \"br0\"{end}")

@@ -372,7 +372,7 @@ fn opennebulas_drivers_and_the_rights_of_its_user_are_looked_at() {
     let (level, topic, text) = wrong.only();
     assert_eq!((level, topic), ("fail", "OpenNebula"), "{text}");
     assert!(
-        text.starts_with(&format!("{post} cannot be executed")),
+        text.starts_with(&format!("{post} is not executable")),
         "{text}"
     );
     host.ok("chmod", &["755", &post]);

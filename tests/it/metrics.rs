@@ -96,7 +96,7 @@ fn drops_fences_and_differences_are_counted() {
     script(&virsh, "virsh", "exit 1");
     let ran = metrics(&host, &virsh, &[]);
     assert!(
-        ran.stderr.contains("cannot be checked: virsh"),
+        ran.stderr.contains("with the running VMs: virsh"),
         "{}",
         ran.stderr
     );

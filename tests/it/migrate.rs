@@ -129,12 +129,20 @@ fn stale_rules_do_not_replace_right_fences() {
     std::fs::write(virsh.path().join("one-0.xml"), &now).unwrap();
     let all = ebtables_rules(&host);
     let ran = migrate(&host, &virsh, &[]);
-    assert!(ran.stderr.contains("of another address"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("for another MAC address"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(host.fenced(), ["one-1"]);
     assert_eq!(ebtables_rules(&host), all[..3]);
     host.apply(&now).ok();
     let ran = migrate(&host, &virsh, &[]);
-    assert!(ran.stderr.contains("otherwise"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("its ebtables rules differ"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(host.list()[0]["nics"][0]["mac"], "02:00:c0:a8:09:05");
     assert_eq!(ebtables_rules(&host), all[..3]);
 }

@@ -369,16 +369,16 @@ fn a_wrong_section_is_an_error_that_names_it_and_changes_nothing() {
         ),
         (
             "[[network]]\ntrusted = []\n",
-            "line 1: [[network]]: bridge or mac must say which NICs it is for",
+            "line 1: [[network]]: set bridge or mac to say which NICs this section is for",
         ),
         (
             "[[network]]\nbridge = 'br1'\n[[network]]\nbridge = 'br1'\n",
             "line 3: [[network]] bridge = \"br1\": [[network]] bridge = \"br1\" in line 1 is for the \
-             same NICs",
+             same NICs: merge the two",
         ),
         (
             "[[nic]]\nmac = '02:00:c0:a8:00:05'\nips = []\n",
-            "line 3: [[nic]] mac = \"02:00:c0:a8:00:05\": there is no key `ips`; the keys are `mac`, \
+            "line 3: [[nic]] mac = \"02:00:c0:a8:00:05\": unknown key `ips`; the keys are `mac`, \
              `extra-macs`, `extra-ips`",
         ),
     ] {

@@ -270,7 +270,7 @@ fn libvirt_being_away_is_said_once_and_takes_no_fence_away() {
     until("it is mended", || !host.ruleset().contains("accept #"));
     assert_eq!(
         watch.end(),
-        "macfence: warning: virsh: error: no libvirtd; the fences stay as they are\n\
+        "macfence: warning: virsh: no libvirtd; the fences stay as they are\n\
          macfence: note: all running VMs can be fenced again\n"
     );
     // Nor does it keep it from starting.
@@ -338,7 +338,7 @@ fn told_to_it_reads_the_configuration_again_and_keeps_the_old_one_if_that_is_wro
             "prefix-len = 64",
             "line 1: prefix-len must be a number from 8 to 48, not 64",
         ),
-        ("\n[[network]]", "line 2: [[network]]: bridge or mac must"),
+        ("\n[[network]]", "line 2: [[network]]: set bridge or mac to"),
     ] {
         std::fs::write(&file, text).unwrap();
         kill(watch.pid(), Signal::SIGHUP).unwrap();

@@ -260,7 +260,7 @@ fn on_a_host_with_libvirt_and_xen_the_vms_of_both_are_fenced() {
     assert_eq!(
         error,
         "macfence: error: no hypervisor of this host knows \"nobody\": \
-         virsh: error: failed to get domain 'nobody'; xl: no such domain: nobody"
+         virsh: failed to get domain 'nobody'; xl: no such domain: nobody"
     );
     script(&dir, "xl", "echo 'no xenstore' >&2; exit 1");
     let error = macfence(&host, &dir, &["sync"]).error();

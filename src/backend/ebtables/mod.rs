@@ -58,24 +58,23 @@ pub struct Ebtables;
 const FEW: usize = 4;
 
 const LIMITS: [&str; 8] = [
-    "ebtables does not look behind an 802.1Q tag: a VM's multicast queries with a tag are not \
-     dropped, even with VLAN ID 0, and a bridge that snoops believes them; such queries of others \
-     do not reach VMs of other networks.",
-    "ebtables before 2.0.11 does not know the types of IGMP packets: there every IGMP packet to \
-     224.0.0.1 counts as a query and no other does, so that a VM can send queries about single \
-     groups.",
-    "The count of foreign frames includes those of trusted senders, those that come in through \
-     trusted ports, and multicast queries, which are not dropped.",
-    "A rule of somebody else's that accepts a frame in nat PREROUTING, filter INPUT or filter \
-     FORWARD before it comes to ours lets it pass.",
-    "ebtables does not know the target of an IPv6 neighbour advertisement: a VM whose addresses \
-     are guarded can claim another's IPv6 address under its own source address. That of another's \
-     duplicate address detection it can claim only if both end in the same 24 bits.",
-    "ebtables takes the first fragment of a DHCP request without a source for a whole one, and does \
-     not look at the version in an IP packet.",
-    "Where a VM may be no DHCP server or no router but may use any IP address, ebtables drops all \
-     its frames with VLAN ID 0 or a provider's tag, and does not look into those of a VLAN.",
-    "Drops are neither noted for macfence drops nor logged.",
+    "ebtables cannot look inside an 802.1Q tag. It does not drop a VM's multicast queries with a \
+     tag, even with VLAN ID 0, and a snooping bridge believes them. Multicast queries of others \
+     with a tag do not reach VMs of other networks.",
+    "ebtables before 2.0.11 cannot read the type of IGMP packets. It treats every IGMP packet to \
+     224.0.0.1 as a query, and no other. So a VM can send queries about single groups.",
+    "The count of foreign frames also includes frames that pass: those of trusted senders, those \
+     from trusted ports, and multicast queries.",
+    "A rule of another program lets a frame pass if it accepts the frame before our rules in nat \
+     PREROUTING, filter INPUT or filter FORWARD.",
+    "ebtables cannot read the target of an IPv6 neighbour advertisement. A VM with an address guard \
+     can claim another VM's IPv6 address in one. In duplicate address detection it can claim only \
+     addresses that end in the same 24 bits as its own.",
+    "ebtables lets the first fragment of a DHCP request without a source address pass like a whole \
+     one, and does not check the version of an IP packet.",
+    "If a VM may not be a DHCP server or router but may use any IP address, ebtables drops all its \
+     frames with VLAN ID 0 or a provider's tag, and does not look inside those of a VLAN.",
+    "ebtables does not note drops for \"macfence drops\", and does not log them.",
 ];
 
 impl Backend for Ebtables {

@@ -129,7 +129,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
         )
         .fix("run \"macfence migrate\""),
         Ok((version, _)) if uses_nft => {
-            Finding::ok("ebtables", format!("{version}; not used, because nft is"))
+            Finding::ok("ebtables", format!("{version}; not used: nft is"))
         }
         Ok((version, _)) => Finding::ok("ebtables", format!("{version}; used")),
         Err(why) if uses_nft => Finding::absent("ebtables", why.clone()),

@@ -137,7 +137,7 @@ fn judge_locks(is_dir: bool, owner: u32, mode: u32) -> Finding {
         return Finding::fail("locks", text).fix("delete it; the next command creates it");
     }
     if owner == 0 && mode & 0o077 == 0 {
-        return Finding::ok("locks", format!("only root can use {LOCKS}"));
+        return Finding::ok("locks", format!("{LOCKS} is root's alone"));
     }
     let text = if owner != 0 {
         format!("{LOCKS} belongs to user {owner}, who can keep VMs from being fenced")

@@ -95,7 +95,10 @@ fn a_file_that_is_no_record_of_this_vm_is_refused() {
             bad("\"hears_all\"", "\"more\": 1, \"hears_all\""),
             "not a valid record",
         ),
-        (bad("192.168.0.250", "192.168.0.256"), "an IP address"),
+        (
+            bad("192.168.0.250", "192.168.0.256"),
+            "an invalid IP address",
+        ),
         (bad("one-42-1", "one-42-0"), "port \"one-42-0\" twice"),
         (bad("one-42-1", "a b"), "port name"),
         (bad(B, "01:00:5e:00:00:01"), "multicast"),

@@ -128,7 +128,7 @@ write `trusted = [\"52:54:00:aa:bb:01\"]` at the top of /etc/macfence.toml, then
         &format!("{ROUTER} web-1"),
         1,
         "not heard: web-1 does not hear 52:54:00:aa:bb:01, because 52:54:00:aa:bb:01 is neither in its \
-         network 02:00:c0:a8:00:00/40 nor trusted; the configuration lets it be heard, the kernel's \
+         network 02:00:c0:a8:00:00/40 nor trusted; the configuration allows it, but the kernel's \
          rules do not yet: run \"macfence sync\"",
     );
     lab.run(&["apply", "web-1"]).ok();
@@ -184,12 +184,12 @@ bridge  passes   br0 forwards it from \"vnet2\" to \"vnet3\"
 from    passes   \"vnet2\" may send as 02:00:c0:a8:01:05
         rule     iifname \"vnet2\" ether saddr != 02:00:c0:a8:01:05 counter goto dropped-spoofed
         dropped  0 so far
-from    drops    of such IP addresses \"vnet2\" may use only 192.168.1.5
+from    drops    \"vnet2\" may use only 192.168.1.5
         rule     iifname \"vnet2\" ... counter goto dropped-forged comment \"false IP address in ARP\"
         dropped  0 so far
 to      passes   nothing is fenced at \"vnet3\"
 config  addresses = \"mac\" (line 7 of /etc/macfence.toml, [[network]] mac = \"02:00:c0:a8:01:00/40\")
-not heard: new-1 does not hear db-1 claim 192.168.1.1 in ARP, because of such IP addresses \"vnet2\" may \
+not heard: new-1 does not hear db-1 claim 192.168.1.1 in ARP, because \"vnet2\" may \
 use only 192.168.1.5; if the VM may use 192.168.1.1, add it to `extra-ips` in a section `[[nic]]` with \
 `mac = \"02:00:c0:a8:01:05\"` of /etc/macfence.toml, then run \"macfence sync\"
 ",
@@ -245,7 +245,7 @@ fn each_answer_says_why_and_what_would_change_it() {
             "db-1 new-1",
             0,
             "heard: new-1 hears db-1, because nothing is fenced at \"vnet3\"; to fence it, run \
-             \"macfence apply new-1\"; docs/service.md has what does so by itself",
+             \"macfence apply new-1\"; docs/service.md shows how to have that done automatically",
         ),
         (
             "db-1 eth0 --ip 192.168.1.5",
@@ -296,7 +296,7 @@ fn what_the_bridge_and_others_decide_is_said() {
     lab.concludes(
         "web-1 web-2",
         1,
-        "not heard: web-2 does not hear web-1, because port \"vnet1\" is down, or nobody has it open",
+        "not heard: web-2 does not hear web-1, because port \"vnet1\" is down, or no program has it open",
     );
     host.ip("link set vnet1 up\n");
     host.ok("nft", &["add table bridge mine"]);
@@ -311,8 +311,8 @@ fn what_the_bridge_and_others_decide_is_said() {
     };
     assert_eq!(notes("web-1 web-2"), [""; 0]);
     host.ok("nft", &["add rule bridge mine x ether type 0x88b5 drop"]);
-    let note = "chain \"x\" of table bridge \"mine\", in hook forward, with 1 rule: may drop it, not \
-                looked at";
+    let note = "chain \"x\" of table bridge \"mine\", in hook forward, with 1 rule: may drop it, which \
+                macfence did not check";
     assert_eq!(notes("web-1 web-2"), [note]);
     host.ok("nft", &["delete table bridge mine"]);
     host.ok(
@@ -322,8 +322,8 @@ fn what_the_bridge_and_others_decide_is_said() {
     lab.concludes(
         "web-1 web-2",
         2,
-        "cannot be known: whether web-2 hears web-1, because the fence is damaged: the map has no entry \
-         for port \"vnet1\"; \"macfence check\" says what is wrong, \"macfence sync\" repairs it",
+        "unknown: it is not clear whether web-2 hears web-1, because the fence is damaged: the map has no \
+         entry for port \"vnet1\"; \"macfence check\" shows what is wrong, \"macfence sync\" repairs it",
     );
 }
 
@@ -333,8 +333,8 @@ fn what_the_host_itself_sends_is_heard_by_all() {
     lab.concludes(
         "52:54:00:00:00:0f web-1",
         0,
-        "heard: web-1 hears 52:54:00:00:00:0f, because the host sends it itself, by br0: fences do not \
-         look at that",
+        "heard: web-1 hears 52:54:00:00:00:0f, because the host itself sends it through br0, and no \
+         fence checks that",
     );
     lab.host.ip("addr add 192.168.0.1/24 dev br0\n");
     lab.taps[0].heard();
@@ -380,21 +380,21 @@ fn who_cannot_be_told_is_an_error_that_ends_with_2() {
     };
     assert_eq!(
         error("web-9 web-1"),
-        "there is no running VM and no port \"web-9\" here; a MAC address is written \
+        "\"web-9\" is neither a running VM nor a port on a bridge; a MAC address is written \
          02:00:c0:a8:00:05"
     );
     assert_eq!(
         error("eth0 web-1"),
-        "nobody knows under which address \"eth0\" sends: say it with --as MAC"
+        "the address that \"eth0\" sends from is unknown: give it with --as MAC"
     );
     let to_mac = format!("web-1 {ROUTER}");
     assert_eq!(
         error(&to_mac),
-        "a MAC address can only send: name a VM or a port"
+        "TO cannot be a MAC address: name a VM or a port"
     );
     assert_eq!(
         error("web-1 web-2 --ip ::"),
-        "--ip: :: is no host's IP address"
+        "--ip: :: is not the IP address of a host"
     );
     assert_eq!(lab.explain("web-1").status, 2);
     assert_eq!(lab.explain("web-1 web-2 --arp x").status, 2);
@@ -411,7 +411,8 @@ fn who_cannot_be_told_is_an_error_that_ends_with_2() {
     two.ok();
     assert_eq!(
         error("db-1 two"),
-        "db-1 and two meet at several ports, name those that you mean: \"vnet0\", \"vnet1\", \"vnet2\""
+        "db-1 and two share a bridge at several ports; name the two ports that you mean: \"vnet0\", \
+         \"vnet1\", \"vnet2\""
     );
 }
 
