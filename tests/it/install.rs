@@ -40,13 +40,14 @@ const FILES: &str = "\
 644 share/doc/macfence/docs/getting-started.md
 644 share/doc/macfence/docs/how-it-works.md
 644 share/doc/macfence/docs/incus.md
+644 share/doc/macfence/docs/installing.md
 644 share/doc/macfence/docs/libvirt.md
 644 share/doc/macfence/docs/migrating.md
 644 share/doc/macfence/docs/oned-conf.md
 644 share/doc/macfence/docs/opennebula-drivers.md
 644 share/doc/macfence/docs/opennebula-state-hooks.md
 644 share/doc/macfence/docs/performance.md
-644 share/doc/macfence/docs/security.md
+644 share/doc/macfence/docs/threat-model.md
 644 share/doc/macfence/docs/service.md
 644 share/doc/macfence/docs/troubleshooting.md
 644 share/doc/macfence/docs/who-hears-whom.svg

@@ -56,4 +56,5 @@ mod storm;
 mod supervised;
 mod two_hosts;
 mod watch;
+mod words;
 mod xen;

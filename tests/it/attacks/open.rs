@@ -1,4 +1,4 @@
-//! Attacks that macfence does not stop, as `docs/security.md` says, and how far they reach.
+//! Attacks that macfence does not stop, as `docs/threat-model.md` says, and how far they reach.
 
 use super::{
     BRIDGE, BROADCAST, BYSTANDER, Firewall, INSIDER, NEIGHBOUR, OUTSIDER, Party, ROUTER, Scene,
