@@ -134,7 +134,15 @@ fn fences_stay_whatever_happens_to_the_package() {
         assert!(!format!("{ran:?}").contains("fences stay"), "{ran:?}");
         ran.ok()
     };
-    let fences = || host.ok("nft", &["-s", "list", "table", "bridge", "macfence"]);
+    // What was dropped is forgotten by and by, which is no change of a fence.
+    let part =
+        |kind: &str, name: &str| host.ok("nft", &["-s", "list", kind, "bridge", "macfence", name]);
+    let fences = || {
+        ["vm-one-1", "vm-one-2"]
+            .map(|chain| part("chain", chain))
+            .concat()
+            + &part("map", "ports")
+    };
 
     // Installing starts and enables nothing.
     install("old.deb");
@@ -224,4 +232,61 @@ fn fences_stay_whatever_happens_to_the_package() {
     assert_eq!(fences(), held);
     system.run("nft delete table bridge macfence").ok();
     assert!(vms.is_heard(FOREIGN));
+}
+
+#[test]
+fn an_rpm_restarts_the_service_and_leaves_nothing_but_fences() {
+    need("rpm2cpio");
+    let (host, virsh) = (Host::new(), virsh());
+    let package = package("rpm", "macfence");
+    let package = package.to_str().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let unpack = format!(
+        "cd {}; rpm2cpio {package} | busybox cpio -i -d -m 2>&1",
+        files.path().display()
+    );
+    host.ok("sh", &["-euc", &unpack]);
+    let mut vms = Vms::on(&host);
+    let folders = [
+        (files.path(), "/packages"),
+        (virsh.path(), "/usr/local/bin"),
+    ];
+    let system = System::boot(&host, &folders);
+    // The system has no rpm: what it would do is done here, with the package's own scripts.
+    let script = |name: &str, installed: u8| {
+        let text = host.ok("rpm", &["-qp", "--qf", &format!("%{{{name}}}"), package]);
+        system.run(&format!("set -- {installed}\n{text}")).ok()
+    };
+    let unpack = || system.run("cp -a --remove-destination /packages/. /").ok();
+    unpack();
+    script("POSTIN", 1);
+    assert_eq!(system.run("stat -c %a /run/macfence").ok(), "700\n");
+    let state = || system.run("systemctl is-active macfence").stdout;
+    assert_eq!(state(), "inactive\n");
+    let enable = format!("systemctl -q enable --now {}", UNITS.join(" "));
+    system.run(&enable).ok();
+    until("fenced", || system.run("macfence check").status == 0);
+    let hook = "/etc/libvirt/hooks/qemu.d/macfence";
+    let install = format!("install -D /usr/share/macfence/libvirt/macfence {hook}");
+    system.run(&install).ok();
+    let before = service(&system);
+    unpack();
+    script("POSTIN", 2);
+    script("PREUN", 1);
+    script("POSTUN", 1);
+    assert_ne!(service(&system), before);
+    vms.are_fenced("upgraded");
+
+    let said = script("PREUN", 0);
+    for words in [
+        "nft delete table bridge macfence\n",
+        &format!("deleted {hook}\n"),
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let list = "cd /packages; find . ! -type d | (cd /; xargs rm)";
+    system.run(list).ok();
+    script("POSTUN", 0);
+    vms.are_fenced("removed");
+    assert_eq!(left(&system), "");
 }
