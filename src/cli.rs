@@ -1,6 +1,8 @@
 //! Every subcommand and flag. The comments are the help text and the man pages' descriptions; the files in
 //! `help/` follow them as examples and exit statuses.
 
+mod hook;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, Error};
 use clap::{Args, Parser, Subcommand, ValueHint};
 
+pub use self::hook::{Caller, Entry};
 use crate::backend;
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::quote::beginning;
@@ -208,9 +211,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Have another program call macfence, by putting its hook where that program looks for it
+    /// Install a hook, so that another program has VMs fenced when they start
+    ///
+    /// Installs nothing that the other program could not run: that would keep its VMs from starting.
+    #[command(after_long_help = include_str!("help/install-hook.txt"))]
     InstallHook {
-        /// Who is to call
+        /// Who calls macfence
         #[command(subcommand)]
         caller: Caller,
     },
@@ -259,127 +265,6 @@ pub struct Vms {
     /// Read this libvirt domain instead of asking for it; - reads standard input. May be given several times
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub xml: Vec<PathBuf>,
-}
-
-/// A program that can be made to call macfence.
-#[derive(Debug, Subcommand)]
-pub enum Caller {
-    /// libvirt, for every QEMU domain: as a copy below /etc/libvirt/hooks, which is tried first the way
-    /// libvirt would call it, with what AppArmor and SELinux need
-    Libvirt {
-        /// Take the hook away again, and what was written for it
-        #[arg(long)]
-        remove: bool,
-    },
-    /// OpenNebula's network drivers or state hooks: in /var/lib/one/remotes on a front-end, in
-    /// /var/tmp/one on a host, as oneadmin
-    Opennebula {
-        /// Network driver that is to call; may be given several times [default: bridge]
-        #[arg(long = "driver", value_name = "NAME")]
-        drivers: Vec<String>,
-        /// Have state hooks call instead
-        #[arg(long, conflicts_with = "drivers")]
-        state_hooks: bool,
-        /// Take the files away again
-        #[arg(long)]
-        remove: bool,
-    },
-    /// Xen's vif scripts, for every port of a domain: in /etc/xen/scripts/vif-post.d
-    Xen {
-        /// Take the hook away again
-        #[arg(long)]
-        remove: bool,
-    },
-}
-
-/// Who calls, and with what.
-#[derive(Debug, Subcommand)]
-pub enum Entry {
-    /// Fence a VM that started on KVM, for a VM_HOOK in oned.conf
-    #[command(after_long_help = include_str!("help/hook.txt"))]
-    EbtablesKvm {
-        /// Name of the VM, as in one-$VMID
-        vm: VmName,
-    },
-    /// Fence a VM that started on Xen, for a VM_HOOK in oned.conf
-    #[command(after_long_help = include_str!("help/hook.txt"))]
-    EbtablesXen {
-        /// Name of the VM, as in one-$VMID
-        vm: VmName,
-    },
-    /// Delete rules of ports that are gone, for a VM_HOOK in oned.conf
-    ///
-    /// Waits a moment first, until the port of the VM that ended has left its bridge.
-    #[command(after_long_help = include_str!("help/hook.txt"))]
-    EbtablesFlush,
-    /// Fence a VM, or the NIC being attached, for OpenNebula's network drivers and state hooks
-    ///
-    /// Reads the VM's template in base64 on standard input. It belongs in post.d/ of a network driver.
-    #[command(after_long_help = include_str!("help/hook.txt"))]
-    OnePost {
-        /// Only NICs of this network driver (VN_MAD)
-        #[arg(long, value_name = "NAME")]
-        driver: Option<String>,
-        /// The hypervisor's name for the VM; - for none [default: one-ID]
-        deploy_id: Option<String>,
-        /// Ignored: drivers append the name of the host
-        #[arg(value_name = "HOST", hide = true)]
-        rest: Vec<String>,
-    },
-    /// Remove the fence of a VM, or of the NIC that was detached, for OpenNebula's network drivers
-    ///
-    /// Reads the VM's template in base64 on standard input. It belongs in clean.d/ of a network driver.
-    #[command(after_long_help = include_str!("help/hook.txt"))]
-    OneClean {
-        /// Only NICs of this network driver (VN_MAD)
-        #[arg(long, value_name = "NAME")]
-        driver: Option<String>,
-        /// Ignored: drivers append the name of the host
-        #[arg(value_name = "HOST", hide = true)]
-        rest: Vec<String>,
-    },
-    /// What sudo runs for one-post --driver NAME. A link accepts no flags
-    #[command(hide = true)]
-    DriverPost {
-        /// The network driver
-        driver: String,
-        /// What one-post takes
-        rest: Vec<String>,
-    },
-    /// What sudo runs for one-clean --driver NAME
-    #[command(hide = true)]
-    DriverClean {
-        /// The network driver
-        driver: String,
-        /// What one-clean takes
-        rest: Vec<String>,
-    },
-    /// Fence a domain before its guest runs, for Xen's vif scripts
-    ///
-    /// They call it for each port that has come to its bridge.
-    #[command(after_long_help = include_str!("help/hook.txt"))]
-    Xen {
-        /// Path of the port in xenstore, as in $XENBUS_PATH: it ends in the numbers of the domain and its
-        /// interface
-        #[arg(value_name = "PATH")]
-        path: String,
-    },
-    /// Fence a domain before its guest runs, and remove its fence when it has ended, for libvirt's hook
-    ///
-    /// Reads the domain's XML on standard input.
-    #[command(after_long_help = include_str!("help/hook.txt"))]
-    Libvirt {
-        /// Name of the domain
-        #[arg(value_name = "VM", allow_hyphen_values = true)]
-        vm: VmName,
-        /// What happens to it: start and reconnect fence it, stopped and release remove its fence
-        operation: String,
-        /// Ignored: begin or end
-        #[arg(value_name = "SUB")]
-        sub_operation: String,
-        /// Ignored
-        extra: String,
-    },
 }
 
 /// The names under which the program is an entry point itself.
