@@ -75,10 +75,17 @@ etc | diff forbidding - || fail "a refused installation changed something"
 cp kept /etc/apparmor.d/local/usr.sbin.libvirtd
 apparmor_parser -r -T -W /etc/apparmor.d/usr.sbin.libvirtd || fail reload
 
+# Where the modular daemon has a profile too, as elsewhere; its local file is not there yet.
+sed 's/profile libvirtd/profile virtqemud/; s/usr.sbin.libvirtd/usr.sbin.virtqemud/
+  s/#include <local/include if exists <local/; s,/usr/sbin/libvirtd,/usr/sbin/virtqemud,' \
+  /etc/apparmor.d/usr.sbin.libvirtd >/etc/apparmor.d/usr.sbin.virtqemud
+apparmor_parser -r -T -W /etc/apparmor.d/usr.sbin.virtqemud || fail reload
+
 step follow the page
 etc >without
 grep -q 'not allowed' without || fail "AppArmor allows what is below /usr/local"
 @install@
+grep PUx /etc/apparmor.d/local/usr.sbin.virtqemud || fail "virtqemud's profile has no addition"
 running | diff before - || fail "a VM ended"
 fenced >now; printf 'one-1\none-2\n' | diff - now || fail "not fenced as libvirtd came back"
 
@@ -90,11 +97,6 @@ cat seen
 macfence doctor --json >findings
 cat findings
 
-step once more
-etc >with
-macfence install-hook libvirt || fail "once more"
-etc | diff with - || fail "installing twice is not as installing once"
-
 step undo
 virsh -q destroy one-42
 @undo@
@@ -102,15 +104,8 @@ etc | diff without - || fail "undone, but not as before"
 running | diff before - || fail "a VM ended"
 [ -z "$(fenced)" ] || fail "still fenced: $(fenced)"
 
-step virtqemud
-sed 's/profile libvirtd/profile virtqemud/; s/usr.sbin.libvirtd/usr.sbin.virtqemud/; s/#include <local/include if exists <local/;
-  s,/usr/sbin/libvirtd,/usr/sbin/virtqemud,' /etc/apparmor.d/usr.sbin.libvirtd >/etc/apparmor.d/usr.sbin.virtqemud
-apparmor_parser -r -T -W /etc/apparmor.d/usr.sbin.virtqemud || fail reload
-etc >both
-macfence install-hook libvirt || fail "with virtqemud's profile"
-grep PUx /etc/apparmor.d/local/usr.sbin.virtqemud || fail "virtqemud's profile has no addition"
-macfence install-hook libvirt --remove || fail "removal with virtqemud's profile"
-etc | diff both - || fail "removed, but not as before with virtqemud"
+# What follows is said for libvirtd alone.
+apparmor_parser -R /etc/apparmor.d/usr.sbin.virtqemud && rm /etc/apparmor.d/usr.sbin.virtqemud || fail unload
 
 step by hand
 @hand@
