@@ -29,7 +29,7 @@ use signal_hook::consts::{SIGTSTP, SIGTTOU};
 
 use crate::heartbeat;
 
-/// How long to wait for others. Two hundred hooks at once take some ten seconds on two cores.
+/// How long to wait for other processes. Two hundred hooks at once take about ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The directory of the locks. systemd-tmpfiles creates it at boot; if it did not, we do.
@@ -173,7 +173,7 @@ fn is_root() -> bool {
 
 fn wait(file: File, path: &dyn fmt::Display, patience: Duration) -> Result<Lock> {
     heartbeat::beat();
-    // Most often nobody has it.
+    // Usually no process has it.
     if fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
         return Ok(Lock(file));
     }

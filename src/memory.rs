@@ -205,7 +205,7 @@ impl Memory {
         record::file_name(vm).map_or(Ok(()), |name| self.place.delete(&name))
     }
 
-    /// Forgets a VM that does not run, unless one of its ports is there.
+    /// Forgets a VM that does not run, unless one of its ports still exists.
     ///
     /// # Errors
     /// If the file cannot be deleted.
@@ -216,8 +216,8 @@ impl Memory {
         }
     }
 
-    /// Forgets the VMs that have ended: those that are not `alive`, where that is known, and of which
-    /// no port is there. Returns what cannot be deleted.
+    /// Forgets the VMs that have ended: those that are not `alive`, if that is known, and whose ports
+    /// are all gone. Returns the files that cannot be deleted.
     ///
     /// # Errors
     /// If the directory cannot be read.

@@ -17,7 +17,7 @@ use subprocess::{Exec, ExecExt, ExitStatus, Job, JobExt, Redirection};
 
 use crate::heartbeat;
 
-/// How long a program may take before it is killed, unless it is given more.
+/// How long a program may take before it is killed, unless the caller allows more.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// How many bytes a program may print to each output. nft prints 3.6 MB for 4,000 VMs.
@@ -117,15 +117,15 @@ pub fn run_patiently(
     exec(program, command, "", limit)
 }
 
-/// Like [`run_patiently`], for a program that is at this path.
+/// Like [`run_patiently`], for the program at this path.
 ///
 /// # Errors
-/// Likewise.
+/// Like [`run_patiently`].
 pub fn run_path(path: &Path, args: &[&str], limit: Duration) -> Result<Output, Unfinished> {
     exec("the program", Exec::cmd(path).args(args), "", limit)
 }
 
-/// A program that did not come to its end.
+/// A program that did not end by itself.
 #[derive(Debug)]
 pub struct Unfinished {
     /// Its standard output until then.
@@ -182,13 +182,13 @@ pub fn delegate(path: &Path, args: &[OsString]) -> Result<Ended> {
     })
 }
 
-/// Runs this program again as another user, with these arguments; it says what it does itself. Returns
-/// whether it succeeded.
+/// Runs macfence again as another user, with these arguments. The other process reports its own errors.
+/// Returns whether it succeeded.
 ///
 /// # Errors
 /// If it cannot be started.
 pub fn again_as(user: u32, group: u32, args: &[&str]) -> Result<bool> {
-    let path = env::current_exe().context("cannot tell where this program is (is /proc there?)")?;
+    let path = env::current_exe().context("cannot find this program's own path in /proc")?;
     let mut command = Command::new(&path);
     command.args(args).uid(user).gid(group).current_dir("/");
     let ended = command
@@ -197,8 +197,8 @@ pub fn again_as(user: u32, group: u32, args: &[&str]) -> Result<bool> {
     Ok(ended.success())
 }
 
-/// Whether sudo started us, perhaps for somebody with fewer rights, whose environment must not choose
-/// what root runs. sudo sets this variable itself: the caller cannot take it away.
+/// Tells whether sudo started us, perhaps for a user with fewer rights, whose environment must not
+/// choose what root runs. sudo sets this variable itself, and the caller cannot remove it.
 fn is_through_sudo() -> bool {
     env::var_os("SUDO_UID").is_some()
 }
@@ -341,37 +341,4 @@ fn kill(job: &Job) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_and_status_of_a_failing_program_come_back() {
-        let output = run("sh", &["-c", "echo out; echo ' no\n way' >&2; exit 3"], "").unwrap();
-        assert_eq!(output.stdout, "out\n");
-        assert_eq!(output.checked().unwrap_err().to_string(), "sh: no way");
-    }
-
-    #[test]
-    fn a_program_that_reads_nothing_still_tells_why_it_failed() {
-        let input = "x".repeat(1 << 20);
-        let output = run("sh", &["-c", "echo no >&2; exit 1"], &input).unwrap();
-        assert_eq!(output.checked().unwrap_err().to_string(), "sh: no");
-    }
-
-    #[test]
-    fn a_silent_failure_names_the_signal() {
-        let output = run("sh", &["-c", "kill -9 $$"], "").unwrap();
-        assert!(!output.success());
-        assert!(
-            output.failure().to_string().contains("signal"),
-            "{}",
-            output.failure()
-        );
-    }
-
-    #[test]
-    fn a_missing_program_is_named() {
-        let error = run("no-such-program", &[], "").unwrap_err().to_string();
-        assert_eq!(error, "no-such-program was not found: is it installed?");
-    }
-}
+mod tests;

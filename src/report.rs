@@ -1,5 +1,5 @@
-//! What is said to people on standard error, each in one line; and where that is systemd's journal,
-//! with what `journalctl` can look for.
+//! Prints messages for people on standard error, each in one line. If standard error is systemd's
+//! journal, adds fields that `journalctl` can search.
 
 mod journal;
 
@@ -14,34 +14,34 @@ use std::time::Duration;
 use self::journal::Priority;
 use crate::vm::{Port, VmName};
 
-/// Something that was set right.
+/// A repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// What was done.
     pub action: Action,
-    /// The VM whose fence it was, if that is known.
+    /// The VM, if known.
     pub vm: Option<VmName>,
-    /// The ports that it is about.
+    /// The ports.
     pub ports: Vec<Port>,
-    /// All of it in words.
+    /// The repair in words.
     pub words: String,
 }
 
-/// What can be done about a fence or a bridge.
+/// The kinds of repairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// There was no fence.
+    /// A fence was missing.
     Fenced,
-    /// It was not as it should be.
+    /// A fence was wrong.
     Mended,
-    /// It was for what is gone.
+    /// A fence was for a VM or port that is gone.
     Removed,
     /// A setting of a bridge or a port left something open.
     Hardened,
 }
 
 impl Action {
-    /// The word for it.
+    /// Its word in messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::Fenced => "fenced",
@@ -52,7 +52,7 @@ impl Action {
     }
 }
 
-/// How long to wait for a reader that lets a message stand. We may hold the lock that others wait for.
+/// How long to wait for a slow reader of messages: we may hold the lock that others wait for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whether a message is still being written.
@@ -63,8 +63,8 @@ pub fn warning(text: &str) {
     say("warning", text);
 }
 
-/// Gives the journal what was set right, with `MACFENCE_ACTION`, `MACFENCE_VM` and a `MACFENCE_PORT` for
-/// each port. Returns the lines that are to be printed, as standard error is no journal.
+/// Writes repairs to the journal, with `MACFENCE_ACTION`, `MACFENCE_VM` and a `MACFENCE_PORT` for each
+/// port. If standard error is not the journal, returns the lines to print instead.
 pub fn changes(changes: &[Change]) -> String {
     let left = changes.iter().filter(|change| {
         let mut fields = vec![("MACFENCE_ACTION", change.action.word())];
@@ -77,7 +77,7 @@ pub fn changes(changes: &[Change]) -> String {
     left.map(|change| format!("{}\n", change.words)).collect()
 }
 
-/// Why the command failed: the whole chain of causes.
+/// Prints why the command failed: the whole chain of causes.
 pub fn error(error: &anyhow::Error) {
     say("error", &format!("{error:#}"));
 }

@@ -60,7 +60,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Export(vms) => export::run(&config, &vms),
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
-        // They have run already, above.
+        // They have already run above.
         Command::Doctor { .. } | Command::InstallHook { .. } => Ok(()),
     }
     .map(|()| Exit::Done)

@@ -1,5 +1,6 @@
-//! systemd's journal, where standard error goes there: a line with its priority and with fields that
-//! `journalctl` finds it by. In the journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>).
+//! Writes to systemd's journal if standard error goes there: each entry has a priority, and fields that
+//! `journalctl` can search. Uses the journal's own protocol
+//! (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>).
 
 use std::env;
 use std::io;
@@ -8,7 +9,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::fstat;
 
-/// Where the journal takes entries.
+/// The journal's socket for entries.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// How urgent an entry is, as in syslog(3).
@@ -16,16 +17,16 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 pub enum Priority {
     /// Something failed.
     Error = 3,
-    /// Something should be seen to.
+    /// The operator should look at something.
     Warning = 4,
-    /// Something was set right.
+    /// Something was repaired.
     Notice = 5,
     /// A detail.
     Info = 6,
 }
 
-/// Whether standard error goes to the journal: systemd says in `$JOURNAL_STREAM` which file that is. A
-/// program that we start may inherit the variable, and have another standard error.
+/// Tells whether standard error goes to the journal. systemd names the journal's file in
+/// `$JOURNAL_STREAM`. A program that we start may inherit the variable and have another standard error.
 pub fn is_there() -> bool {
     static IS_THERE: OnceLock<bool> = OnceLock::new();
     *IS_THERE.get_or_init(|| {
@@ -36,12 +37,12 @@ pub fn is_there() -> bool {
     })
 }
 
-/// Gives the journal an entry. Returns whether it has taken it: not if it is full or away, or if the
-/// entry is too long for one datagram.
+/// Sends an entry to the journal. Returns whether the journal took it: it does not if it is full or not
+/// running, or if the entry is too long for one datagram.
 pub fn send(priority: Priority, message: &str, fields: &[(&str, &str)]) -> bool {
     let send = || -> io::Result<()> {
         let socket = UnixDatagram::unbound()?;
-        // A journal that reads nothing keeps nobody from fencing.
+        // Do not block on a full journal, because fencing must go on.
         socket.set_nonblocking(true)?;
         socket.send_to(&entry(priority, message, fields), SOCKET)?;
         Ok(())
@@ -58,7 +59,7 @@ fn entry(priority: Priority, message: &str, fields: &[(&str, &str)]) -> Vec<u8> 
     ];
     let mut entry = Vec::new();
     for (name, value) in own.iter().chain(fields) {
-        // With its length in front, a value may hold any text.
+        // With its length in front, a value may contain any text.
         entry.extend(name.as_bytes());
         entry.push(b'\n');
         entry.extend((value.len() as u64).to_le_bytes());

@@ -21,7 +21,7 @@ use crate::process;
 
 const TOPIC: &str = "libvirt hook";
 
-/// What installs the hook as it should be.
+/// The command that installs the hook.
 const INSTALL: &str = "run \"macfence install-hook libvirt\"";
 
 /// A hook that calls macfence.
@@ -30,7 +30,7 @@ struct Hook {
     path: PathBuf,
     is_link: bool,
     is_executable: bool,
-    /// Why it fails where libvirt calls it; tried only if it is the shipped script.
+    /// Why it fails when libvirt calls it. Only the shipped script is tried.
     failure: Option<String>,
 }
 
@@ -59,7 +59,7 @@ fn facts() -> Result<Facts> {
     let (is_confined, profiles) = match apparmor::enforced(&DAEMONS) {
         Ok(profiles) if !apparmor::is_on() => (None, profiles),
         Ok(profiles) => (Some(!profiles.is_empty()), profiles),
-        // Where the profiles cannot be listed, the worse is assumed.
+        // If the profiles cannot be listed, assume the worse.
         Err(_) => (Some(true), Vec::new()),
     };
     let mut hooks = hooks()?;
@@ -112,8 +112,8 @@ fn hook(path: PathBuf) -> Option<Hook> {
     })
 }
 
-/// Calls the shipped script as libvirt would. What others have written is not called: nobody knows what
-/// it does.
+/// Calls the shipped script as libvirt would, and returns why it fails. Other people's scripts are not
+/// called, because their effects are unknown.
 fn failure(hook: &Hook, profiles: &[Profile]) -> Option<String> {
     if hook.is_link || !hook.is_executable || !is_shipped(&hook.path) {
         return None;
