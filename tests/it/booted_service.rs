@@ -12,7 +12,7 @@ cp macfence /usr/sbin/ && chmod 755 /usr/sbin/macfence
 sed 's,@sbindir@,/usr/sbin,' macfence.service >/etc/systemd/system/macfence.service
 mkdir -p /etc/systemd/system/macfence.service.d
 printf '[Service]\nWatchdogSec=20\n' >/etc/systemd/system/macfence.service.d/soon.conf
-systemd-analyze verify /etc/systemd/system/macfence.service || fail verify
+systemd-analyze verify --man=no /etc/systemd/system/macfence.service || fail verify
 ip link add br0 type bridge && ip link set br0 up
 ip tuntap add one-7-0 mode tap && ip link set one-7-0 master br0 up
 nic() { echo "<interface type='bridge'><mac address='02:00:c0:a8:00:0$1'/><source bridge='br0'/><target dev='one-7-$2'/></interface>"; }

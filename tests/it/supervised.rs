@@ -232,7 +232,7 @@ fn what_changes_is_in_the_journal_with_the_vm_its_ports_and_what_was_done() {
         "echo 'error: no libvirtd' >&2; exit 1",
     );
     service.host.ports("br0", &["other"]);
-    let words = "warning: virsh: error: no libvirtd; the fences stay as they are";
+    let words = "warning: virsh: no libvirtd; the fences stay as they are";
     assert_eq!(
         next(),
         format!("MESSAGE={words}\nPRIORITY=4\nSYSLOG_IDENTIFIER=macfence")
