@@ -220,7 +220,7 @@ pub enum Command {
         #[command(subcommand)]
         caller: Caller,
     },
-    /// Entry points for libvirt and OpenNebula
+    /// Entry points for libvirt, OpenNebula and Xen
     ///
     /// The entry points ebtables-* and one-* also work as links to macfence with these names.
     #[command(after_long_help = include_str!("help/hook.txt"))]
