@@ -145,7 +145,7 @@ pub enum Command {
     #[command(after_long_help = include_str!("help/drops.txt"))]
     Drops {
         /// Only at the ports of this VM. May be given several times
-        #[arg(value_name = "VM")]
+        #[arg(value_name = "VM", value_hint = ValueHint::Other)]
         vms: Vec<VmName>,
         /// Print further ones as they come, until interrupted
         #[arg(long)]

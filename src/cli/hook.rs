@@ -1,6 +1,6 @@
 //! Subcommands for programs that call macfence.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueHint};
 
 use crate::vm::VmName;
 
@@ -24,7 +24,7 @@ pub enum Caller {
     #[command(after_long_help = include_str!("../help/install-hook.txt"))]
     Opennebula {
         /// Network driver that is to call macfence. May be given several times [default: bridge]
-        #[arg(long = "driver", value_name = "NAME")]
+        #[arg(long = "driver", value_name = "NAME", value_hint = ValueHint::Other)]
         drivers: Vec<String>,
         /// Have state hooks call macfence instead
         #[arg(long, conflicts_with = "drivers")]

@@ -25,7 +25,7 @@ use crate::heartbeat;
 use crate::report;
 use crate::source::{Hypervisors, Last};
 
-/// Runs it, until it is told to end. `flags` are those that `config` was made with.
+/// Runs it until a signal ends it. `flags` are those that `config` was made with.
 pub fn run(mut config: Config, flags: &Global) -> Result<()> {
     let end = told_by(&[SIGTERM, SIGINT]).context("cannot wait for signals")?;
     let mut reload = told_by(&[SIGHUP]).context("cannot wait for signals")?;

@@ -27,7 +27,7 @@ pub enum Rule {
     Meddling {
         /// Where the frame comes from.
         port: Port,
-        /// Whether queries are let pass.
+        /// Whether queries pass.
         queries: bool,
     },
     /// Drops a frame to the port from a sender outside these networks.

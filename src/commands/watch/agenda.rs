@@ -20,7 +20,7 @@ const FIRST_POLL: Duration = Duration::from_millis(100);
 const LAST_POLL: Duration = Duration::from_secs(10);
 
 /// How soon it is tried again after a failure, each time after twice as long, up to the last:
-/// libvirt's return is told by nobody.
+/// nobody says when libvirt is back.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
