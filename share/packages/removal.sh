@@ -3,8 +3,10 @@ if [ -d /run/systemd/system ]; then
   systemctl --quiet disable --now macfence.service macfence-sync.service macfence-metrics.timer || :
 fi
 # libvirt and Xen start no VM while a hook is there that finds no program.
-if macfence install-hook --help >/dev/null 2>&1; then
+if grep -qs macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/qemu.d/macfence; then
   macfence install-hook libvirt --remove || :
+fi
+if [ -e /etc/xen/scripts/vif-post.d/macfence.hook ]; then
   macfence install-hook xen --remove || :
 fi
 for hook in /etc/libvirt/hooks/*.d/macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/lxc; do

@@ -202,7 +202,7 @@ fn fences_stay_whatever_happens_to_the_package() {
     // What stays is what dpkg keeps, and what it says stays.
     let said = system.run("dpkg -r macfence").ok();
     for words in [
-        "macfence: deleted /etc/libvirt/hooks/qemu.d/macfence\n",
+        "/etc/libvirt/hooks/qemu.d/macfence: deleted\n",
         "macfence: warning: /etc/libvirt/hooks/qemu still calls macfence",
         "the fences stay in the kernel. To delete them: nft delete table bridge macfence\n",
     ] {
@@ -280,7 +280,7 @@ fn an_rpm_restarts_the_service_and_leaves_nothing_but_fences() {
     let said = script("PREUN", 0);
     for words in [
         "nft delete table bridge macfence\n",
-        &format!("deleted {hook}\n"),
+        &format!("{hook}: deleted\n"),
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }

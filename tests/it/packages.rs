@@ -324,9 +324,9 @@ fn the_tarball_has_what_make_install_puts_on_a_host() {
     assert!(name.starts_with(concat!("macfence-", env!("CARGO_PKG_VERSION"), "-")));
     let tarball = dist.join(name);
 
-    // As the README has it, for a host where something is in /etc already.
-    let readme = fs::read_to_string(source("README.md")).unwrap();
-    let commands = readme
+    // As the page has it, for a host where something is in /etc already.
+    let page = fs::read_to_string(source("docs/installing.md")).unwrap();
+    let commands = page
         .lines()
         .filter_map(|line| line.strip_prefix("sudo tar -C / "));
     let commands: Vec<_> = commands.collect();
