@@ -612,6 +612,7 @@ fn the_emulated_port_of_a_xen_guest_is_fenced_too() {
     let dir = tempfile::tempdir().unwrap();
     let says = "case $1 in domid) echo 7;; *) printf '0 0 02:00:c0:a8:00:05 0\\n1 0 02:00:c0:a8:01:05 1\\n';; esac";
     script(&dir, "xl", says);
+    crate::xen::store(&dir, &[("7/0", ""), ("7/1", "")]);
     let nics = [nic(0, A, "bridge", SPOOFING), nic(1, B, "bridge", SPOOFING)];
     let template = whole("one-42", &["xen3"], &nics);
     call(&host, &dir, &["one-post"], &template).quiet();

@@ -79,7 +79,7 @@ fn the_last_call_for_each_vm_counts_whatever_happens_to_the_others() {
     assert_eq!(host.fenced(), expected);
     let ruleset = host.ruleset();
     assert_eq!(ruleset.matches("\" : jump vm-").count(), 24, "{ruleset}");
-    assert_eq!(ruleset.matches("ether saddr").count(), 48, "{ruleset}");
+    assert_eq!(ruleset.matches("goto dropped-").count(), 48, "{ruleset}");
 }
 
 #[test]
@@ -119,5 +119,5 @@ fn two_hundred_hooks_at_once_end_as_the_last_call_for_each_vm_says() {
     assert_eq!(host.fenced(), expected);
     let ruleset = host.ruleset();
     assert_eq!(ruleset.matches("\" : jump vm-").count(), 70, "{ruleset}");
-    assert_eq!(ruleset.matches("ether saddr").count(), 140, "{ruleset}");
+    assert_eq!(ruleset.matches("goto dropped-").count(), 140, "{ruleset}");
 }
