@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::address_guard::{self, Check};
-use super::skeleton::{DROPPED_FOREIGN, DROPPED_FORGED, DROPPED_SPOOFED};
 use crate::fence::{ActualGuard, Guard, Hears};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::Port;
@@ -135,17 +134,10 @@ impl Rule {
     }
 
     fn is_logged(&self) -> bool {
-        self.drops_in().is_some()
-    }
-
-    /// The chain of the skeleton that notes and drops what the rule matches; `None` if it drops by itself.
-    pub fn drops_in(&self) -> Option<&'static str> {
-        match self {
-            Self::Spoofed { .. } => Some(DROPPED_SPOOFED),
-            Self::Foreign { .. } => Some(DROPPED_FOREIGN),
-            Self::Forged { .. } => Some(DROPPED_FORGED),
-            Self::Meddling { .. } | Self::Overheard { .. } | Self::Logged { .. } => None,
-        }
+        matches!(
+            self,
+            Self::Spoofed { .. } | Self::Foreign { .. } | Self::Forged { .. }
+        )
     }
 
     /// Whether the rule must stand in front of others in order to see frames.
