@@ -8,8 +8,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// The program under test.
-pub const MACFENCE: &str = env!("CARGO_BIN_EXE_macfence");
+/// The program under test. `make bench` names the statically linked one, because that is what hosts run.
+pub const MACFENCE: &str = match option_env!("MACFENCE_PROGRAM") {
+    Some(path) => path,
+    None => env!("CARGO_BIN_EXE_macfence"),
+};
 
 /// The path of macfence on a host that has it installed.
 pub const PROGRAM: &str = "/usr/local/sbin/macfence";

@@ -35,9 +35,10 @@ const SHARE: &str = "times no filter";
 const UDP: &str = "UDP of 64 bytes";
 const WALL: &str = "wall ms";
 const OWN: &str = "wall ms without the hypervisor";
+const START: &str = "a VM that starts";
 const GUARDED: &str = "macfence on nft guarding addresses";
 
-const TABLES: [Table; 4] = [
+const TABLES: [Table; 5] = [
     Table {
         head: "fenced VMs, frame in µs",
         sizes: &[1, 10, 100, 1000, 4000],
@@ -136,6 +137,22 @@ const TABLES: [Table; 4] = [
             (
                 "`nft -f` of the same rules, for comparison",
                 ["fill", "from nothing", "nft -f", WALL],
+            ),
+        ],
+    },
+    Table {
+        head: "running domains, ms",
+        sizes: &[10, 1000],
+        unit: 1.0,
+        round: Rounding::Whole,
+        rows: &[
+            (
+                "from a new port to its fence",
+                ["large", START, "macfence", "ms from port to fence"],
+            ),
+            (
+                "of that, two virsh that list the domains",
+                ["large", START, "macfence", "ms of two virsh that list"],
             ),
         ],
     },
