@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Command, CommandFactory};
-use clap_complete::Shell;
+use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 use clap_mangen::Man;
 use macfence::cli::Cli;
+use macfence::completions::VARIABLE;
 
 /// What macfence(8) says beside what the command line's definition does.
 const MORE: &str = include_str!("man/macfence.8.more");
@@ -24,14 +25,24 @@ fn main() -> Result<()> {
     fs::create_dir_all(&man8)?;
     pages(&command, &man8, MORE)?;
     // Where each shell looks, and under which name.
-    for (shell, path) in [
-        (Shell::Bash, "bash-completion/completions/macfence"),
-        (Shell::Zsh, "zsh/site-functions/_macfence"),
-        (Shell::Fish, "fish/vendor_completions.d/macfence.fish"),
-    ] {
+    let shells: [(&dyn EnvCompleter, _, _); 3] = [
+        (&Bash, "bash-completion/completions/macfence", ""),
+        // zsh takes this file for the function that completes, so it has to call what it defines.
+        (
+            &Zsh,
+            "zsh/site-functions/_macfence",
+            "_clap_dynamic_completer_macfence\n",
+        ),
+        (&Fish, "fish/vendor_completions.d/macfence.fish", ""),
+    ];
+    for (shell, path, more) in shells {
         let path = share.join(path);
         fs::create_dir_all(path.parent().context("no directory")?)?;
-        clap_complete::generate(shell, &mut command, "macfence", &mut File::create(path)?);
+        let mut file = File::create(path)?;
+        // Users who are not root have no sbin in their PATH.
+        let program = "@sbindir@/macfence";
+        shell.write_registration(VARIABLE, "macfence", "macfence", program, &mut file)?;
+        file.write_all(more.as_bytes())?;
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ fn short(mut error: Error) -> Error {
 }
 
 /// Flags of all subcommands. They override the configuration file.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Configuration file [default: /etc/macfence.toml, if it exists]

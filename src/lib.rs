@@ -23,6 +23,7 @@
 //!   hypervisor.
 //! - [`commands`] has one file for each subcommand, [`cli`] has every flag, and [`exit`] has the exit
 //!   statuses. [`config`] merges the flags with the configuration file.
+//! - [`completions`] answers a shell whose user presses the tab key.
 //! - [`privilege`] repeats another user's call as root, or refuses it.
 //! - [`graph`] draws who hears whom.
 //! - [`quote`] shortens foreign text for messages.
@@ -39,6 +40,7 @@ pub mod bridge;
 pub mod cli;
 pub mod commands;
 pub mod compare;
+pub mod completions;
 pub mod config;
 pub mod events;
 pub mod exit;

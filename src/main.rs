@@ -6,10 +6,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use macfence::cli::{Cli, LINKS};
-use macfence::{commands, report};
+use macfence::{commands, completions, report};
 
 fn main() -> ExitCode {
-    let cli = Cli::read(arguments());
+    let arguments = arguments();
+    match completions::answer(&arguments) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        Err(_) => return ExitCode::FAILURE,
+    }
+    let cli = Cli::read(arguments);
     let on_failure = commands::exit_on_failure(&cli.command);
     let exit = commands::run(cli).unwrap_or_else(|e| {
         report::error(&e);

@@ -10,6 +10,7 @@ mod netlink;
 mod proxy;
 mod veth;
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
@@ -93,6 +94,17 @@ pub fn is_there(port: &Port) -> bool {
 /// Tells whether a bridge of this name is on this host.
 pub fn exists(bridge: &str) -> bool {
     !bridge.contains('/') && Path::new(DEVICES).join(bridge).join("bridge").is_dir()
+}
+
+/// Lists the bridges of this host.
+///
+/// # Errors
+/// If the kernel's list of devices cannot be read.
+pub fn all() -> Result<BTreeSet<String>> {
+    let entries = std::fs::read_dir(DEVICES).with_context(|| format!("cannot read {DEVICES}"))?;
+    let names = entries.map_while(Result::ok).map(|entry| entry.file_name());
+    let names = names.filter_map(|name| name.into_string().ok());
+    Ok(names.filter(|name| exists(name)).collect())
 }
 
 /// Reads a file of a device, without white space around its text; `None` if the file or the device does

@@ -309,51 +309,6 @@ fn every_subcommand_has_a_man_page() {
 }
 
 #[test]
-fn bash_completes_subcommands_and_flags() {
-    let host = Host::new();
-    let script = built("target/share/bash-completion/completions/macfence", "make");
-    for (words, completed) in [
-        ("expo", "export"),
-        ("ex", "explain export"),
-        ("hook lib", "libvirt"),
-        ("list --js", "--json"),
-    ] {
-        // As bash calls it after a tab.
-        let line = format!(
-            "source {}; complete -p macfence >/dev/null; \
-             COMP_WORDS=(macfence {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             _macfence macfence \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
-             echo \"${{COMPREPLY[@]}}\"",
-            script.display()
-        );
-        assert_eq!(host.ok("bash", &["-euc", &line]), format!("{completed}\n"));
-    }
-}
-
-#[test]
-fn shells_complete_files_where_a_file_is_meant_and_nowhere_else() {
-    let mut script = Vec::new();
-    let mut command = Cli::command();
-    clap_complete::generate(
-        clap_complete::Shell::Zsh,
-        &mut command,
-        "macfence",
-        &mut script,
-    );
-    let script = String::from_utf8(script).unwrap();
-    // Entry points are called by programs.
-    let (by_people, _) = script.split_once("\n(hook)\n").unwrap();
-    let mut files = 0;
-    for line in by_people.lines().filter(|line| line.starts_with('\'')) {
-        let is_file = line.contains(":FILE:");
-        assert_eq!(line.contains(":_files"), is_file, "{line}");
-        assert!(!line.contains(":_default"), "{line}");
-        files += usize::from(is_file);
-    }
-    assert!(files > 10, "{by_people}");
-}
-
-#[test]
 fn the_units_are_such_as_systemd_takes_and_hold_the_service_in() {
     need("systemd-analyze");
     let dir = tempfile::tempdir().unwrap();

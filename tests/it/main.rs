@@ -12,6 +12,7 @@ mod bridge_settings;
 mod busy_host;
 mod changes;
 mod command_line;
+mod completions;
 mod containers;
 mod crash;
 mod damage;

@@ -1,10 +1,7 @@
 //! Checks whether the configuration makes sense on this host: its bridges and its networks.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
-
-use anyhow::{Context, Result};
 
 use super::finding::Finding;
 use crate::bridge;
@@ -30,21 +27,12 @@ pub fn file(named: Option<&Path>) -> Finding {
 
 /// Checks the bridges and the sections `[[network]]`.
 pub fn look(policy: &Policy) -> Vec<Finding> {
-    let mut found = match bridges() {
+    let mut found = match bridge::all() {
         Ok(there) => judge_bridges(policy, &there),
         Err(e) => vec![Finding::unknown(BRIDGES, &e)],
     };
     found.extend(judge_sections(policy));
     found
-}
-
-/// The bridges of this host.
-fn bridges() -> Result<BTreeSet<String>> {
-    let devices = "/sys/class/net";
-    let entries = fs::read_dir(devices).with_context(|| format!("cannot read {devices}"))?;
-    let names = entries.map_while(Result::ok).map(|entry| entry.file_name());
-    let names = names.filter_map(|name| name.into_string().ok());
-    Ok(names.filter(|name| bridge::exists(name)).collect())
 }
 
 fn judge_bridges(policy: &Policy, there: &BTreeSet<String>) -> Vec<Finding> {
