@@ -1,5 +1,5 @@
-//! What a host should hold and what it does, for all running VMs: `check` prints it, `sync` sets it
-//! right. Pure: whatever it must know about the host comes from the caller.
+//! Compares the fences that a host should hold with those that it holds, for all running VMs. `check`
+//! prints the result, `sync` repairs it. Pure: the caller passes in all facts about the host.
 
 mod entry;
 mod given_up;
@@ -17,52 +17,51 @@ use crate::policy::{Policy, Unfenced};
 use crate::source::Running;
 use crate::vm::{Place, Port, Vm, VmName};
 
-/// What a survey asks of the host.
+/// Facts about the host that a survey needs.
 pub struct Host<'a> {
-    /// Ports of which nobody knows what is asked for: the addresses that are guarded there now stay so.
+    /// Ports whose owners' requests are unknown. The addresses that are guarded there now stay guarded.
     pub unknown: &'a BTreeSet<Port>,
-    /// Where a port is. An error means that nobody can tell.
+    /// Tells where a port is. Fails if nobody can tell.
     pub place_of: &'a dyn Fn(&Port) -> Result<Place>,
-    /// Whether the firewall can hold a fence at all: not every name can be told to it.
+    /// Fails if the firewall cannot hold this fence: it does not take every name.
     pub can_hold: &'a dyn Fn(&Fence) -> Result<()>,
 }
 
-/// How much is told of a host.
+/// How much a survey computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// What is to be set right.
+    /// Only what needs repair.
     Fences,
-    /// Each port as well: [`Survey::entries`] and [`Survey::skipped`]. With 4,000 VMs that is a tenth
-    /// of the work.
+    /// Also [`Survey::entries`] and [`Survey::skipped`]. With 4,000 VMs they are a tenth of the work.
     Ports,
 }
 
 /// The host at one moment.
 pub struct Survey {
-    /// What was found, for each VM.
+    /// The findings, one for each VM.
     pub findings: Vec<Finding>,
     /// The running VMs that cannot be fenced, and why.
     pub failed: Vec<Finding>,
-    /// The ports that running VMs should have a fence at.
+    /// The ports of running VMs that should be fenced.
     pub ports: BTreeSet<Port>,
-    /// Ports that need no fence any more, where rules name no VM: they are gone from their bridges, or
-    /// no VM can have them.
+    /// Ports with needless rules that name no VM: the port has left its bridge, or no VM can have it.
     pub gone: Vec<Port>,
-    /// Ports that are fenced although no running VM is known to have them, a line for each VM. They
-    /// stay fenced: see [`Self::keep`].
+    /// Fenced ports that no known running VM has, one finding for each VM. They stay fenced: see
+    /// [`Self::keep`].
     pub unowned: Vec<Finding>,
     /// The running VMs that have a port which the configuration leaves alone, and why.
     pub skipped: Vec<Finding>,
-    /// Every port of every running VM, and every held fence, sorted by VM; none if not asked for.
+    /// Every port of every running VM, and every held fence, sorted by VM. Empty unless the caller
+    /// asked for [`Extent::Ports`].
     pub entries: Vec<Entry>,
-    /// The policy that it follows from.
+    /// The policy that the fences follow from.
     pub policy: Policy,
-    /// What each VM should have. Its finding has the same place in `findings`.
+    /// The fence that each VM should have. Its finding has the same index in `findings`.
     desired: Vec<Fence>,
-    /// Ports that NICs had besides one that they still have, and whose fence the rules for them are in.
-    /// They are no difference, but needless.
+    /// Ports that a NIC has given up while it keeps another, and the VM whose fence still has their
+    /// rules. The rules are needless, but no difference.
     given_up: BTreeMap<Port, VmName>,
-    /// Ports of which nobody knows what is asked for.
+    /// Ports whose owners' requests are unknown.
     unknown: BTreeSet<Port>,
 }
 
@@ -70,7 +69,7 @@ impl Survey {
     /// Compares what running VMs should have with what the kernel holds.
     ///
     /// # Errors
-    /// If nobody can tell where a port is.
+    /// If `host` cannot tell where a port is.
     pub fn of(
         policy: &Policy,
         running: Running,
@@ -78,7 +77,7 @@ impl Survey {
         host: &Host,
         extent: Extent,
     ) -> Result<Self> {
-        // The kernel is asked once about a port.
+        // Ask the kernel only once about each port.
         let places = RefCell::new(BTreeMap::new());
         let place_of = |port: &Port| -> Result<Place> {
             if let Some(place) = places.borrow().get(port) {
@@ -121,7 +120,7 @@ impl Survey {
             for why in unfenced.iter().filter_map(Unfenced::refusal) {
                 survey.fail(vm.name.clone(), why);
             }
-            // One VM that cannot be fenced is no reason to leave the others open.
+            // If one VM cannot be fenced, still fence the others.
             let twice = fence
                 .ports()
                 .into_iter()
@@ -203,12 +202,12 @@ impl Survey {
         }
     }
 
-    /// Whether there is nothing to set right.
+    /// Tells whether nothing needs repair.
     pub fn is_well(&self) -> bool {
         self.findings.iter().all(|found| found.state.is_well())
     }
 
-    /// The fences of the VMs whose kernel state is wrong, or holds what nobody needs.
+    /// The fences of VMs whose rules in the kernel are wrong or partly needless.
     pub fn to_enforce(&self) -> Vec<Fence> {
         let needless: BTreeSet<_> = self.given_up.values().collect();
         let found = self.desired.iter().zip(&self.findings);
@@ -217,19 +216,19 @@ impl Survey {
         wrong.map(|(fence, _)| fence.clone()).collect()
     }
 
-    /// Ports of which nobody knows what is asked for.
+    /// Ports whose owners' requests are unknown.
     pub fn unknown(&self) -> &BTreeSet<Port> {
         &self.unknown
     }
 
-    /// What each VM should have. VMs that do not run should have none.
+    /// The fence that each VM should have. Fences of VMs that do not run are empty.
     pub fn desired(&self) -> &[Fence] {
         &self.desired
     }
 
-    /// Nothing is removed in front of a port that is there and that no running VM is known to have.
-    /// Others may know whose it is: a VM that has started since the hypervisor was asked, or that
-    /// it could not describe; a container.
+    /// Keeps the rules of a port that is on a bridge but that no known running VM has. It may
+    /// belong to a VM that started after the hypervisor was asked, to one that it could not
+    /// describe, or to a container.
     pub fn keep<'a>(&'a self, place_of: &'a dyn Fn(&Port) -> Result<Place>) -> Keep<'a> {
         Keep {
             ports: Box::new(move |port| {
@@ -240,7 +239,7 @@ impl Survey {
         }
     }
 
-    /// Finds the ports that keep their fences although no running VM is known to have them.
+    /// Finds the fenced ports that no known running VM has.
     fn find_unowned(&mut self, running: &[Vm], actual: &[ActualFence]) {
         let owned: BTreeSet<_> = running
             .iter()
@@ -295,8 +294,8 @@ impl Survey {
         });
     }
 
-    /// Adds whatever else the kernel holds, of VMs that do not run. Where rules name no VM, those of
-    /// ports go that are gone from their bridges, or that no VM can have.
+    /// Adds an empty fence for each VM that has rules but does not run. Where rules name no VM,
+    /// notes the ports that have left their bridge or that no VM can have.
     fn add_the_rest(&mut self, actual: &[ActualFence], host: &Host) -> Result<()> {
         let known: BTreeSet<_> = self.desired.iter().map(|fence| fence.vm.clone()).collect();
         for fence in actual {
@@ -308,7 +307,7 @@ impl Survey {
                         let needs_none = match (host.place_of)(&guard.port)? {
                             Place::NoBridge => true,
                             Place::Nic(_) => false,
-                            // A rule of somebody else's can look like one of ours. All of them do not.
+                            // Somebody else's rule can look like one of ours, but not the whole set.
                             Place::Other(..) => guard.whole().is_some(),
                         };
                         if needs_none && !self.ports.contains(&guard.port) {
@@ -329,7 +328,7 @@ fn claimed_twice(vms: &[Vm]) -> BTreeSet<&Port> {
     ports.filter(|port| !seen.insert(*port)).collect()
 }
 
-/// What is worth knowing about a VM's NICs, in words.
+/// Remarks on a VM's NICs, for people to read.
 fn remarks_on(vm: &Vm, unfenced: &[Unfenced]) -> Vec<String> {
     let unfenced = unfenced.iter().filter_map(|nic| match nic {
         Unfenced::NoBridge(port) => Some(format!("port \"{port}\" is on no Linux bridge")),

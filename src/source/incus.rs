@@ -1,8 +1,8 @@
-//! Incus: its instances, containers and virtual machines, as its daemon tells them. The daemon is asked
-//! through the program `incus`, one process for all instances.
+//! Asks Incus for its instances: containers and virtual machines. The program `incus` asks the
+//! daemon, in one process for all instances.
 //!
-//! Projects have instances of their own. An instance of the default project goes by its name, one of another
-//! project by PROJECT_NAME, as Incus itself calls it on the host: neither can have a `_`.
+//! Each project has its own instances. We call an instance of the default project by its name, and one
+//! of another project PROJECT_NAME, as Incus itself does on the host. Neither part can have a `_`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,29 +17,29 @@ use crate::process;
 use crate::quote::{beginning, quoted};
 use crate::vm::{Nic, Port, Vm, VmName};
 
-/// Where the daemon listens, the place of later versions first.
+/// Where the daemon listens. Later versions use the first place.
 const SOCKETS: [&str; 2] = ["/run/incus/unix.socket", "/var/lib/incus/unix.socket"];
 
-/// All instances, with their devices. Recursion 2 would look into each container for more.
+/// The request for all instances with their devices. Recursion 2 would look into each container for more.
 const INSTANCES_PATH: &str = "/1.0/instances?recursion=1&all-projects=true";
 
-/// What it answers, in the words of error messages.
+/// The name of the answer in error messages.
 const ANSWER: &str = "Incus' list of instances";
 
-/// Where `incus` looks for root's configuration.
+/// Where `incus` looks for its configuration: nowhere.
 const NO_CONFIGURATION: (&str, &str) = ("INCUS_CONF", "/nonexistent");
 
 /// The project whose instances go by their own names.
 const DEFAULT_PROJECT: &str = "default";
 
-/// Where an instance is on a host that is in no cluster; versions differ.
+/// The location of an instance on a host in no cluster; versions differ.
 const NO_CLUSTER: [&str; 2] = ["none", ""];
 
 /// Incus on this host.
 pub(super) struct Incus;
 
 impl Hypervisor for Incus {
-    /// The program alone may be there to manage other hosts.
+    /// The program alone is not enough: it may serve to manage other hosts.
     fn is_there(&self) -> bool {
         process::find("incus").is_ok() && SOCKETS.iter().any(|path| Path::new(path).exists())
     }
@@ -86,8 +86,8 @@ fn all() -> Result<Vec<Told>> {
     vms(instances, here.as_deref(), &bridge::is_there)
 }
 
-/// Asks the daemon of this host. What root has configured, remotes and aliases, is not read: the service may
-/// not look into root's home, and the program fails then.
+/// Asks the daemon of this host. The program does not read root's remotes and aliases: the service
+/// may not look into root's home, and then the program would fail.
 fn ask(path: &str) -> Result<String> {
     let args = ["query", "--force-local", path];
     process::run_with("incus", &args, NO_CONFIGURATION)?.checked()
@@ -109,7 +109,7 @@ pub struct Instance {
 /// Reads the list of instances.
 ///
 /// # Errors
-/// If it is none, or beyond a limit.
+/// If the text is no list of instances, or is beyond a limit.
 pub fn read(json: &str) -> Result<Vec<Instance>> {
     limits::check_text(ANSWER, json, INSTANCES_TEXT)?;
     let instances: Vec<Instance> = serde_json::from_str(json)
@@ -118,7 +118,7 @@ pub fn read(json: &str) -> Result<Vec<Instance>> {
     Ok(instances)
 }
 
-/// The name of this host in its cluster.
+/// Reads the name of this host in its cluster.
 fn server_name(json: &str) -> Result<String> {
     #[derive(Deserialize)]
     struct Server {
@@ -133,14 +133,14 @@ fn server_name(json: &str) -> Result<String> {
     Ok(server.environment.server_name)
 }
 
-/// An instance's name, and its VM if it runs, or why it cannot be described.
+/// The name of an instance, and its VM if it runs, or the reason why it cannot be described.
 pub type Told = (VmName, Result<Option<Vm>>);
 
-/// The instances of this host; `here` is its name, if it is in a cluster, and `is_there` tells whether it
-/// has such a device.
+/// Returns the instances of this host. `here` is the host's name if it is in a cluster; `is_there`
+/// tells whether the host has a device of that name.
 ///
 /// # Errors
-/// If one has a name that no VM can have.
+/// If an instance has a name that no VM can have.
 pub fn vms(
     mut instances: Vec<Instance>,
     here: Option<&str>,
@@ -149,7 +149,7 @@ pub fn vms(
     instances.retain(|instance| {
         !instance.is_in_cluster() || here.is_some_and(|here| here == instance.location)
     });
-    // Those that run first: a port is theirs.
+    // Running instances come first: they win a port that a stopped one also claims.
     instances.sort_by_key(|instance| !instance.runs());
     let mut taken = BTreeSet::new();
     let mut told = Vec::new();
@@ -160,8 +160,8 @@ pub fn vms(
             if runs {
                 return Some(vm);
             }
-            // Incus notes a port when it has made it and before the instance runs, and may leave the
-            // note there where the host goes down.
+            // Incus notes a port when it makes it, before the instance runs. The note may stay when
+            // the host crashes.
             vm.skipped.clear();
             vm.nics
                 .retain(|nic| is_there(&nic.port) && !taken.contains(&nic.port));
@@ -170,7 +170,7 @@ pub fn vms(
         if let Ok(Some(vm)) = &vm {
             taken.extend(vm.nics.iter().map(|nic| nic.port.clone()));
         }
-        // What does not run need not be described.
+        // An instance that does not run may be impossible to describe.
         let vm = if runs { vm } else { Ok(vm.ok().flatten()) };
         told.push((name, vm));
     }
@@ -182,7 +182,7 @@ impl Instance {
         !NO_CLUSTER.contains(&self.location.as_str())
     }
 
-    /// Whether it is not stopped: it may be frozen, or starting, or Incus may not know.
+    /// Tells whether it is not stopped. It may be frozen or starting, or Incus may not know.
     fn runs(&self) -> bool {
         self.status != "Stopped"
     }
@@ -214,10 +214,10 @@ impl Instance {
         Ok(vm)
     }
 
-    /// The NIC that a device is, or why it has no port on a bridge.
+    /// Returns the NIC of a device, or the reason why it has no port on a bridge.
     fn nic(&self, device: &str, config: &BTreeMap<String, String>) -> Result<Result<Nic, String>> {
-        // A NIC of a network that Incus manages has no type of its own. What kind of network it is shows
-        // in where the port is.
+        // A NIC of a network that Incus manages has no type of its own. The kind of network shows
+        // in the place of its port.
         let bridge = match (text(config, "nictype"), text(config, "network")) {
             (Some("bridged"), _) => text(config, "parent"),
             (Some("p2p"), _) => None,
@@ -231,8 +231,7 @@ impl Instance {
             }
         };
         let noted = |key| text(&self.config, &format!("volatile.{device}.{key}"));
-        // Incus notes the port also where the user has chosen its name; the address only where it has
-        // chosen it itself.
+        // Incus notes the port even if the user chose its name, but the address only if Incus chose it.
         let Some(port) = noted("host_name") else {
             let device = quoted(device);
             return Ok(Err(format!("the interface {device} has no port now")));
@@ -245,7 +244,7 @@ impl Instance {
     }
 }
 
-/// A value that is there and not empty: Incus empties what is no longer so.
+/// Returns a value unless it is missing or empty: Incus empties values that no longer apply.
 fn text<'a>(config: &'a BTreeMap<String, String>, key: &str) -> Option<&'a str> {
     let value = config.get(key)?.as_str();
     (!value.is_empty()).then_some(value)

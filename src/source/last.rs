@@ -1,49 +1,47 @@
-//! What a hypervisor said when it was last asked, and which VMs to ask it about anew. Pure.
+//! Remembers the last answers of hypervisors, and tells which VMs to ask about again. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::vm::Vm;
 
-/// What hypervisors have said of the VMs that run.
+/// The last answer of each hypervisor.
 #[derive(Debug, Default)]
 pub struct Last(BTreeMap<String, Said>);
 
-/// What one of them has said.
+/// The last answer of one hypervisor.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// The running VMs, by what the hypervisor is asked for.
+    /// The running VMs by id: their name or UUID.
     pub vms: BTreeMap<String, Vm>,
-    /// Whether they are asked for by UUID.
+    /// Whether the ids are UUIDs.
     pub by_uuid: bool,
 }
 
 /// What has happened since a hypervisor was last asked.
 #[derive(Debug, Default)]
 pub struct Doubt {
-    /// The ports that have come to a bridge, or of which something has changed there, and that have
-    /// not left since.
+    /// The ports that have joined a bridge or changed there, and have not left since.
     pub came: BTreeSet<String>,
     /// The ports that have left their bridge.
     pub left: BTreeSet<String>,
 }
 
 impl Last {
-    /// What this hypervisor has said.
+    /// The last answer of this hypervisor.
     pub(super) fn of(&mut self, hypervisor: &str) -> &mut Said {
         self.0.entry(hypervisor.to_owned()).or_default()
     }
 }
 
 impl Doubt {
-    /// Whether something may be otherwise about this VM by now: its ports do not change without a
-    /// word of the kernel's.
+    /// Tells whether this VM may have changed since. The kernel reports every change of its ports.
     pub fn is_about(&self, vm: &Vm) -> bool {
         let mut ports = vm.nics.iter().map(|nic| nic.port.as_str());
         ports.any(|port| self.came.contains(port) || self.left.contains(port))
     }
 
-    /// Of what was said, that which still holds for the VMs that are `listed` now. All others must be
-    /// asked for.
+    /// Returns the remembered VMs that are still `listed` and have not changed. The caller must ask
+    /// for all others.
     pub(super) fn holds(
         &self,
         mut said: BTreeMap<String, Vm>,
@@ -51,8 +49,8 @@ impl Doubt {
     ) -> BTreeMap<String, Vm> {
         said.retain(|id, vm| listed.contains(id) && !self.is_about(vm));
         if said.len() == listed.len() && !self.came.is_empty() {
-            // A NIC was attached to a VM that runs, and nobody tells to which. Where some VMs are to
-            // be asked for, the port may be theirs; if not, it is still in doubt afterwards.
+            // A NIC was attached to a running VM, but we cannot tell to which: ask for all. If some VMs
+            // must be asked for anyway, the port may be theirs; otherwise it is still in doubt afterwards.
             said.clear();
         }
         said
@@ -78,7 +76,7 @@ mod tests {
         names.iter().map(|&name| name.to_owned()).collect()
     }
 
-    /// Which of these VMs are asked for: `a` with p0 and p1, `b` with p2.
+    /// Returns which VMs must be asked for. Remembered are `a` with p0 and p1, and `b` with p2.
     fn asked(came: &[&str], left: &[&str], listed: &[&str]) -> BTreeSet<String> {
         let said = [vm("a", &["p0", "p1"]), vm("b", &["p2"])];
         let said = said.map(|vm| (vm.name.as_str().to_owned(), vm));
@@ -93,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_port_changes_only_new_vms_are_asked_for() {
+    fn only_new_vms_are_asked_for_if_no_port_changes() {
         assert_eq!(asked(&[], &[], &["a", "b"]), set(&[]));
         assert_eq!(asked(&[], &[], &["a", "b", "c"]), set(&["c"]));
         assert_eq!(asked(&[], &[], &["b"]), set(&[]));
@@ -101,17 +99,17 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_one_of_whose_ports_has_changed_is_asked_for_again() {
+    fn a_vm_with_a_changed_port_is_asked_for_again() {
         assert_eq!(asked(&[], &["p1"], &["a", "b"]), set(&["a"]));
         assert_eq!(asked(&["p2"], &[], &["a", "b"]), set(&["b"]));
-        // It has been started anew, and libvirt has numbered its port anew.
+        // `b` was restarted, and libvirt gave its port a new number.
         assert_eq!(asked(&["p9"], &["p2"], &["a", "b"]), set(&["b"]));
-        // Its port has become another VM's.
+        // The port now belongs to another VM.
         assert_eq!(asked(&["p2"], &["p2"], &["a", "b", "c"]), set(&["b", "c"]));
     }
 
     #[test]
-    fn a_port_that_is_no_new_vms_may_be_any_vms() {
+    fn a_new_port_without_a_new_vm_may_belong_to_any_vm() {
         assert_eq!(asked(&["p9"], &[], &["a", "b"]), set(&["a", "b"]));
         assert_eq!(
             asked(&["p9", "p2"], &[], &["a", "b", "c"]),

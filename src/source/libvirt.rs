@@ -1,8 +1,9 @@
-//! libvirt: its domain XML. [`super::virsh`] gets it from libvirt itself.
+//! Reads libvirt's domain XML. [`super::virsh`] asks libvirt for it.
 //!
-//! LXC's containers are domains as well. Their port is a veth's end, `<target dev='vnet0'/>` once they
-//! run. While libvirt starts one it does not tell names that it has given itself, but the other end,
-//! which is the container's and still on the host: `<guest dev='eth0' actual='vnet1'/>`.
+//! LXC's containers are domains as well. Their port is one end of a veth pair, `<target
+//! dev='vnet0'/>` once they run. While libvirt starts a container, the XML lacks port names that
+//! libvirt chose. It has only the other end, which is still on the host until the container gets
+//! it: `<guest dev='eth0' actual='vnet1'/>`.
 
 use anyhow::{Context, Result, ensure};
 use roxmltree::Node;
@@ -19,34 +20,34 @@ pub(super) const FORMAT: Format = Format {
     not_it: "not domain XML",
 };
 
-/// The VM that a domain's XML describes.
+/// Reads the VM that a domain's XML describes.
 ///
 /// # Errors
-/// If it is no domain XML or beyond a limit, has no name, or an interface with a port name or a MAC
-/// address that cannot be.
+/// If the text is no domain XML or beyond a limit, if it has no name, or if an interface has an
+/// invalid port name or MAC address.
 pub fn domain(xml: &str) -> Result<Vm> {
     starting(xml, &|_, _| Ok(None))
 }
 
-/// Tells the host's end of a veth whose other end has this name and this address.
+/// Finds the host's end of a veth pair by the name and the address of the other end.
 pub type OtherEnd<'a> = &'a dyn Fn(&Port, MacAddr) -> Result<Option<Port>>;
 
-/// The VM that a domain's XML describes while libvirt starts it, like [`domain`].
+/// Does the same as [`domain`] while libvirt starts the VM.
 ///
 /// # Errors
-/// Like [`domain`], or if `other_end` cannot tell.
+/// Like [`domain`], or if `other_end` fails.
 pub fn starting(xml: &str, other_end: OtherEnd) -> Result<Vm> {
     limits::check_text(FORMAT.name, xml, XML_LIMIT)?;
     read(FORMAT.parse(xml)?.root_element(), other_end)
 }
 
-/// Whether the XML is that of a container of libvirt's LXC driver.
+/// Tells whether the XML describes a container of libvirt's LXC driver.
 pub fn is_container(xml: &str) -> bool {
     let tree = FORMAT.parse(xml);
     tree.is_ok_and(|tree| tree.root_element().attribute("type") == Some("lxc"))
 }
 
-/// The VM that a `<domain>` describes, like [`domain`].
+/// Does the same as [`domain`] for a `<domain>` element.
 pub(super) fn vm(domain: Node<'_, '_>) -> Result<Vm> {
     read(domain, &|_, _| Ok(None))
 }
@@ -80,16 +81,16 @@ fn read(domain: Node<'_, '_>, other_end: OtherEnd) -> Result<Vm> {
     Ok(vm)
 }
 
-/// The types of interfaces that have a port of their own on the host. Of others libvirt keeps a
-/// `<target>` that somebody wrote, whatever device that names.
+/// The types of interfaces that have their own port on the host. In other types, libvirt keeps any
+/// `<target>` that a user wrote, whichever device that names.
 const TYPES_WITH_PORT: [&str; 4] = ["bridge", "network", "ethernet", "direct"];
 
-/// The NIC that an `<interface>` describes, or why it has none: a shut off domain's port has no
-/// name yet, a passed-through device never gets one.
+/// Reads the NIC of an `<interface>`, or says why there is none: a shut off domain's port has no
+/// name yet, and a passed-through device never gets one.
 fn nic(interface: Node<'_, '_>, other_end: OtherEnd) -> Result<Result<Nic, String>> {
     let attribute = |element, name| child(interface, element).and_then(|e| e.attribute(name));
     let mac = attribute("mac", "address");
-    // As libvirt reads it where nothing is said.
+    // libvirt's default.
     let kind = interface.attribute("type").unwrap_or("user");
     if !TYPES_WITH_PORT.contains(&kind) {
         let who = mac.unwrap_or("without an address");
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_virsh_prints_is_read() {
+    fn the_output_of_virsh_is_read() {
         let vm = domain(CAPTURE).unwrap();
         assert_eq!(vm.name.as_str(), "one-1");
         let mac = "02:00:c0:a8:00:05".parse().unwrap();
@@ -183,14 +184,14 @@ mod tests {
         assert_eq!(vm.nics[0].port.as_str(), "vnet0");
         let no_target = r#"the interface "02:00:c0:a8:00:05" has no target device"#;
         assert_eq!(domain(xml).unwrap().skipped, [no_target]);
-        // A target that the XML tells is believed.
+        // If the XML names a target, that is the port.
         let told = xml.replace("<guest", "<target dev='web0'/><guest");
         let vm = starting(&told, &|_, _| unreachable!()).unwrap();
         assert_eq!(vm.nics[0].port.as_str(), "web0");
     }
 
     #[test]
-    fn what_is_not_a_domain_is_refused() {
+    fn text_that_is_no_domain_is_refused() {
         for (xml, words) in [
             ("", "not domain XML"),
             ("<domain", "not domain XML"),

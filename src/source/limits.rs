@@ -1,37 +1,37 @@
-//! How much of foreign text is taken. Users of VMs write into templates and domain XML, and what
-//! they write must not keep a hook busy or fill a host's memory. Real text stays far below.
+//! Limits on foreign text. Users of VMs write into templates and domain XML. Their text must not
+//! keep a hook busy or fill the host's memory. Real text stays far below these limits.
 
 use anyhow::{Result, ensure};
 
-/// The most domain XML that is read, in bytes: libvirt passes no longer string
+/// The longest domain XML that is read, in bytes: libvirt passes no longer string
 /// (`VIR_NET_MESSAGE_STRING_MAX`).
 pub const DOMAIN_TEXT: usize = 4 << 20;
 
-/// The most text of an OpenNebula template that is read, in bytes. Templates carry what users have
-/// put into them, scripts and keys included, so that text alone is no reason to refuse one.
+/// The longest OpenNebula template that is read, in bytes. Users put scripts and keys into
+/// templates, so a long text alone is no reason to refuse one.
 pub const TEMPLATE_TEXT: usize = 64 << 20;
 
-/// The most that one of Xen's tables may hold, in bytes: all domains that Xen can run, with 128
-/// bytes a line.
+/// The longest table of Xen's that is read, in bytes: a line of 128 bytes for each domain that Xen
+/// can run.
 pub const TABLE_TEXT: usize = 4 << 20;
 
-/// The most text of Incus' list of instances that is read, in bytes. An instance takes some 3 KiB, and
-/// more with the scripts that users have put into it.
+/// The longest list of instances of Incus' that is read, in bytes. An instance takes some 3 KiB,
+/// and more if users have put scripts into it.
 pub const INSTANCES_TEXT: usize = 256 << 20;
 
-/// The most that is read of what xenstore says of the ports of all domains, in bytes: 2,000 for each of
-/// 32,000.
+/// The longest answer of xenstore about the ports of all domains, in bytes: 2,000 for each of
+/// 32,000 domains.
 pub const STORE_TEXT: usize = 64 << 20;
 
-/// Elements of one document. A domain has some hundred; one with 1,000 NICs some 10,000. A template
-/// has some hundred to a few thousand. A tree of so many takes some 20 MB.
+/// Elements of one document. A domain has some hundred, and with 1,000 NICs some 10,000. A template
+/// has some hundred to a few thousand. A tree with this many takes some 20 MB.
 pub const ELEMENTS: Limit = Limit(100_000, "elements");
 
-/// How deep elements may be nested: libxml2, through which libvirt reads, allows 256. A disk image
-/// below another is a level.
+/// Levels of nested elements. libvirt reads through libxml2, which allows 256. Each disk image that
+/// backs another is a level.
 pub const LEVELS: Limit = Limit(256, "levels of elements");
 
-/// Attributes on one element. The parser compares each with each; libvirt writes at most some 20.
+/// Attributes on one element. The parser compares each with every other. libvirt writes at most some 20.
 pub const ATTRIBUTES_OF_ONE: Limit = Limit(100, "attributes on one element");
 
 /// Attributes in all: as many as elements.
@@ -45,8 +45,8 @@ pub const NAMESPACES: Limit = Limit(100, "namespaces");
 /// each element there are two pieces of white space at most, and OpenNebula puts each value into CDATA.
 pub const TEXTS: Limit = Limit(400_000, "pieces of text and comments");
 
-/// Characters `<` and `=`, in text as well: the parser takes each for an element or an attribute
-/// when it reserves memory, some 80 bytes. In a script one of 20 characters is such a one.
+/// Characters `<` and `=`, in text as well. The parser counts each as an element or an attribute
+/// when it reserves memory, some 80 bytes. In scripts they are about one character in 20.
 pub const MARKS: Limit = Limit(4_000_000, "characters `<` and `=`");
 
 /// NICs of one VM. QEMU has room for some hundred.
@@ -64,7 +64,7 @@ pub const EXTRA_MACS: Limit = Limit(64, "MAC addresses");
 /// Further IP addresses in `MACFENCE_IPS` of one NIC.
 pub const EXTRA_ADDRESSES: Limit = Limit(64, "IP addresses");
 
-/// Domains that Xen runs: it gives no number beyond 0x7fef (`DOMID_FIRST_RESERVED`).
+/// Domains that Xen runs. Xen gives no number beyond 0x7fef (`DOMID_FIRST_RESERVED`).
 pub const DOMAINS: Limit = Limit(0x7ff0, "domains");
 
 /// Instances of Incus: as many as domains of Xen. A bridge has at most 1,024 ports.
@@ -75,7 +75,7 @@ pub const INSTANCES: Limit = Limit(0x7ff0, "instances");
 pub struct Limit(usize, &'static str);
 
 impl Limit {
-    /// Refuses a number beyond the limit; `whose` says of what, as in "the VM template".
+    /// Refuses a count beyond the limit. `whose` names the document in the error, as in "the VM template".
     pub fn check(self, whose: &str, count: usize) -> Result<()> {
         let Self(most, of) = self;
         ensure!(
@@ -93,7 +93,7 @@ impl Limit {
     }
 }
 
-/// Refuses text that is longer than so many bytes, a number of MiB.
+/// Refuses text that is longer than `most` bytes, a whole number of MiB.
 pub fn check_text(whose: &str, text: &str, most: usize) -> Result<()> {
     ensure!(
         text.len() <= most,
@@ -103,7 +103,7 @@ pub fn check_text(whose: &str, text: &str, most: usize) -> Result<()> {
     Ok(())
 }
 
-/// A number with a comma before each three digits.
+/// Formats a number with a comma before each three digits.
 fn grouped(number: usize) -> String {
     if number < 1_000 {
         number.to_string()

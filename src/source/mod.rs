@@ -1,5 +1,5 @@
-//! Where VMs come from: each source asks one hypervisor, or reads what one wrote, and knows
-//! nothing of rules. [`Hypervisors`] is the one way to ask.
+//! Finds out which VMs run and which ports they have. Each source asks one hypervisor, or reads
+//! text that one wrote, and knows nothing of rules. All callers ask through [`Hypervisors`].
 
 pub mod incus;
 mod last;
@@ -18,16 +18,16 @@ pub use self::last::{Doubt, Last};
 use crate::lock::{self, Lock};
 use crate::vm::{Vm, VmName};
 
-/// What runs on a host.
+/// The VMs that run on a host.
 #[derive(Debug, Default)]
 pub struct Running {
-    /// The VMs.
+    /// The VMs that the hypervisors describe.
     pub vms: Vec<Vm>,
-    /// Those that could not be described, and why.
+    /// Those that they could not describe, and why.
     pub failed: Vec<(VmName, Error)>,
 }
 
-/// A kind of hypervisor, as a caller names it that knows whose a VM is.
+/// A kind of hypervisor. OpenNebula tells it for each VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// libvirt
@@ -38,30 +38,30 @@ pub enum Kind {
     Xen,
 }
 
-/// Something that can be asked for VMs.
+/// A hypervisor that we can ask for VMs.
 trait Hypervisor {
-    /// Whether this host has it.
+    /// Tells whether this host has it.
     fn is_there(&self) -> bool;
 
-    /// Whether it runs VMs of this kind.
+    /// Tells whether it runs VMs of this kind.
     fn runs(&self, kind: Kind) -> bool;
 
-    /// All VMs that it runs.
+    /// Returns all VMs that it runs.
     ///
     /// # Errors
-    /// If it cannot tell which they are.
+    /// If it cannot tell which VMs run.
     fn running(&self) -> Result<Running>;
 
-    /// Likewise, but asks only about what may be otherwise than it was said to be, and keeps in mind
-    /// what is said now. By default it asks about all.
+    /// Does the same, but asks only about VMs that may have changed since the last answer, and
+    /// remembers the new answer in `last`. The default asks about all.
     ///
     /// # Errors
-    /// Like [`Self::running`]; what is kept in mind is then of no use.
+    /// Like [`Self::running`]; `last` is then useless.
     fn update(&self, _last: &mut Last, _doubt: &Doubt) -> Result<Running> {
         self.running()
     }
 
-    /// For each of these names the VM, or why it cannot be described.
+    /// Returns for each of these names the VM, or why it cannot be described.
     fn named(&self, names: &[VmName]) -> Vec<Result<Vm>>;
 }
 
@@ -72,16 +72,17 @@ fn known(uris: &[String]) -> Vec<Box<dyn Hypervisor>> {
     libvirts.chain(others).collect()
 }
 
-/// The hypervisors of this host. While this value lives nobody else asks them: whoever acts on an
-/// answer keeps it until the kernel holds the result, and whoever only prints one drops it first.
+/// The hypervisors of this host. While this value lives, no other process asks them. A caller that
+/// acts on an answer keeps the value until the kernel holds the result. A caller that prints an
+/// answer drops the value first.
 pub struct Hypervisors {
     asked: Vec<Box<dyn Hypervisor>>,
     _asking: Option<Lock>,
 }
 
 impl Hypervisors {
-    /// Waits for its turn to ask the hypervisors that this host has; `uris` are libvirt's. Where
-    /// there is none it is libvirt, so that the error says that virsh was not found.
+    /// Waits for its turn to ask the hypervisors that this host has; `uris` are libvirt's. On a
+    /// host without a hypervisor it asks libvirt, so that the error says that virsh was not found.
     ///
     /// # Errors
     /// If another process keeps the lock for a minute.
@@ -123,8 +124,8 @@ impl Hypervisors {
         })
     }
 
-    /// The VMs that run on this host. Of a VM that two hypervisors know these are the NICs of both;
-    /// what the first one says of a port counts.
+    /// Returns the VMs that run on this host. If two hypervisors know a VM, it has the NICs of
+    /// both. If both know a port, the first one's description counts.
     ///
     /// # Errors
     /// If one of the hypervisors cannot tell which VMs it runs.
@@ -132,11 +133,11 @@ impl Hypervisors {
         self.update(&mut Last::default(), &Doubt::default())
     }
 
-    /// Likewise, but asks only about what may have changed since they said the last time what they
-    /// did, where [`Last`] tells that. An empty one makes them say all.
+    /// Does the same, but asks only about VMs that may have changed since the answers in [`Last`].
+    /// If that is empty, it asks about all.
     ///
     /// # Errors
-    /// Like [`Self::running`]; what is kept in mind is then of no use.
+    /// Like [`Self::running`]; `last` is then useless.
     pub fn update(&self, last: &mut Last, doubt: &Doubt) -> Result<Running> {
         let mut all = Running::default();
         for hypervisor in &self.asked {
@@ -145,18 +146,18 @@ impl Hypervisors {
         Ok(all)
     }
 
-    /// Xen's domain of this number.
+    /// Returns Xen's domain with this number.
     ///
     /// # Errors
-    /// If Xen cannot be asked, or has no such domain.
+    /// If Xen cannot be asked, or has no domain with this number.
     pub fn domain(&self, number: u32) -> Result<Vm> {
         xen::numbered(number)
     }
 
-    /// The VMs of these names, in their order: each from the first hypervisor that knows it.
+    /// Returns the VMs with these names, in the same order, each from the first hypervisor that knows it.
     ///
     /// # Errors
-    /// If no hypervisor can describe one of them; with the words of each.
+    /// If no hypervisor can describe one of them. The error quotes each hypervisor.
     pub fn named(&self, names: &[VmName]) -> Result<Vec<Vm>> {
         named(&self.asked, names)
     }
@@ -209,7 +210,7 @@ fn named(hypervisors: &[Box<dyn Hypervisor>], names: &[VmName]) -> Result<Vec<Vm
         return Err(only);
     }
     let mut words: Vec<_> = errors.iter().map(|(_, e)| format!("{e:#}")).collect();
-    // virsh says the same of all names that it was asked for at once.
+    // virsh gives one message for all names in a call.
     words.dedup();
     let names: Vec<_> = unknown
         .iter()
@@ -222,7 +223,7 @@ fn named(hypervisors: &[Box<dyn Hypervisor>], names: &[VmName]) -> Result<Vec<Vm
     ))
 }
 
-/// Whether this is a UUID as libvirt prints it.
+/// Tells whether this is a UUID as libvirt prints it.
 fn is_uuid(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').map(str::len).collect();
     groups == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())

@@ -1,8 +1,8 @@
-//! OpenNebula: the VM template that its network drivers and its state hooks hand over, as base64.
+//! Reads the VM template that OpenNebula passes to network drivers and state hooks, as base64.
 //!
-//! Since 6.x a driver does not get the VM's own XML but an extract of it, in which every element
-//! has parents of its own: one `<TEMPLATE>` for each `<NIC>`, one `<HISTORY>` for each value
-//! (`get_vnm_drivers` in its `one_vmm_exec.rb`).
+//! Since 6.x a driver gets an extract of the VM's XML in which every element has its own parents:
+//! one `<TEMPLATE>` for each `<NIC>`, one `<HISTORY>` for each value (`get_vnm_drivers` in
+//! `one_vmm_exec.rb`).
 
 mod asked;
 mod nic;
@@ -33,35 +33,35 @@ const FORMAT: Format = Format {
 pub struct Template {
     id: u32,
     deploy_id: Option<String>,
-    /// What the VM runs on: whom to ask for a port that the template does not name. LXC's ports have
-    /// names that follow from the template.
+    /// The hypervisor to ask for a port that the template does not name. Names of LXC's ports
+    /// follow from the template.
     pub hypervisor: Kind,
     nics: Vec<TemplateNic>,
     aliases: Vec<Alias>,
-    /// Whether a port's name may come from the template.
+    /// Whether the template's port names may be used.
     names_ports: bool,
     /// Whether a PCI device, which has no port, is being attached or detached.
     pci_hotplug: bool,
 }
 
-/// Which of a VM's NICs are meant.
+/// The NICs that a call is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meant {
     /// All of them.
     All,
     /// The one that is being attached or detached.
     One,
-    /// The one of which an alias is being attached or detached: further addresses at its port.
+    /// The one whose alias is being attached or detached. An alias is more addresses at the same port.
     Parent,
-    /// None: what is being attached or detached has no port, or is not the driver's.
+    /// None: the device that is being attached or detached has no port, or belongs to another driver.
     None,
 }
 
 impl Template {
-    /// Reads what a driver's script or a hook has got on its standard input.
+    /// Reads the standard input of a driver's script or a hook.
     ///
     /// # Errors
-    /// If it is not base64, or not what [`Self::parse`] takes.
+    /// If it is not base64, or [`Self::parse`] refuses it.
     pub fn read(base64: &str) -> Result<Self> {
         // Some releases break the text into lines.
         let text: Vec<u8> = base64
@@ -79,7 +79,7 @@ impl Template {
     /// Reads the XML of a VM.
     ///
     /// # Errors
-    /// If it is no XML, not a VM's or beyond a limit; or if a MAC address cannot be.
+    /// If it is no XML, not a VM's, or beyond a limit; or if a MAC address is invalid.
     pub fn parse(xml: &str) -> Result<Self> {
         Self::of(FORMAT.parse(xml)?.root_element())
     }
@@ -125,8 +125,9 @@ impl Template {
         })
     }
 
-    /// The VM's name, as its hypervisor knows it: `one-<ID>`, but for a VM that OpenNebula took
-    /// over from the hypervisor. Since 5.14 the deploy id of others is libvirt's UUID.
+    /// Returns the VM's name at its hypervisor. That is `one-<ID>`, except for a VM that OpenNebula
+    /// imported from the hypervisor: its deploy id is its name. Since 5.14 the deploy id of other
+    /// VMs is libvirt's UUID.
     ///
     /// # Errors
     /// If the deploy id is the name of another of OpenNebula's VMs.
@@ -149,7 +150,7 @@ impl Template {
         Ok(name)
     }
 
-    /// Which NICs this is about. With a driver's name, of its own (`VN_MAD`).
+    /// Returns which NICs this call is about. If a driver is named, only its own NICs count (`VN_MAD`).
     pub fn meant(&self, driver: Option<&str>) -> Meant {
         let aliases = || self.aliases.iter().filter(|alias| alias.in_hotplug);
         let parent = |nic: &&TemplateNic| aliases().any(|alias| alias.parent == nic.id);
@@ -169,14 +170,14 @@ impl Template {
         }
     }
 
-    /// Whether the template does not tell the port of a NIC that is meant. A `TARGET` that OpenNebula
-    /// did not choose is not believed: its user may have written it. Then the hypervisor must be asked.
+    /// Tells whether the hypervisor must be asked for the port of a NIC that is meant. A `TARGET`
+    /// that OpenNebula did not choose does not count: a user may have written it.
     pub fn lacks_ports(&self, driver: Option<&str>) -> bool {
         self.meant_nics(driver)
             .any(|nic| nic.mac.is_some() && self.port_name(nic).is_none())
     }
 
-    /// The same template, [lacking](Self::lacks_ports) all ports.
+    /// Makes the template [lack](Self::lacks_ports) all ports.
     pub fn without_ports(self) -> Self {
         Self {
             names_ports: false,
@@ -184,7 +185,7 @@ impl Template {
         }
     }
 
-    /// The same template, with [all NICs meant](Meant::All).
+    /// Makes the template [mean all NICs](Meant::All).
     pub fn without_hotplug(mut self) -> Self {
         self.pci_hotplug = false;
         for nic in &mut self.nics {
@@ -196,7 +197,7 @@ impl Template {
         self
     }
 
-    /// The same template, without the addresses of an alias that is being detached.
+    /// Removes the addresses of an alias that is being detached.
     pub fn without_detached(mut self) -> Self {
         for alias in self.aliases.iter_mut().filter(|alias| alias.in_hotplug) {
             alias.addresses = Ok(BTreeSet::new());
@@ -204,8 +205,8 @@ impl Template {
         self
     }
 
-    /// The same template, without what is asked for. That is enough to remove fences, which must not
-    /// fail because somebody asked for nonsense.
+    /// Removes all requests from the template. Removing fences needs none, and must not fail
+    /// because a user requested nonsense.
     pub fn without_asked(mut self) -> Self {
         for nic in &mut self.nics {
             nic.asked = Ok(Asked::default());
@@ -216,20 +217,19 @@ impl Template {
         self
     }
 
-    /// The VM with the NICs that are meant. `domain` is what the hypervisor says, where the template
-    /// [lacks](Self::lacks_ports) ports.
+    /// Returns the VM with the NICs that are meant. If the template [lacks](Self::lacks_ports)
+    /// ports, `domain` is the hypervisor's description.
     ///
     /// # Errors
-    /// If a port has a name, or a NIC an address, that cannot be; or if nobody can tell what is asked
-    /// for a NIC.
+    /// If a port's name or a NIC's address is invalid, or if the requests for a NIC cannot be read.
     pub fn vm(&self, name: VmName, driver: Option<&str>, domain: Option<&Vm>) -> Result<Vm> {
         let mut vm = Vm {
             name,
             nics: Vec::new(),
             skipped: Vec::new(),
         };
-        // NICs with the same address get the same rules, whichever of its ports is whose; on Xen there
-        // is an emulated one beside each.
+        // It does not matter which port belongs to which NIC of the same address: they get the same
+        // rules. On Xen each NIC also has an emulated port.
         let mut known: BTreeMap<MacAddr, Vec<String>> = BTreeMap::new();
         for nic in domain.into_iter().flat_map(|vm| &vm.nics) {
             known.entry(nic.mac).or_default().push(nic.port.to_string());
@@ -242,7 +242,7 @@ impl Template {
             };
             let ports = match (self.port_name(nic), known.get_mut(&mac)) {
                 (Some(name), _) => vec![name],
-                // Empty where another NIC of the address has taken them.
+                // Empty if another NIC with this address has taken them.
                 (None, Some(ports)) => mem::take(ports),
                 (None, None) => {
                     vm.skipped.push(format!("{who} ({mac}) has no port"));
@@ -268,7 +268,7 @@ impl Template {
         Ok(vm)
     }
 
-    /// What is asked for a NIC, with the addresses that its aliases add.
+    /// Returns the requests for a NIC, with the addresses that its aliases add.
     fn asked(&self, nic: &TemplateNic) -> Result<Asked, String> {
         let mut asked = nic.asked.clone()?;
         for alias in self.aliases.iter().filter(|alias| alias.parent == nic.id) {
@@ -280,7 +280,7 @@ impl Template {
         Ok(asked)
     }
 
-    /// The addresses of the NICs that are meant.
+    /// Returns the MAC addresses of the NICs that are meant.
     pub fn macs(&self, driver: Option<&str>) -> BTreeSet<MacAddr> {
         self.meant_nics(driver).filter_map(|nic| nic.mac).collect()
     }
@@ -298,7 +298,7 @@ impl Template {
         })
     }
 
-    /// The port that the template names, or that follows from it.
+    /// Returns the port that the template names, or whose name follows from it.
     fn port_name(&self, nic: &TemplateNic) -> Option<String> {
         let own = format!("one-{}-{}", self.id, nic.id);
         let is_own = match &nic.target {
@@ -309,7 +309,7 @@ impl Template {
     }
 }
 
-/// What the virtualization driver of this name drives: `kvm`, `qemu`, `lxc`, `xen3`, ...
+/// Returns the hypervisor of a virtualization driver: `kvm`, `qemu`, `lxc`, `xen3`, ...
 fn driven_by(driver: &str) -> Kind {
     if driver.contains("xen") {
         Kind::Xen

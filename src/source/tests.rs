@@ -74,7 +74,7 @@ fn made(all: &[(&'static str, &[Vm])]) -> (Vec<Box<dyn Hypervisor>>, Asked) {
 }
 
 #[test]
-fn of_a_vm_that_two_hypervisors_run_the_ports_of_both_count_and_the_first_ones_word() {
+fn a_vm_that_two_hypervisors_run_has_the_ports_of_both_and_the_first_one_prevails() {
     let mut all = running(vec![vm("a", 1, &["a-0", "both"]), vm("b", 2, &["b-0"])]);
     all.failed.push((name("x"), anyhow!("the first")));
     let mut second = running(vec![vm("c", 3, &["c-0"]), vm("a", 4, &["both", "a-emu"])]);
@@ -96,7 +96,7 @@ fn of_a_vm_that_two_hypervisors_run_the_ports_of_both_count_and_the_first_ones_w
 }
 
 #[test]
-fn only_for_names_that_the_first_does_not_know_the_next_is_asked() {
+fn the_next_hypervisor_is_asked_only_for_names_that_the_first_does_not_know() {
     let (a, b, c) = (vm("a", 1, &["p"]), vm("b", 2, &["q"]), vm("c", 3, &["r"]));
     let other_a = vm("a", 9, &["other"]);
     let (both, asked) = made(&[("1", &[a.clone(), c.clone()]), ("2", &[other_a, b.clone()])]);
@@ -110,7 +110,7 @@ fn only_for_names_that_the_first_does_not_know_the_next_is_asked() {
 }
 
 #[test]
-fn a_name_that_nobody_knows_is_an_error_with_the_words_of_each() {
+fn a_name_that_no_hypervisor_knows_is_an_error_that_quotes_each() {
     let a = vm("a", 1, &["p"]);
     let error = |all: &[(&'static str, &[Vm])]| {
         let names = ["a", "x", "y"].map(name);

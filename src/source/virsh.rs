@@ -1,4 +1,4 @@
-//! libvirt, asked through `virsh`: which VMs run, and what they are.
+//! Asks libvirt through `virsh` which VMs run, and for their descriptions.
 
 mod domain;
 
@@ -15,17 +15,17 @@ use crate::process;
 use crate::quote;
 use crate::vm::{Vm, VmName};
 
-/// One argument of a program holds at most 128 KiB (`MAX_ARG_STRLEN`), which is 4,500 names like
-/// `one-1234`: a virsh call asks for as many domains as fit.
+/// The longest script for one virsh call, in bytes. An argument of a program holds at most 128 KiB
+/// (`MAX_ARG_STRLEN`), which is 4,500 names like `one-1234`.
 const SCRIPT_LIMIT: usize = 127 << 10;
 
-/// How much longer a virsh may take for each domain that it is asked for.
+/// How much longer a virsh call may take for each domain in it.
 const TIME_FOR_EACH: Duration = Duration::from_millis(20);
 
-/// How often it is asked again for domains that it listed as running but did not describe.
+/// How often to ask for domains that virsh listed as running but did not describe.
 const ATTEMPTS: u32 = 4;
 
-/// The libvirt that a URI names.
+/// The libvirt at a URI.
 pub(super) struct Virsh {
     uri: String,
 }
@@ -48,8 +48,8 @@ impl Hypervisor for Virsh {
         kind != Kind::Xen
     }
 
-    /// Two virsh processes, however many VMs there are; more only where VMs end meanwhile, libvirt
-    /// does not answer about one, or a name is no good to ask for.
+    /// Runs two virsh processes for any number of VMs. It runs more only if VMs end meanwhile, if
+    /// libvirt does not answer about one, or if virsh would misread a name.
     fn running(&self) -> Result<Running> {
         self.update(&mut Last::default(), &Doubt::default())
     }
@@ -58,7 +58,7 @@ impl Hypervisor for Virsh {
         update(&self.uri, last.of(&self.uri), doubt)
     }
 
-    /// One virsh process for all.
+    /// Runs one virsh process for all.
     fn named(&self, names: &[VmName]) -> Vec<Result<Vm>> {
         let mut answer = match ask(&self.uri, names.iter().map(VmName::as_str)) {
             Ok(answer) => answer,
@@ -75,11 +75,11 @@ impl Hypervisor for Virsh {
     }
 }
 
-/// A VM that virsh was asked for by its name and did not describe; `answer` is what it described
-/// that nobody had asked for.
+/// Finds a VM by its UUID after virsh did not describe it by its name. `answer` has the domains
+/// that virsh described instead.
 fn by_uuid(uri: &str, name: &VmName, answer: &Answer) -> Result<Vm> {
-    // virsh takes a number for an id, and a UUID, before it takes them for a name: it has described
-    // another domain then.
+    // virsh reads a number as an id, and a UUID as a UUID, before it reads them as names. Then it
+    // has described another domain.
     if let Some(failure) = &answer.failure
         && (answer.domains.is_empty() || !is_read_otherwise(name.as_str()))
     {
@@ -137,13 +137,13 @@ fn update(uri: &str, said: &mut Said, doubt: &Doubt) -> Result<Running> {
             break;
         }
         match (answer.hung, attempt) {
-            // About one that is busy libvirt does not answer, and those behind it were not asked.
+            // libvirt does not answer about a busy domain, and virsh did not ask for those after it.
             (true, 1..ATTEMPTS) => failed.extend(
                 left.next()
                     .zip(answer.failure.take())
                     .map(|(id, e)| (id.clone(), e)),
             ),
-            // One of them has ended, most likely: what does the list say now?
+            // Most likely one of them has ended: list them again.
             (false, 1..ATTEMPTS) => {}
             _ => failed.extend(left.map(|id| (id.clone(), anyhow!("virsh does not describe it")))),
         }
@@ -164,8 +164,8 @@ fn update(uri: &str, said: &mut Said, doubt: &Doubt) -> Result<Running> {
     Ok(running)
 }
 
-/// What to ask for: names, or UUIDs where virsh would take a name for something else. Where that was
-/// so the last time, it asks for UUIDs at once.
+/// Returns the ids to ask for: names, or UUIDs if virsh would misread a name. If it returned UUIDs
+/// the last time, it lists UUIDs at once.
 fn running_ids(uri: &str, by_uuid: &mut bool) -> Result<BTreeSet<String>> {
     if !*by_uuid {
         let names = listed(uri, "--name")?;
@@ -177,7 +177,7 @@ fn running_ids(uri: &str, by_uuid: &mut bool) -> Result<BTreeSet<String>> {
     listed(uri, "--uuid")
 }
 
-/// Whether virsh takes this name for a number or a UUID before it takes it for a name.
+/// Tells whether virsh would misread this name as an id or a UUID.
 fn is_read_otherwise(name: &str) -> bool {
     name.parse::<i64>().is_ok() || is_uuid(name)
 }
@@ -192,19 +192,19 @@ fn listed(uri: &str, by: &str) -> Result<BTreeSet<String>> {
     Ok(lines.map(str::to_owned).collect())
 }
 
-/// What virsh said about some domains.
+/// An answer of virsh about some domains.
 #[derive(Default)]
 struct Answer {
-    /// Those that it described.
+    /// The domains that it described.
     domains: Vec<Domain>,
-    /// What it said of one that it could not describe.
+    /// Its message about a domain that it could not describe.
     failure: Option<Error>,
-    /// Whether that is because it took too long.
+    /// Whether it took too long and was stopped.
     hung: bool,
 }
 
 impl Answer {
-    /// Takes the VM of this name out, if it was described.
+    /// Removes and returns the VM with this name, if virsh described it.
     fn take(&mut self, name: &VmName) -> Option<Result<Vm>> {
         let mut names = self.domains.iter().map(|domain| domain.name.as_str());
         let index = names.position(|described| described == name.as_str())?;
@@ -212,7 +212,7 @@ impl Answer {
         if domain.is_running || domain.vm.is_err() {
             return Some(domain.vm);
         }
-        // Its ports are what somebody wrote: they may be those of a VM that runs.
+        // A user wrote its port names. They may be those of a running VM.
         Some(Err(anyhow!("the VM {:?} does not run", name.as_str())))
     }
 }
@@ -246,13 +246,14 @@ fn ask_for(uri: &str, script: &str, count: usize, answer: &mut Answer) -> Result
                 "virsh printed what is not domain XML: {}",
                 quote::quoted(rest)
             );
-            // virsh goes on after a domain that it does not know, and its status is that of the last.
+            // virsh goes on after a domain that it does not know, and exits with the status of the
+            // last call.
             if !output.success() || described.len() != count {
                 answer.failure = Some(output.failure());
             }
             answer.domains.extend(described);
         }
-        // What it has said until then holds.
+        // Its output up to then is valid.
         Err(unfinished) => {
             answer.domains.extend(domains(&unfinished.stdout).0);
             answer.failure = Some(unfinished.error);
@@ -262,7 +263,7 @@ fn ask_for(uri: &str, script: &str, count: usize, answer: &mut Answer) -> Result
     Ok(())
 }
 
-/// A word that virsh's own parser of command strings reads as this text, whatever is in it.
+/// Quotes any text so that virsh's parser of command strings reads it as one word.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

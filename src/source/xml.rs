@@ -1,8 +1,8 @@
-//! Foreign XML, parsed only if it is small enough for the parser.
+//! Parses foreign XML, but only if it is small enough for the parser.
 //!
-//! roxmltree takes a time that grows with the square of some numbers, and memory for each node. So a
-//! tokenizer, which needs neither, counts what is there first. Whatever the tokenizer cannot read is
-//! refused: what it has not counted must not reach the parser.
+//! roxmltree's time grows with the square of some counts, and each node takes memory. A tokenizer,
+//! which has neither problem, counts first. Text that the tokenizer cannot read is refused: nothing
+//! uncounted may reach the parser.
 
 use std::iter;
 
@@ -17,14 +17,14 @@ use crate::quote::beginning;
 /// A kind of document, in the words of error messages.
 #[derive(Debug)]
 pub struct Format {
-    /// What a document of this kind is called.
+    /// The name of a document of this kind.
     pub name: &'static str,
-    /// That one is not of this kind.
+    /// The message that a text is not of this kind.
     pub not_it: &'static str,
 }
 
 impl Format {
-    /// The tree of one document.
+    /// Parses one document.
     ///
     /// # Errors
     /// If it is beyond a limit, or no XML.
@@ -39,8 +39,8 @@ impl Format {
         }
     }
 
-    /// The documents of a text that has one after the other, and what follows the last whole one.
-    /// No part of the text is read twice to find where a document ends.
+    /// Splits a text of documents, one after the other. Also returns the text after the last whole
+    /// one. No part of the text is read twice to find where a document ends.
     pub fn split<'a>(&'static self, text: &'a str) -> (Vec<Part<'a>>, &'a str) {
         let mut reader = Reader::from_str(text);
         let mut rest = text;
@@ -52,7 +52,7 @@ impl Format {
         (parts.collect(), rest)
     }
 
-    /// The document that `text` begins with, which is what the reader has not read yet.
+    /// Returns the document that `text` begins with. `text` is the part that the reader has not read yet.
     fn next<'a>(
         &'static self,
         reader: &mut Reader<&'a [u8]>,
@@ -62,8 +62,8 @@ impl Format {
         let mut level = 0;
         let mut fits = Ok(());
         loop {
-            // Nobody knows where a document ends that cannot be read, and text in it may look like
-            // another one: so this is the end.
+            // Stop at a document that cannot be read: nobody knows where it ends, and its text may
+            // look like another document.
             let event = reader.read_event().ok()?;
             match &event {
                 Event::Eof => return None,
@@ -74,7 +74,7 @@ impl Format {
                 Event::End(_) => level -= 1,
                 _ => {}
             }
-            // What is beyond a limit is read to its end, but not counted any more.
+            // A document beyond a limit is read to its end, but not counted any more.
             if fits.is_ok() {
                 fits = size.add(self, &event);
             }
@@ -99,7 +99,7 @@ impl Format {
         Document::parse(xml).map_err(|e| self.refuse(&e))
     }
 
-    /// The parsers' messages may quote text of any length.
+    /// Shortens the error: the parsers' messages may quote text of any length.
     fn refuse(&self, why: &dyn std::error::Error) -> Error {
         anyhow!("{}: {}", self.not_it, beginning(&why.to_string()))
     }
@@ -114,7 +114,7 @@ pub struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// The tree of the document.
+    /// Parses the document.
     ///
     /// # Errors
     /// If it is beyond a limit, or no XML.
@@ -124,7 +124,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// What a document has, as far as it has been read.
+/// The counts of a document, as far as it has been read.
 #[derive(Debug, Default)]
 struct Size {
     levels: usize,
@@ -132,12 +132,12 @@ struct Size {
     attributes: usize,
     namespaces: usize,
     texts: usize,
-    /// Whether the last thing was text, which goes on behind a reference.
+    /// Whether the last event was text, which goes on after a reference.
     in_text: bool,
 }
 
 impl Size {
-    /// Counts one more thing that a document has.
+    /// Counts one more event of a document.
     fn add(&mut self, format: &Format, event: &Event<'_>) -> Result<()> {
         let is_text = matches!(event, Event::Text(_) | Event::GeneralRef(_));
         match event {
@@ -162,7 +162,7 @@ impl Size {
         self.elements += 1;
         limits::ELEMENTS.check(format.name, self.elements)?;
         let mut attributes = tag.attributes();
-        // Two of one name are the parser's to refuse.
+        // The parser itself refuses two attributes with the same name.
         for (count, attribute) in (1..).zip(attributes.with_checks(false)) {
             let attribute = attribute.map_err(|e| format.refuse(&e))?;
             self.attributes += 1;

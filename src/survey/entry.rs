@@ -1,5 +1,5 @@
-//! Every port of every running VM, and every held fence, each with how it is: what `list`, `check` and
-//! `metrics` show. Pure.
+//! Lists every port of every running VM, and every held fence, with its status. `list`, `check` and
+//! `metrics` show these entries. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::vm::{Nic, Place, Port, Vm, VmName};
 /// A port of a running VM, or one that the kernel has rules for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Whose it is; `None` where rules name no VM and no running VM has the port.
+    /// The VM; `None` if the rules name none and no running VM has the port.
     pub vm: Option<VmName>,
     /// The backend's name for the VM's fence, if rules are held for the port.
     pub chain: Option<String>,
@@ -26,24 +26,24 @@ pub struct Entry {
     pub port: Option<Port>,
     /// The bridge that the port is on now.
     pub bridge: Option<String>,
-    /// The NIC's own address: as the rules say, or else as the hypervisor does.
+    /// The NIC's own address according to the rules or, without rules, the hypervisor.
     pub mac: Option<MacAddr>,
-    /// How it is.
+    /// Whether it has the right rules.
     pub status: Status,
-    /// What the rules say.
+    /// The guard that the rules make, if there are rules.
     pub held: Option<ActualGuard>,
 }
 
-/// How a port is, and why.
+/// Whether a port has the right rules, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It has the guard that it should have. The words say what is worth knowing.
+    /// It has the guard that it should have. The text is a remark.
     Fenced(Option<String>),
-    /// A running VM's, and no rule stands in front of it.
+    /// It belongs to a running VM and has no rules.
     Unfenced(Cause, String),
-    /// Rules for what is gone, or for what is not the VM's.
+    /// It has rules, but is gone or not the VM's.
     Stale(String),
-    /// It has other rules than it should have.
+    /// Its rules differ from those that it should have.
     Differs(Vec<String>),
 }
 
@@ -51,9 +51,9 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
-    /// It should have one, and nothing has called.
+    /// It should have one, but nothing has fenced it yet.
     Missing,
-    /// It cannot be given one.
+    /// It cannot be fenced.
     Failed,
     /// The configuration leaves its bridge alone.
     Configuration,
@@ -62,7 +62,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 4] = [
         Self::Missing,
         Self::Failed,
@@ -93,7 +93,7 @@ impl fmt::Display for Cause {
 }
 
 impl Status {
-    /// The state in one word.
+    /// The status in one word.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Fenced(_) => "fenced",
@@ -103,7 +103,7 @@ impl Status {
         }
     }
 
-    /// Why it is so.
+    /// The reason for the status, if there is one.
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Fenced(remark) => remark.clone(),
@@ -122,12 +122,12 @@ impl Entry {
         }
     }
 
-    /// Whether it is a fence of which no rule names a port.
+    /// Tells whether this is a fence whose rules name no port.
     pub fn is_empty_fence(&self) -> bool {
         self.port.is_none() && self.chain.is_some()
     }
 
-    /// The port and what is the matter with it: `port "vnet1": on no Linux bridge`.
+    /// The port and the reason: `port "vnet1": on no Linux bridge`.
     pub fn words(&self) -> String {
         let reason = self.status.reason().unwrap_or_default();
         match &self.port {
@@ -176,10 +176,10 @@ impl Entry {
 /// Why NICs of running VMs have no guard.
 pub(super) type Open<'a> = BTreeMap<(&'a VmName, Port), (Cause, String)>;
 
-/// What can be said of the kernel's rules where nobody knows which VMs run.
+/// Lists the held fences when nobody knows which VMs run.
 ///
 /// # Errors
-/// If nobody can tell where a port is.
+/// If `place_of` cannot tell where a port is.
 pub fn held(
     actual: &[ActualFence],
     place_of: &dyn Fn(&Port) -> Result<Place>,
@@ -197,11 +197,11 @@ pub fn held(
     Ok(entries)
 }
 
-/// How rules are, as far as they tell themselves.
+/// Judges rules by themselves, without knowing what they should be.
 fn by_itself(fence: &ActualFence, guard: &ActualGuard, place: &Place) -> Status {
     match place {
         Place::NoBridge => return Status::Stale("on no Linux bridge".to_owned()),
-        // Somebody else's rule can look like one of ours where rules have no name. All of them do not.
+        // Somebody else's rule can look like a nameless one of ours, but not the whole set.
         Place::Other(_, what) if fence.vm.is_none() && guard.whole().is_none() => {
             return Status::Differs(vec![format!("somebody else's rules, at {what}")]);
         }
@@ -225,7 +225,7 @@ fn by_itself(fence: &ActualFence, guard: &ActualGuard, place: &Place) -> Status 
 }
 
 impl Survey {
-    /// Every port of these running VMs and every held fence.
+    /// Lists every port of these running VMs and every held fence.
     pub(super) fn all_entries(
         &self,
         running: &[Vm],
@@ -306,7 +306,7 @@ impl Survey {
     }
 }
 
-/// How what stands in front of a running VM's port is.
+/// Compares the rules at a running VM's port with the guard that it should have.
 fn compared(
     vm: &VmName,
     should: &Guard,

@@ -1,5 +1,5 @@
-//! Ports that a VM has given up although it keeps the NIC: Xen gives an HVM guest two for each, and the
-//! one of QEMU's device goes once the guest has loaded its own driver.
+//! Finds ports that a VM has given up although it keeps the NIC. Xen gives an HVM guest two ports
+//! for each NIC. The one of QEMU's device disappears once the guest has loaded its own driver.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use crate::fence::{ActualFence, Fence};
 use crate::mac::MacAddr;
 use crate::vm::{Place, Port, VmName};
 
-/// The ports on no bridge that are fenced for an address of a VM which has it at another port now, and
-/// that VM. They are gone by its own doing, and nothing is open. Where rules name no VM, nobody can tell
-/// whose they were.
+/// Returns the fenced ports that are on no bridge and whose VM now has their address at another
+/// port, each with that VM. The VM itself gave them up, so nothing is open. Rules that name no VM
+/// are left out: nobody can tell whose port they guarded.
 pub(super) fn find(
     desired: &[Fence],
     actual: &[ActualFence],
@@ -47,8 +47,8 @@ mod tests {
     use crate::survey::tests::{held, survey, vm};
 
     #[test]
-    fn a_port_that_is_gone_beside_another_of_the_same_nic_is_no_difference_but_goes() {
-        // `vm` gives each port of a VM an address of its own: these two have one.
+    fn a_port_that_its_nic_gave_up_is_no_difference_but_loses_its_rules() {
+        // `vm` gives each port its own address, but these two share one.
         let mut owner = vm("a", &["p", "gone"]);
         let mut fence = held(Some("a"), &["p", "gone"]);
         owner.nics.truncate(1);

@@ -84,7 +84,7 @@ fn enforced(survey: &Survey) -> Vec<String> {
 }
 
 #[test]
-fn only_vms_whose_fence_is_wrong_are_set_right() {
+fn only_vms_whose_fence_is_wrong_are_enforced() {
     let vms = vec![vm("a", &["p0"]), vm("b", &["p1"]), vm("c", &["p2", "p3"])];
     let actual = [
         held(Some("a"), &["p0"]),
@@ -115,7 +115,7 @@ fn a_host_that_is_well_needs_nothing() {
 }
 
 #[test]
-fn a_fence_in_front_of_a_port_that_is_there_stays_although_nobody_knows_its_vm() {
+fn the_fence_of_a_port_on_a_bridge_stays_even_if_its_vm_is_unknown() {
     let survey = survey(vec![], &[held(Some("container"), &["p7"])]);
     assert_eq!(
         lines(&survey.findings),
@@ -126,7 +126,7 @@ fn a_fence_in_front_of_a_port_that_is_there_stays_although_nobody_knows_its_vm()
 }
 
 #[test]
-fn a_fenced_port_that_its_vm_does_not_have_is_told() {
+fn a_fenced_port_that_its_vm_does_not_have_is_reported() {
     for name in [Some("a"), None] {
         let actual = [held(name, &["p0"]), held(name, &["p1"])];
         let actual = match name {
@@ -143,7 +143,7 @@ fn a_fenced_port_that_its_vm_does_not_have_is_told() {
 }
 
 #[test]
-fn a_fence_at_a_port_that_no_vm_can_have_goes() {
+fn a_fence_at_a_port_that_no_vm_can_have_is_removed() {
     let uplink = held(Some("a"), &["p0", "eth0"]);
     let of_a = survey(vec![vm("a", &["p0"])], &[uplink]);
     assert_eq!(enforced(&of_a), ["a: p0"]);
@@ -165,12 +165,12 @@ fn a_vm_that_claims_the_uplink_fails_and_its_other_nics_are_fenced() {
 }
 
 #[test]
-fn a_port_that_nobody_can_tell_about_is_kept() {
+fn a_port_whose_place_is_unknown_keeps_its_rules() {
     let survey = survey(vec![vm("a", &["p0"])], &[]);
     let nobody_can_tell = |_: &Port| Err(anyhow!("no sysfs"));
     let keep = survey.keep(&nobody_can_tell);
     assert!((keep.ports)(&"eth0".parse().unwrap()));
-    // What a running VM has is set right, not kept.
+    // The port of a running VM is repaired, not kept.
     assert!(!(keep.ports)(&"p0".parse().unwrap()));
 }
 
@@ -199,7 +199,7 @@ fn one_vm_that_cannot_be_fenced_is_named_and_leaves_the_others_alone() {
 }
 
 #[test]
-fn rules_without_a_name_go_with_their_port() {
+fn rules_without_a_name_are_removed_once_their_port_is_gone() {
     let actual = ["p0", "p1", "gone"].map(|port| held(None, &[port]));
     let survey = survey(vec![vm("a", &["p0"])], &actual);
     assert_eq!(
@@ -215,7 +215,7 @@ fn rules_without_a_name_go_with_their_port() {
 }
 
 #[test]
-fn what_is_skipped_is_told_but_is_no_difference() {
+fn a_skipped_interface_is_reported_but_is_no_difference() {
     let mut odd = vm("a", &["p0", "gone"]);
     odd.skipped
         .push("an interface has no target device".to_owned());
@@ -228,14 +228,14 @@ fn what_is_skipped_is_told_but_is_no_difference() {
 }
 
 #[test]
-fn a_nic_hears_all_networks_if_that_is_asked_for_and_isolation_is_not_always() {
+fn a_nic_hears_all_networks_if_asked_for_unless_isolation_is_always() {
     let mut now = held(Some("a"), &["p0"]);
     now.guards[0].hears = vec![Hears::All];
     for (hears_all, isolation, well) in [
         (Some(true), Isolation::Template, true),
         (Some(true), Isolation::Always, false),
         (Some(false), Isolation::Template, false),
-        // Nobody said so. What the kernel holds is no reason.
+        // Nobody asked for it. That the kernel allows it now is no reason.
         (None, Isolation::Template, false),
     ] {
         let mut policy = Policy::default();

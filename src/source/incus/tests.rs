@@ -20,7 +20,7 @@ fn instance(name: &str, status: &str, location: &str, port: &str) -> Instance {
     read(&json).unwrap().remove(0)
 }
 
-/// The names of those that run, or the words of those that cannot be described.
+/// The names of running instances, and the errors of those that cannot be described.
 fn running(instances: Vec<Instance>, here: Option<&str>) -> Vec<String> {
     let told = vms(instances, here, &|port| port.as_str() != "gone").unwrap();
     let said = told.into_iter().filter_map(|(name, vm)| match vm {
@@ -31,7 +31,7 @@ fn running(instances: Vec<Instance>, here: Option<&str>) -> Vec<String> {
 }
 
 #[test]
-fn what_incus_answers_is_read() {
+fn the_answer_of_incus_is_read() {
     let told = vms(read(CAPTURE).unwrap(), None, &|_| true).unwrap();
     let vms: BTreeMap<_, _> = told
         .into_iter()
@@ -60,7 +60,7 @@ fn what_incus_answers_is_read() {
 }
 
 #[test]
-fn of_a_cluster_only_this_hosts_instances_count() {
+fn in_a_cluster_only_the_instances_of_this_host_count() {
     let all = || {
         vec![
             instance("a", "Running", "node1", "p1"),
@@ -84,7 +84,8 @@ fn an_instance_that_starts_has_the_port_that_was_made_for_it() {
         assert_eq!(told(status, "veth1"), ["a"]);
     }
     assert_eq!(told("Stopped", "veth1"), ["a"]);
-    // A note from before the host went down, and one of a port that is another's now.
+    // One note is from before the host crashed; the other is for a port that now belongs to another
+    // instance.
     assert_eq!(told("Stopped", "gone"), [""; 0]);
     assert_eq!(told("Stopped", "no port's name"), [""; 0]);
     let both = vec![
@@ -110,7 +111,7 @@ fn an_interface_that_cannot_be_fenced_is_named() {
 }
 
 #[test]
-fn what_is_no_list_of_instances_is_refused() {
+fn text_that_is_no_list_of_instances_is_refused() {
     for json in ["", "{}", r#"[{"name": "a"}]"#, r#"["/1.0/instances/a"]"#] {
         let error = read(json).unwrap_err().to_string();
         assert!(

@@ -1,4 +1,4 @@
-//! What a NIC of a template asks for.
+//! Reads what a user requests for a NIC of a template.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,9 +13,9 @@ use crate::quote::quoted;
 use crate::source::limits::{self, Limit};
 use crate::vm::Asked;
 
-/// Where OpenNebula writes a NIC's own addresses: the same names that its filter for iptables reads
-/// (`nic_pre` in its `security_groups_iptables.rb`). A virtual router's NIC has those that begin with
-/// `VROUTER_`, and with `FLOATING_ONLY` no others.
+/// The elements that hold a NIC's own addresses. OpenNebula's filter for iptables reads the same
+/// (`nic_pre` in `security_groups_iptables.rb`). A virtual router's NIC has those that begin with
+/// `VROUTER_`, and with `FLOATING_ONLY` only those.
 const OWN: [&str; 10] = [
     "IP",
     "IP6",
@@ -29,10 +29,10 @@ const OWN: [&str; 10] = [
     "VROUTER_IP6_ULA",
 ];
 
-/// What a `<NIC>` asks for. What aliases add is not part of it.
+/// Reads the requests of a `<NIC>`, without addresses that aliases add.
 ///
 /// # Errors
-/// If an address is none, or one that no station can have; or if a list is beyond a limit.
+/// If an address is invalid, or one that no station can have; or if a list is beyond a limit.
 pub fn of(nic: Node<'_, '_>) -> Result<Asked> {
     Ok(Asked {
         hears_all: !is_yes(nic, "FILTER_MAC_SPOOFING"),
@@ -43,18 +43,18 @@ pub fn of(nic: Node<'_, '_>) -> Result<Asked> {
     })
 }
 
-/// The own addresses of a `<NIC>` or a `<NIC_ALIAS>`. An empty element is as good as none:
-/// OpenNebula's own filter takes it so.
+/// Reads the own addresses of a `<NIC>` or a `<NIC_ALIAS>`. An empty element counts as missing, as
+/// in OpenNebula's own filter.
 ///
 /// # Errors
-/// If one is no address, or one that no station can have.
+/// If an address is invalid, or one that no station can have.
 pub fn addresses(nic: Node<'_, '_>) -> Result<BTreeSet<IpAddr>> {
     let named = OWN.into_iter();
     let named = named.filter_map(|name| text(nic, name).map(|value| (name, value)));
     named.map(|(name, value)| address(name, value)).collect()
 }
 
-/// A list whose items blanks or commas separate.
+/// Reads a list of items, separated by blanks or commas.
 fn list<T: Ord>(
     nic: Node<'_, '_>,
     name: &'static str,
@@ -94,7 +94,7 @@ fn mac(name: &str, text: &str) -> Result<MacAddr> {
     Ok(mac)
 }
 
-/// Whether a filter is asked for, as the removed driver looked for it.
+/// Tells whether a filter is requested. The test is the same as in OpenNebula's removed driver.
 fn is_yes(nic: Node<'_, '_>, name: &'static str) -> bool {
     text(nic, name).is_some_and(|value| value.to_ascii_lowercase().contains("yes"))
 }

@@ -18,12 +18,12 @@ pub struct TemplateNic {
     pub mac: Option<MacAddr>,
     pub bridge: Option<String>,
     pub target: Option<String>,
-    /// What is asked for, without what aliases add; or why it cannot be read.
+    /// The requests, without addresses that aliases add; or why they cannot be read.
     pub asked: Result<Asked, String>,
     pub in_hotplug: bool,
 }
 
-/// A `NIC_ALIAS`: further addresses of a NIC.
+/// A `NIC_ALIAS`: more addresses of a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alias {
     pub parent: String,
@@ -51,7 +51,7 @@ impl TemplateNic {
     pub fn is_of(&self, driver: Option<&str>) -> bool {
         match driver {
             Some(driver) => self.driver == driver,
-            // Open vSwitch's ports are on no Linux bridge, and nobody expects them to be.
+            // Open vSwitch's ports are never on a Linux bridge.
             None => !self.driver.starts_with("ovswitch"),
         }
     }
@@ -68,7 +68,7 @@ impl Alias {
     }
 }
 
-/// The text of a child, if it has any; values are usually in CDATA.
+/// Returns the text of a child, unless it is empty. Values are usually in CDATA.
 pub fn text<'a>(node: Node<'a, '_>, name: &'static str) -> Option<&'a str> {
     let mut texts = within(node, name).filter_map(|child| child.text());
     texts.next().map(str::trim).filter(|text| !text.is_empty())

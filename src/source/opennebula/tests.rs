@@ -86,7 +86,7 @@ fn alias(parent: &str, inside: &str) -> String {
     format!("<NIC_ALIAS><NIC_ID>7</NIC_ID><PARENT_ID>{parent}</PARENT_ID>{inside}</NIC_ALIAS>")
 }
 
-/// What is asked for the NIC that is meant, or the error.
+/// The requests for the NIC that is meant, or the error.
 fn asked(template: &Template) -> Result<Asked, String> {
     let vm = template.vm(template.name(None).unwrap(), None, None);
     let mut nics = vm.map_err(|e| format!("{e:#}"))?.nics;
@@ -151,7 +151,7 @@ fn lists_are_separated_by_blanks_or_commas() {
 }
 
 #[test]
-fn what_is_no_address_is_named_and_shortened_and_only_for_who_fences() {
+fn an_invalid_address_is_quoted_briefly_and_fails_only_fencing() {
     let long = "x".repeat(100_000);
     let many = "10.0.0.1 ".repeat(65);
     let macs = "2:0:0:0:0:1,".repeat(65);
@@ -208,7 +208,7 @@ fn what_is_no_address_is_named_and_shortened_and_only_for_who_fences() {
 }
 
 #[test]
-fn the_addresses_of_its_aliases_are_a_nics_own() {
+fn the_addresses_of_aliases_belong_to_the_nic() {
     let beside = alias("0", "<IP>10.0.0.6</IP><IP6_ULA>fd00::6</IP6_ULA>")
         + &alias("1", "<IP>10.9.9.9</IP>");
     let template = with("<IP>10.0.0.5</IP>", &beside);
@@ -232,7 +232,7 @@ fn the_addresses_of_its_aliases_are_a_nics_own() {
 }
 
 #[test]
-fn an_alias_that_comes_or_goes_means_its_parent_and_counts_only_if_it_comes() {
+fn attaching_or_detaching_an_alias_means_its_parent_and_only_an_attached_one_counts() {
     let comes = alias("0", "<ATTACH>YES</ATTACH><IP>10.0.0.6</IP>");
     let beside = alias("0", "<IP>10.0.0.7</IP>") + &comes;
     let template = with("<IP>10.0.0.5</IP>", &beside);

@@ -1,4 +1,4 @@
-//! What `virsh dumpxml` prints: domains, one after the other.
+//! Reads the output of `virsh dumpxml`: domains, one after the other.
 
 use anyhow::{Error, Result};
 use quick_xml::Reader;
@@ -16,9 +16,9 @@ pub struct Domain {
     /// Its name and UUID, as text.
     pub(super) name: String,
     pub(super) uuid: String,
-    /// Whether it runs: only then it has a number.
+    /// Whether it runs: only running domains have a number.
     pub(super) is_running: bool,
-    /// The VM that it is, or what is wrong with it.
+    /// The VM, or why it cannot be read.
     pub vm: Result<Vm>,
 }
 
@@ -48,8 +48,8 @@ impl Domain {
         }
     }
 
-    /// A domain that cannot be parsed, and why. Its name and UUID, which come first, tell of which VM
-    /// that must be said.
+    /// Returns a domain that cannot be parsed, with the reason. Its name and UUID come first in the
+    /// text, so the error can name the VM.
     fn unread(xml: &str, why: Error) -> Self {
         let mut domain = Self {
             name: String::new(),
@@ -81,7 +81,7 @@ impl Domain {
     }
 }
 
-/// The next element with content, unless the one around it ends first.
+/// Returns the next element with content, unless the enclosing one ends first.
 fn opened<'a>(reader: &mut Reader<&'a [u8]>) -> Option<BytesStart<'a>> {
     loop {
         match reader.read_event().ok()? {
@@ -92,7 +92,7 @@ fn opened<'a>(reader: &mut Reader<&'a [u8]>) -> Option<BytesStart<'a>> {
     }
 }
 
-/// The domains that virsh has printed, and what follows the last one.
+/// Reads the domains that virsh printed. Also returns the text after the last one.
 pub fn domains(text: &str) -> (Vec<Domain>, &str) {
     let (parts, rest) = libvirt::FORMAT.split(text);
     (parts.into_iter().map(Domain::read).collect(), rest)

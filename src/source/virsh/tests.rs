@@ -12,18 +12,18 @@ fn one_domain_after_the_other_is_read() {
     let names: Vec<_> = all.iter().map(|domain| domain.name.as_str()).collect();
     assert_eq!((&*names, rest), (&["one-1", "one-1", "c"][..], "\n"));
     assert_eq!(all[1].vm.as_ref().unwrap().nics.len(), 1);
-    // Of what was cut off what came before holds.
+    // If the output is cut off, the domains before the cut count.
     let (cut, rest) = domains(&text[..CAPTURE.len() + 100]);
     assert_eq!(cut.len(), 1);
     assert!(rest.trim_start().starts_with("<domain") && rest.len() >= 100);
 }
 
 #[test]
-fn what_is_no_domain_is_left_or_has_no_vm() {
+fn text_that_is_no_domain_is_returned_or_has_no_vm() {
     for text in ["hello", "<domain>", "</domain>", "</domain></domain>é"] {
         assert_eq!(domains(text).1, text);
     }
-    // Nobody can tell whether what follows is a domain, or what somebody put into the first one.
+    // Nobody can tell whether the text after it is a domain, or text that a user put into the first one.
     let broken = "<domain><name>a</domain>\n<domain><name>b</name></domain>";
     assert_eq!(domains(broken).1, broken);
     let (all, rest) = domains("<domain id='1'></domain>");

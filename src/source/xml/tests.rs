@@ -12,7 +12,7 @@ fn error(xml: &str) -> String {
     format!("{:#}", FORMAT.parse(xml).unwrap_err())
 }
 
-/// Makes a document with so many of something.
+/// Makes a document with a given number of something.
 type Make<'a> = &'a dyn Fn(usize) -> String;
 
 #[test]
@@ -55,7 +55,7 @@ fn text_of_any_length_is_one_piece() {
 }
 
 #[test]
-fn what_a_parser_says_is_cut() {
+fn a_parsers_message_is_shortened() {
     for xml in [
         format!("<{}></b>", "a".repeat(5_000)),
         format!("<a><{0}:b/></a>", "c".repeat(5_000)),
@@ -83,7 +83,7 @@ fn no_byte_is_parsed_twice() {
     }
 }
 
-/// What the tokenizer counts.
+/// The tokenizer's counts.
 fn counted(xml: &str) -> Size {
     let mut reader = Reader::from_str(xml);
     let mut size = Size::default();
@@ -95,7 +95,7 @@ fn counted(xml: &str) -> Size {
     }
 }
 
-/// What the parser takes is taken, and has no more than was counted.
+/// Checks that we accept each document that the parser accepts, and that it has no more than we counted.
 fn sees_no_more_than_is_counted(xml: &str) {
     let Ok(document) = Document::parse(xml) else {
         return;
@@ -132,7 +132,7 @@ fn both_parsers_read_the_same() {
     }
 }
 
-/// Markup that is whole, and a piece of markup now and then.
+/// Generates mostly whole markup, and sometimes a fragment.
 fn markup() -> impl Strategy<Value = &'static str> {
     let whole = [
         "<b/>",

@@ -21,7 +21,7 @@ fn lines(entries: &[Entry]) -> Vec<String> {
 }
 
 #[test]
-fn every_port_of_every_running_vm_and_every_fence_is_told() {
+fn every_port_of_every_running_vm_and_every_fence_is_listed() {
     let mut odd = vm("b", &["p1", "macvtap", "eth0"]);
     odd.skipped
         .push("an interface has no target device".to_owned());
@@ -77,7 +77,7 @@ fn only_the_port_with_other_rules_differs_unless_the_whole_fence_is_broken() {
 }
 
 #[test]
-fn rules_without_a_name_are_those_of_the_vm_that_has_the_port() {
+fn rules_without_a_name_belong_to_the_vm_that_has_the_port() {
     let actual = ["p0", "p1", "vnet9"].map(|port| fence(None, &[port]));
     let survey = survey(vec![vm("a", &["p0"])], &actual);
     assert_eq!(
@@ -91,7 +91,7 @@ fn rules_without_a_name_are_those_of_the_vm_that_has_the_port() {
 }
 
 #[test]
-fn a_vm_that_cannot_be_described_is_told() {
+fn a_vm_that_cannot_be_described_is_listed() {
     let running = Running {
         vms: Vec::new(),
         failed: vec![("busy".parse().unwrap(), anyhow!("virsh was silent"))],
@@ -127,7 +127,7 @@ fn a_vm_that_the_configuration_leaves_alone_is_skipped_and_not_ok() {
 }
 
 #[test]
-fn without_a_hypervisor_rules_tell_for_themselves() {
+fn without_a_hypervisor_rules_are_judged_by_themselves() {
     let mut damaged = fence(Some("b"), &["p1"]);
     damaged.guards[0].hears.clear();
     let mut empty = fence(Some("c"), &[]);
