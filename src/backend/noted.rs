@@ -1,4 +1,4 @@
-//! Who was dropped, as far as a firewall notes it.
+//! The senders whose dropped frames the firewall has noted.
 
 use std::fmt;
 
@@ -11,19 +11,20 @@ use crate::vm::Port;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reason {
-    /// From the port, under an address that is not its own.
+    /// The frame came from the port, with a source address that is not the VM's.
     Spoofed,
-    /// To the port, from another network.
+    /// The frame was for the port, and came from another network.
     Foreign,
-    /// From the port, under an IP address that is not its own, or in another's role.
+    /// The frame came from the port, with an IP address that is not the VM's, or in the role of a
+    /// server or router.
     Forged,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 3] = [Self::Spoofed, Self::Foreign, Self::Forged];
 
-    /// Which way the frames went, as seen from the port: `from` the VM or `to` it.
+    /// The direction of the frames: `from` the VM or `to` it.
     pub fn direction(self) -> &'static str {
         match self {
             Self::Spoofed | Self::Forged => "from",
@@ -45,14 +46,15 @@ impl fmt::Display for Reason {
 /// A source address whose frames were dropped at a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Noted {
-    /// Why.
+    /// Why they were dropped.
     pub reason: Reason,
     /// The VM's port.
     pub port: Port,
     /// The frames' source address.
     pub source: MacAddr,
-    /// How many frames, since the address was noted; `None` where nobody counts.
+    /// How many frames were dropped since the address was noted. `None` if the firewall does not count
+    /// them.
     pub frames: Option<u64>,
-    /// How many seconds ago the last one came.
+    /// How many seconds ago the last frame was dropped.
     pub seconds: u64,
 }

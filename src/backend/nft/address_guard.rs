@@ -1,8 +1,8 @@
-//! The address guard: rules that drop what a VM sends under IP addresses that are not its own, and
-//! what it sends as a DHCP server or a router. [`fixed`] and [`own`] have each rule's matches, and say
-//! which attack it stops.
+//! The address guard: rules that drop packets that a VM sends under IP addresses that are not its own,
+//! or as a DHCP server or a router. [`fixed`] and [`own`] have each rule's matches, and say which
+//! attack it stops.
 //!
-//! A rule's comment says what it drops, for people, and for us when we read it back.
+//! Each rule's comment says what the rule drops. People read it, and we know the rule by it.
 
 mod fixed;
 mod own;
@@ -27,26 +27,26 @@ const IPV6_SOURCE: &str = "false IPv6 source";
 const PROBE: &str = ":: and a false target";
 const ADVERT: &str = "false neighbour advertisement";
 
-/// What a rule of the address guard drops.
+/// What a rule of the address guard checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// The same for every NIC: the name of one of [`fixed`].
+    /// A check that is the same for every NIC, by its name in [`fixed`].
     Fixed(&'static str),
-    /// ARP in which the sender's MAC address is none of these.
+    /// Drops ARP whose sender's MAC address is none of these.
     ArpMac(Vec<MacAddr>),
-    /// ARP in which the sender's IP address is none of these.
+    /// Drops ARP whose sender's IP address is none of these.
     ArpIp(Vec<Ipv4Addr>),
-    /// IPv4 under another source than these.
+    /// Drops IPv4 from any source but these.
     Ipv4Source(Vec<Ipv4Addr>),
-    /// IPv6 under another source than these.
+    /// Drops IPv6 from any source but these.
     Ipv6Source(ActualIpv6),
-    /// A question whether another address than these is free.
+    /// Drops a question whether an address is free, for any address but these.
     Probe(ActualIpv6),
-    /// An answer for another address than these.
+    /// Drops an answer for any address but these.
     Advert(ActualIpv6),
 }
 
-/// The checks that a guard has.
+/// Returns the checks that a guard needs.
 pub fn checks(guard: &Guard) -> Vec<Check> {
     let mut groups = Vec::new();
     let mut own = Vec::new();
@@ -80,7 +80,7 @@ pub fn checks(guard: &Guard) -> Vec<Check> {
     checks
 }
 
-/// Whether rules can name all addresses of a guard.
+/// Checks that rules can name all addresses of a guard.
 ///
 /// # Errors
 /// If there are too many.
@@ -101,7 +101,7 @@ pub fn check(guard: &Guard) -> Result<()> {
 }
 
 impl Check {
-    /// What it drops, in words: the comment on the rule.
+    /// What it drops, in words. This is the comment on the rule.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Fixed(name) => name,
@@ -114,7 +114,7 @@ impl Check {
         }
     }
 
-    /// What the rule matches, besides the port.
+    /// Returns the rule's matches, without the one on the port.
     pub fn matches(&self) -> Vec<Statement<'static>> {
         match self {
             Self::Fixed(name) => fixed_named(name).map_or_else(Vec::new, |(_, matches)| matches()),
@@ -127,7 +127,7 @@ impl Check {
         }
     }
 
-    /// The check that a rule with this comment and these statements may be.
+    /// Returns the check that a rule with this comment and these statements may hold.
     pub fn candidate(comment: &str, statements: &[&Statement]) -> Option<Self> {
         Some(match comment {
             ARP_MAC => Self::ArpMac(own::arp_macs(statements)?),
@@ -140,7 +140,7 @@ impl Check {
         })
     }
 
-    /// Adds to a guard what this check says about it.
+    /// Adds the facts that this check shows to a guard.
     pub fn tell(&self, guard: &mut ActualGuard) {
         let is_of = |group: &[Fixed]| group.iter().any(|(name, _)| *name == self.name());
         if is_of(fixed::DHCP) {

@@ -1,6 +1,6 @@
-//! Whole fences come and go without a look at what the kernel holds, which costs as much as the host has
-//! VMs. The kernel itself checks what the caller believes: it refuses to create a chain that is there,
-//! to point a port elsewhere than it points, and to delete a chain that a port still leads to.
+//! Adds and deletes whole fences without listing the kernel's rules, which is O(VMs). The kernel itself
+//! checks what the caller believes. It refuses to create a chain that exists, to map a port that
+//! already leads to another chain, and to delete a chain that a port still leads to.
 
 use anyhow::Result;
 
@@ -13,17 +13,17 @@ use super::transaction::{Command, Transaction};
 use crate::backend::{Ended, Enforced};
 use crate::fence::Fence;
 
-/// Adds these fences, of VMs that have none, and deletes those of VMs that have ended. `None` if the
-/// kernel holds something else than the caller believes; nothing has changed then.
+/// Adds fences for VMs that have none, and deletes those of VMs that have ended. `None` if the kernel
+/// does not hold what the caller believes; then nothing has changed.
 ///
 /// # Errors
-/// If nft cannot be run, or a fence cannot be told to it.
+/// If nft cannot be run, or cannot hold a fence.
 pub fn add_and_delete(new: &[Fence], ended: &[Ended]) -> Result<Option<Enforced>> {
     let mut commands = changes(new, ended)?;
     if commands.is_empty() {
         return Ok(Some(Enforced::default()));
     }
-    // For speed.
+    // For speed: see [`Command::ListChain`].
     commands.push(Command::ListChain(FORWARD));
     let answer = program::load(&Transaction(commands), Detail::Terse)?;
     let ports = new.iter().flat_map(Fence::ports).cloned().collect();
@@ -33,8 +33,8 @@ pub fn add_and_delete(new: &[Fence], ended: &[Ended]) -> Result<Option<Enforced>
     }))
 }
 
-/// A port may go from one that has ended to a new one: so its old entry goes first, and the chain that
-/// it leads to last.
+/// A port may pass from a VM that has ended to a new one. So its old entry is deleted first, and the
+/// chain that the entry leads to last.
 fn changes(new: &[Fence], ended: &[Ended]) -> Result<Vec<Command>> {
     let (mut old_entries, mut dead_chains) = (Transaction::default(), Vec::new());
     for Ended { vm, ports } in ended {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_goes_from_one_that_has_ended_to_a_new_one_in_an_order_that_the_kernel_takes() {
+    fn a_port_passes_to_a_new_vm_in_an_order_that_the_kernel_takes() {
         let port = || "vnet3".parse().unwrap();
         let (old, new) = ("old".parse().unwrap(), "new".parse().unwrap());
         let (old_chain, chain) = (ChainName::of(&old).unwrap(), ChainName::of(&new).unwrap());

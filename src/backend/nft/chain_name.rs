@@ -1,6 +1,6 @@
-//! A VM's chain is `vm-` and its name, in which every byte outside `[A-Za-z0-9.-]` is written as
-//! `_` and two lower-case hex digits: two names never meet, the name can be read back, and what
-//! nft lists it can load again.
+//! The name of a VM's chain is `vm-` and the VM's name. Every byte outside `[A-Za-z0-9.-]` becomes `_`
+//! and two lower-case hex digits. So no two VMs share a chain, the VM's name can be read back, and nft
+//! can load its own listings again.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ const MAX_LEN: usize = 255;
 pub struct ChainName(String);
 
 impl ChainName {
-    /// The name of this VM's chain.
+    /// Returns the name of this VM's chain.
     ///
     /// # Errors
     /// If it is longer than the kernel takes.
@@ -34,15 +34,15 @@ impl ChainName {
         Ok(Self(name))
     }
 
-    /// The chain of this name, if it is a VM's.
+    /// Reads the name of a chain. `None` if it is no VM's.
     pub fn parse(name: &str) -> Option<Self> {
         let chain = Self(name.to_owned());
         let vm = chain.decode()?;
-        // Only one spelling of a VM's name is ours.
+        // We write each VM's name in only one way.
         (Self::of(&vm).ok()? == chain).then_some(chain)
     }
 
-    /// The VM whose chain this is.
+    /// Returns the VM whose chain this is.
     pub fn decode(&self) -> Option<VmName> {
         let mut bytes = Vec::new();
         let mut left = self.0.strip_prefix(PREFIX)?.bytes();
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_written_with_what_nft_can_read_back() {
+    fn a_name_is_written_in_characters_that_nft_reads_back() {
         assert_eq!(chain("one-42"), "vm-one-42");
         assert_eq!(chain("a b; drop"), "vm-a_20b_3b_20drop");
         assert_eq!(chain("a_b"), "vm-a_5fb");
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn chains_that_are_nobodys_are_not_taken_for_a_vms() {
+    fn other_chains_are_not_mistaken_for_a_vms() {
         for name in [
             "forward", "vm-", "vm-a_", "vm-a_5", "vm-a_5F", "vm-a_41", "vm-a b", "vm-_ff",
         ] {

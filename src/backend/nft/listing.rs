@@ -1,4 +1,4 @@
-//! The JSON that nft prints, as far as the crate's types cannot read it.
+//! Reads the JSON that nft prints where the crate's types cannot.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,22 +10,21 @@ use serde_json::Value;
 
 use super::chain_name::ChainName;
 
-/// Reads documents one object after the other: a listing of 4,000 VMs is never in memory as a whole.
-/// And object by object, because the crate cannot parse a map of verdicts, and newer kinds of objects
-/// are no reason to fail.
+/// Reads documents object by object. So a listing of 4,000 VMs is never in memory as a whole, and we
+/// can read verdict maps, which the crate cannot parse, and skip newer kinds of objects.
 pub struct Listing<'a>(pub &'a mut Reader<'a>);
 
-/// Takes the next object.
+/// A function that takes the next object.
 type Reader<'a> = dyn FnMut(BTreeMap<String, Value>) -> Result<()> + 'a;
 
 /// The list of objects in a document.
 struct Objects<'l, 'a>(&'l mut Listing<'a>);
 
 impl Listing<'_> {
-    /// Reads one document for each list command.
+    /// Reads nft's output, which has one document for each list command.
     ///
     /// # Errors
-    /// If it is no such text, or an object is refused.
+    /// If the text is no listing, or the function refuses an object.
     pub fn read(&mut self, text: &str) -> Result<(), serde_json::Error> {
         let mut documents = serde_json::Deserializer::from_str(text);
         while documents.end().is_err() {
@@ -93,10 +92,10 @@ impl<'de> Visitor<'de> for Objects<'_, '_> {
     }
 }
 
-/// A map of verdicts, which the crate's own type cannot hold (its issue 237).
+/// A verdict map, which the crate's own type cannot hold (its issue 237).
 #[derive(Deserialize)]
 pub struct VerdictMap {
-    /// The table that it is in.
+    /// The map's table.
     pub table: String,
     /// Its name.
     pub name: String,
@@ -109,7 +108,7 @@ pub struct VerdictMap {
 #[serde(untagged)]
 pub enum Key {
     Plain(String),
-    /// With a comment, a timeout or the like, which nobody but an operator adds.
+    /// With a comment, a timeout or the like. Only an operator adds these.
     Detailed {
         elem: DetailedKey,
     },
@@ -147,7 +146,7 @@ pub struct JumpTo {
 }
 
 impl Target {
-    /// Whether it keeps frames that a port sends from the chains of those who would hear them.
+    /// Tells whether it makes a port's frames skip the chains of the VMs that would hear them.
     pub fn leads_past(&self) -> bool {
         match self {
             Self::Jump { .. } => false,

@@ -1,4 +1,4 @@
-//! Words for nft's matches, of which [`super::statement`] and [`super::address_guard`] make rules.
+//! Constructors for nft's matches. [`super::statement`] and [`super::address_guard`] make rules of them.
 
 use std::borrow::Cow;
 
@@ -8,15 +8,15 @@ use nftables::stmt::{Counter, JumpTarget, Match, Operator, Statement};
 
 use crate::vm::Port;
 
-/// Ends a rule: what matched is counted and dropped.
+/// Ends a rule: counts and drops the packet.
 pub fn count_and_drop(mut matches: Vec<Statement<'static>>) -> Vec<Statement<'static>> {
     matches.push(Statement::Counter(Counter::Anonymous(None)));
     matches.push(Statement::Drop(None));
     matches
 }
 
-/// Ends a rule: what matched is counted, and dropped by a chain of the skeleton that first notes who it was.
-/// A rule cannot do both: it ends, without its drop, where the set to note in is full.
+/// Ends a rule: counts the packet and sends it to a chain of the skeleton that notes the sender and
+/// drops. One rule cannot note and drop: if the set is full, nft leaves the rule before the drop.
 pub fn count_and_note(
     mut matches: Vec<Statement<'static>>,
     chain: &'static str,
@@ -32,7 +32,7 @@ pub fn is(left: Expression<'static>, right: Expression<'static>) -> Statement<'s
     compare(left, Operator::EQ, right)
 }
 
-/// `left != right`. Several of these in one rule must all be so.
+/// `left != right`. If a rule has several of these, all must hold.
 pub fn is_not(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
     compare(left, Operator::NEQ, right)
 }
@@ -51,7 +51,7 @@ pub fn passes(device: MetaKey, port: &Port) -> Statement<'static> {
     is(meta(device), text(port.as_str()))
 }
 
-/// What the kernel knows of a packet besides its bytes.
+/// A fact that the kernel knows about a packet besides its bytes.
 pub fn meta(key: MetaKey) -> Expression<'static> {
     Expression::Named(NamedExpression::Meta(Meta { key }))
 }
@@ -62,7 +62,7 @@ pub fn field(protocol: &'static str, field: &'static str) -> Expression<'static>
     payload(Payload::PayloadField(PayloadField { protocol, field }))
 }
 
-/// So many bits from an offset in bits on.
+/// `len` bits at an offset in bits.
 pub fn bits(base: PayloadBase, offset: u32, len: u32) -> Expression<'static> {
     payload(Payload::PayloadRaw(PayloadRaw { base, offset, len }))
 }

@@ -2,23 +2,14 @@
 //! from port names to chains. Only that table is read or written.
 //!
 //! ```text
-//! table bridge macfence {
-//!     map ports { type ifname : verdict; elements = { "one-42-0" : jump vm-one-42 } }
-//!     chain prerouting {
-//!         type filter hook prerouting priority dstnat - 1; policy accept;
-//!         iifname vmap @ports
-//!     }
-//!     chain input { … only frames to link-local addresses: iifname vmap @ports }
-//!     chain forward { … all but multicast queries: oifname vmap @ports }
-//!     chain dropped-spoofed { … notes the source address in the set spoofed; drop }
-//!     chain vm-one-42 {
-//!         iifname "one-42-0" ether saddr != 02:00:c0:a8:00:05 counter goto dropped-spoofed
-//!         iifname "one-42-0" meta pkttype multicast jump meddling
-//!         oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter \
-//!             goto dropped-foreign
-//!         … and where IP addresses or roles are guarded, what `address_guard` adds
-//!     }
-//! }
+//! table bridge macfence { map ports { type ifname : verdict; elements = { "one-42-0" : jump vm-one-42
+//! } } chain prerouting { type filter hook prerouting priority dstnat - 1; policy accept; iifname vmap
+//! @ports } chain input { … only frames to link-local addresses: iifname vmap @ports } chain forward {
+//! … all but multicast queries: oifname vmap @ports } chain dropped-spoofed { … notes the source
+//! address in the set spoofed; drop } chain vm-one-42 { iifname "one-42-0" ether saddr !=
+//! 02:00:c0:a8:00:05 counter goto dropped-spoofed iifname "one-42-0" meta pkttype multicast jump
+//! meddling oifname "one-42-0" ether saddr & ff:ff:ff:ff:ff:00 != 02:00:c0:a8:00:00 counter \ goto
+//! dropped-foreign … and where IP addresses or roles are guarded, what `address_guard` adds } }
 //! ```
 
 mod address_guard;
@@ -56,16 +47,17 @@ use crate::vm::Port;
 pub struct Nft;
 
 impl Nft {
-    /// Why nft cannot be used on this host at all: it is not there, speaks no JSON, or the kernel
-    /// has no tables of the bridge family. `None` if it can, or if nobody can say.
+    /// Says why this host cannot use nft at all: it is not installed, speaks no JSON, or the kernel has
+    /// no tables of the bridge family. `None` if nft works, or if that cannot be found out.
     pub fn incapacity() -> Option<Error> {
         program::incapacity()
     }
 
-    /// The transaction that [`Backend::enforce`] would load now, as text; empty if there is none.
+    /// Returns the transaction that [`Backend::enforce`] would load now, as text. Empty if nothing
+    /// needs to change.
     ///
     /// # Errors
-    /// If nft cannot be asked, or a fence cannot be told to it.
+    /// If nft cannot be asked, or cannot hold a fence.
     pub fn preview(&self, fences: &[Fence], keep: &Keep) -> Result<String> {
         let actual = query::table()?.unwrap_or_else(Ruleset::nothing);
         match plan::enforce(&actual, &desired(fences)?, keep)? {
@@ -95,7 +87,7 @@ impl Backend for Nft {
     fn ports(&self) -> Result<Vec<Port>> {
         let actual = or_probed(query::ports()?)?;
         let ours = actual.ports.iter().filter(|(_, chain)| chain.is_some());
-        // A key that is no port of ours cannot have been written by us.
+        // We only write valid port names: any other key is somebody else's.
         Ok(ours.filter_map(|(port, _)| port.parse().ok()).collect())
     }
 
@@ -151,14 +143,14 @@ fn desired(fences: &[Fence]) -> Result<Desired<'_>> {
         .collect()
 }
 
-/// The chain that is to hold a fence.
+/// Returns the name of the chain for a fence, if nft can hold the fence.
 fn chain_of(fence: &Fence) -> Result<ChainName> {
-    // The kernel says no more than "Invalid argument", as it does where it has no bridge tables.
+    // Check this here: the kernel would only say "Invalid argument", as it does without bridge tables.
     fence.guards.iter().try_for_each(address_guard::check)?;
     ChainName::of(&fence.vm)
 }
 
-/// Where there is no table yet, nothing has shown that there could be one.
+/// Probes the kernel if there is no table yet: nothing else has shown that it could have one.
 fn or_probed(found: Option<Ruleset>) -> Result<Ruleset> {
     if let Some(actual) = found {
         return Ok(actual);
@@ -166,7 +158,7 @@ fn or_probed(found: Option<Ruleset>) -> Result<Ruleset> {
     program::probe()?.expecting(&[]).map(|_| Ruleset::nothing())
 }
 
-/// What holds these fences in an empty kernel. It can be loaded again.
+/// Returns a transaction that makes these fences in an empty kernel. It can be loaded repeatedly.
 fn export(fences: &[Fence]) -> Result<Transaction> {
     let sets = skeleton::Actual::default().missing_sets()?;
     let mut commands = vec![Command::AddSets(sets), Command::AddSkeleton];
@@ -175,7 +167,7 @@ fn export(fences: &[Fence]) -> Result<Transaction> {
             continue;
         }
         commands.push(Command::AddChain(chain.clone()));
-        // In an empty kernel for nothing. In a live one the rules would be there twice.
+        // Needless in an empty kernel, but in a live one it keeps rules from being there twice.
         commands.push(Command::FlushChain(chain.clone()));
         let rules = fence.guards.iter().flat_map(Rule::of);
         commands.extend(rules.map(|rule| Command::AddRule(chain.clone(), rule)));

@@ -1,4 +1,4 @@
-//! Who was dropped: the elements of the sets that the chains `dropped-…` fill.
+//! Reads whose frames were dropped from the sets that the chains `dropped-…` fill.
 
 use std::collections::BTreeMap;
 
@@ -25,13 +25,13 @@ struct Detailed {
     elem: Element,
 }
 
-/// An element. One that somebody has added by hand may look otherwise.
+/// An element. One that somebody added by hand may look different.
 #[derive(Deserialize)]
 struct Element {
     val: Key,
     /// In seconds.
     expires: u64,
-    /// nft 0.9.8 has none.
+    /// nft 0.9.8 has no counters in sets.
     counter: Option<Counter>,
 }
 
@@ -45,10 +45,10 @@ struct Counter {
     packets: u64,
 }
 
-/// Asks nft, newest first. A set that is not there has noted nobody.
+/// Asks nft for all noted senders, newest first. A missing set counts as empty.
 ///
 /// # Errors
-/// If nft cannot be asked, or prints what is no listing.
+/// If nft cannot be asked, or its output is no listing.
 pub fn query() -> Result<Vec<Noted>> {
     let mut noted = Vec::new();
     for reason in Reason::ALL {
@@ -80,7 +80,7 @@ fn read(reason: Reason, listing: &str, noted: &mut Vec<Noted>) -> Result<()> {
         .context("nft printed an unknown listing")
 }
 
-/// `None`: not ours.
+/// Reads an element. `None`: not ours.
 fn of(reason: Reason, timeout: u64, element: Value) -> Option<Noted> {
     let element = serde_json::from_value::<Detailed>(element).ok()?.elem;
     let (port, source) = element.val.concat;
@@ -88,8 +88,8 @@ fn of(reason: Reason, timeout: u64, element: Value) -> Option<Noted> {
         reason,
         port: port.parse().ok()?,
         source: source.parse().ok()?,
-        // Of all frames but the first, the kernel counts that the address is looked up, and that the
-        // element is updated.
+        // The kernel counts each frame but the first twice: for the lookup of the address and for the
+        // update of the element.
         frames: element.counter.map(|counter| counter.packets.div_ceil(2)),
         // nft rounds down.
         seconds: timeout.saturating_sub(element.expires + 1),
@@ -100,8 +100,8 @@ fn of(reason: Reason, timeout: u64, element: Value) -> Option<Noted> {
 mod tests {
     use super::*;
 
-    /// A VM that has sent two frames under one false address and one under another, and heard one from
-    /// another network.
+    /// In these listings a VM has sent frames under false addresses, two of them under one address. One
+    /// frame from another network was kept from it.
     #[test]
     fn three_versions_of_nft_list_who_was_dropped() {
         for (listing, counts) in [
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_added_by_hand_is_left_out() {
+    fn elements_that_somebody_added_by_hand_are_left_out() {
         let listing = r#"{"nftables": [{"set": {"timeout": 600, "elem": [
             "eth0", {"concat": ["a", "02:00:00:00:00:01"]},
             {"elem": {"val": {"concat": ["../x", "02:00:00:00:00:01"]}, "expires": 3}},

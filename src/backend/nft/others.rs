@@ -1,4 +1,4 @@
-//! What other tables of the bridge family do with frames. Nothing of it is evaluated.
+//! Finds base chains in other tables of the bridge family. Their rules are counted, not evaluated.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,15 +16,15 @@ const HOOKS: [&str; 4] = ["prerouting", "input", "forward", "postrouting"];
 /// A base chain of somebody else's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Other {
-    /// Its table.
+    /// The table that it is in.
     pub table: String,
     /// Its name.
     pub name: String,
-    /// Where it is hooked in.
+    /// Its hook.
     pub hook: String,
-    /// Its rules.
+    /// The number of its rules.
     pub rules: usize,
-    /// Whether it drops what no rule of it accepts.
+    /// Whether its policy is to drop.
     pub drops: bool,
 }
 
@@ -44,10 +44,10 @@ impl fmt::Display for Other {
     }
 }
 
-/// The base chains of other tables that may drop a frame.
+/// Finds the base chains of other tables that may drop a frame.
 ///
 /// # Errors
-/// If nft cannot be asked, or prints what is no listing.
+/// If nft cannot be asked, or its output is no listing.
 pub fn others() -> Result<Vec<Other>> {
     let answer = program::ask(&format!("list ruleset {FAMILY_NAME}\n"), Detail::Terse)?;
     read(&answer.expecting(&[])?.listing)

@@ -1,4 +1,4 @@
-//! The difference between what the kernel holds and what it should: pure.
+//! Plans the changes from the kernel's rules to the desired ones. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,17 +13,17 @@ use crate::backend::Enforced;
 use crate::fence::{ActualGuard, Fence, Keep, Taken};
 use crate::vm::Port;
 
-/// What the kernel should hold for some VMs, each in its chain. Without guards: no chain.
+/// The fences that the kernel should hold for some VMs, by chain. A fence without guards has no chain.
 pub type Desired<'a> = BTreeMap<ChainName, &'a Fence>;
 
-/// What to load, and what follows from it.
+/// The commands to load, and their effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The commands.
+    /// The commands to load.
     pub changes: Transaction,
-    /// What to load afterwards, if anything.
+    /// Commands to load in a second step, if needed.
     pub afterwards: Option<Transaction>,
-    /// The ports whose senders are checked from then on, and were not before.
+    /// The ports whose senders were not checked before, and are from then on.
     pub new_ports: Vec<Port>,
 }
 
@@ -38,9 +38,9 @@ impl From<Plan> for Enforced {
 
 /// Turns `actual` into `desired`. `None`: nothing to do.
 ///
-/// Of `actual` it needs the skeleton, the desired chains, the map, and the chains named by
-/// [`robbed`]. If the skeleton is not whole, it needs all chains: they are brought to this version's
-/// layout, as far as they tell what they were made for.
+/// `actual` must have the skeleton, the desired chains, the map, and the chains named by [`robbed`]. If
+/// the skeleton is damaged, it must have all chains: each is brought to this version's layout if its
+/// rules show what it was made for.
 ///
 /// # Errors
 /// If two VMs claim a port, or our own skeleton cannot be read.
@@ -89,7 +89,7 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
     for chain in losers(actual, &taken).filter(|chain| !desired.contains_key(chain)) {
         change.take_ports(actual, chain, &taken);
     }
-    // Where nobody is to be fenced, nothing needs the skeleton.
+    // Repair the skeleton only if a VM is fenced. Otherwise nothing needs it.
     if let Some(skeleton) = actual.skeleton.as_ref().filter(|_| !claims.is_empty())
         && !skeleton.defects()?.is_empty()
     {
@@ -103,8 +103,8 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
         let misplaced = skeleton.misplaced()?;
         let drop = |name: &String| Command::DropBaseChain(name.clone());
         if skeleton.checks_senders_in_forward() {
-            // A frame that has passed `prerouting` before the change passes `forward` after it. If
-            // that no longer checked its sender, nobody would have: so this goes in a second step.
+            // A frame may pass `prerouting` before the change and `forward` after it. If `forward` no
+            // longer checked its sender, nothing would. So `forward` changes in a second step.
             let others = misplaced.iter().filter(|name| *name != FORWARD);
             change.skeleton.0.extend(others.map(drop));
             change.skeleton.0.push(Command::AddSkeletonButForward);
@@ -123,13 +123,13 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
             change.complete(actual, chain, |port| {
                 let owner = claims.get(port.as_str()).map(|(_, owner)| *owner);
                 match desired.get(chain) {
-                    // A port that only stays.
+                    // A port that is only kept.
                     Some(fence) => owner == Some(chain) && !fence.ports().contains(port),
                     None => owner.is_none(),
                 }
             });
         }
-        // Whatever their bridges have learned until now was not checked here.
+        // Nothing has checked the addresses that the bridges have learned from these ports until now.
         let ports = actual.ports.iter().filter(|(_, chain)| chain.is_some());
         let ports = ports.filter_map(|(port, _)| port.parse().ok());
         change.new_ports.extend(ports);
@@ -139,10 +139,10 @@ pub fn enforce(actual: &Ruleset, desired: &Desired, keep: &Keep) -> Result<Optio
     Ok(change.plan())
 }
 
-/// The rules that a chain should hold, given those that it does.
+/// Returns the rules that a chain should hold, given its present ones.
 fn rules(actual: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec<Rule> {
-    // A port that has become another VM's by now is not kept from that VM. An entry that somebody
-    // deleted or edited is no other VM's.
+    // Do not keep a port that has passed to another VM. If somebody deleted or edited its entry, it has
+    // not.
     let is_not_another_vms = |port: &Port| {
         let to = actual.ports.get(port.as_str()).and_then(Option::as_ref);
         to.is_none_or(|to| to == chain)
@@ -159,9 +159,9 @@ fn rules(actual: &Ruleset, chain: &ChainName, fence: &Fence, keep: &Keep) -> Vec
     new.chain(kept.cloned()).collect()
 }
 
-/// Deletes from `actual` all that refers to these ports. `None`: nothing does.
+/// Deletes all rules and entries of these ports. `None`: there are none.
 ///
-/// Of `actual` it needs the map, and the chains named by [`robbed`].
+/// `actual` must have the map, and the chains named by [`robbed`].
 pub fn release(actual: &Ruleset, ports: &[Port]) -> Option<Plan> {
     let mut change = Change::default();
     let taken: BTreeSet<_> = ports.iter().map(Port::as_str).collect();
@@ -178,8 +178,8 @@ pub fn release(actual: &Ruleset, ports: &[Port]) -> Option<Plan> {
     change.plan()
 }
 
-/// The chains that lose some of their ports when these are taken, and keep others: only of them
-/// the rules must be known.
+/// Returns the chains that lose some of their ports when these are taken, and keep others. Only their
+/// rules must be known: a chain that loses all its ports is deleted.
 pub fn robbed(actual: &Ruleset, taken: &BTreeSet<&str>) -> Vec<ChainName> {
     losers(actual, taken)
         .filter(|chain| keeps_some(actual, chain, taken))
@@ -201,8 +201,8 @@ fn keeps_some(actual: &Ruleset, chain: &ChainName, taken: &BTreeSet<&str>) -> bo
     actual.ports_of(chain).any(|port| !taken.contains(port))
 }
 
-/// The parts of a transaction, each in its place: the kernel refuses to delete a chain that the
-/// map refers to, and to point the map to a chain that is not there.
+/// The parts of a transaction in their order. The kernel refuses to delete a chain that the map refers
+/// to, and to point the map to a missing chain.
 #[derive(Default)]
 struct Change {
     skeleton: Transaction,
@@ -215,7 +215,7 @@ struct Change {
 }
 
 impl Change {
-    /// Brings a chain's rules to these; those that are right stay, with their counters.
+    /// Gives a chain these rules. Rules that are right stay, with their counters.
     fn set_rules(&mut self, actual: &Ruleset, chain: &ChainName, desired: &[Rule]) {
         let now = actual.chains.get(chain);
         if desired.is_empty() {
@@ -248,7 +248,7 @@ impl Change {
         self.chains.0.extend(missing.into_iter().map(add));
     }
 
-    /// Deletes what a chain says about these ports, or the whole chain if it has no other.
+    /// Deletes a chain's rules for these ports, or the whole chain if it has no other ports.
     fn take_ports(&mut self, actual: &Ruleset, chain: &ChainName, taken: &BTreeSet<&str>) {
         if !keeps_some(actual, chain, taken) {
             return self.dead_chains.0.push(Command::DeleteChain(chain.clone()));
@@ -262,7 +262,7 @@ impl Change {
         }
     }
 
-    /// Brings the rules of an earlier version to what they are now.
+    /// Replaces a chain's rules of an earlier version with the present ones.
     fn renew(&mut self, actual: &Ruleset, chain: &ChainName) {
         for rule in actual.chains.get(chain).into_iter().flatten() {
             self.renew_rule(actual, chain, rule);
@@ -278,8 +278,7 @@ impl Change {
         }
     }
 
-    /// Adds the rules that a chain lacks in front of these ports, where the others tell what it was
-    /// made for.
+    /// Adds missing rules for these ports if the port's other rules show what the guard should be.
     fn complete(&mut self, actual: &Ruleset, chain: &ChainName, of: impl Fn(&Port) -> bool) {
         let guards = actual.guards_of(chain);
         let meant = guards.iter().filter(|guard| of(&guard.port));
@@ -291,7 +290,7 @@ impl Change {
         }
     }
 
-    /// All of it; `None` if there is nothing to do.
+    /// Joins the parts. `None`: nothing to do.
     fn plan(self) -> Option<Plan> {
         let parts = [
             self.skeleton,

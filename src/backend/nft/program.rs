@@ -1,4 +1,4 @@
-//! The one place that runs nft and reads its error messages.
+//! Runs nft and reads its error messages. Nothing else does.
 
 use anyhow::{Error, Result};
 
@@ -15,9 +15,9 @@ const TERSE: [&str; 4] = ["-j", "-t", "-f", "-"];
 /// How much nft reads in order to list something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// All that was asked for.
+    /// Everything that was asked for.
     Whole,
-    /// Not the elements of maps.
+    /// Everything except elements of maps.
     Terse,
 }
 
@@ -30,10 +30,10 @@ impl Detail {
     }
 }
 
-/// What nft answered. What it printed before it failed is true as well.
+/// An answer of nft. Even if nft failed, its output up to then is true.
 #[derive(Debug)]
 pub struct Answer {
-    /// What it printed to its standard output.
+    /// Its standard output.
     pub listing: String,
     /// Why it failed, if it did.
     pub failure: Option<Failure>,
@@ -42,7 +42,7 @@ pub struct Answer {
 /// Why nft failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub problem: Problem,
     output: Output,
 }
@@ -54,9 +54,9 @@ pub enum Problem {
     NotThere,
     /// An object exists already as something else.
     Exists,
-    /// Somebody changed the ruleset meanwhile.
+    /// Somebody changed the ruleset in the meantime.
     Changed,
-    /// We lack the rights, as root in a container may.
+    /// We lack the rights, as root does in some containers.
     NoRights,
     /// nft speaks no JSON, or the kernel has no tables of the bridge family.
     Incapable,
@@ -64,8 +64,8 @@ pub enum Problem {
     Other,
 }
 
-/// nft's words, the first that matches counts. With `Error: ` in front it has found the problem
-/// itself or heard of it from the kernel as the cause of the whole failure.
+/// nft's error messages. The first that matches counts. After `Error: `, nft names the cause of the
+/// whole failure, which it found itself or got from the kernel.
 const WORDS: [(&str, Problem); 8] = [
     ("Operation not permitted", Problem::NoRights),
     ("JSON support not compiled", Problem::Incapable),
@@ -76,7 +76,8 @@ const WORDS: [(&str, Problem); 8] = [
         "Error: Could not process rule: No such file or directory",
         Problem::NotThere,
     ),
-    // nft lists again by itself what changed while it listed. It does not ask again for an element.
+    // If the ruleset changes while nft lists it, nft lists it again. But nft does not repeat a query
+    // for an element.
     (
         "Error: Could not process rule: Interrupted system call",
         Problem::Changed,
@@ -92,12 +93,12 @@ impl Problem {
 }
 
 impl Failure {
-    /// Whether nft blames a command that starts like this: it quotes the command.
+    /// Tells whether nft blames a command that starts like this. nft quotes the command.
     pub fn blames(&self, command: &str) -> bool {
         self.output.says(command)
     }
 
-    /// The failure with nft's own words.
+    /// The failure as an error, in nft's own words.
     pub fn error(&self) -> Error {
         self.output.failure()
     }
@@ -115,15 +116,15 @@ impl Answer {
         }
     }
 
-    /// Whether nft did all that it was told.
+    /// Tells whether nft executed all commands.
     pub fn success(&self) -> bool {
         self.failure.is_none()
     }
 
-    /// Passes the answer on if nft did all that it was told, or failed with one of these problems.
+    /// Passes the answer on if nft succeeded, or failed with one of these problems.
     ///
     /// # Errors
-    /// If it failed otherwise.
+    /// If it failed with another problem.
     pub fn expecting(self, problems: &[Problem]) -> Result<Self> {
         match &self.failure {
             Some(failure) if !problems.contains(&failure.problem) => Err(failure.error()),
@@ -132,13 +133,13 @@ impl Answer {
     }
 }
 
-/// Asks nft something in its own language; it answers in JSON.
+/// Asks nft a question in its own language. It answers in JSON.
 ///
 /// # Errors
 /// If nft cannot be run.
 pub fn ask(question: &str, detail: Detail) -> Result<Answer> {
     let output = process::run("nft", detail.options(), question)?;
-    // An answer has nft's version at least. Silence must not count as "nothing is there".
+    // Every answer has at least nft's version. No output must not count as an empty ruleset.
     if output.success() && output.stdout.is_empty() {
         return Err(output.failure());
     }
@@ -148,12 +149,12 @@ pub fn ask(question: &str, detail: Detail) -> Result<Answer> {
 /// Loads a transaction, as a whole or not at all.
 ///
 /// # Errors
-/// If nft cannot be run. Of an nft that did not end nobody knows what it has done.
+/// If nft cannot be run. If nft was stopped, nobody knows whether it loaded the transaction.
 pub fn load(transaction: &Transaction, detail: Detail) -> Result<Answer> {
     process::run("nft", detail.options(), &transaction.to_json()?).map(Answer::of)
 }
 
-/// Loads a plan, if there is any.
+/// Loads a plan, if there is one.
 ///
 /// # Errors
 /// If the kernel refuses it; nothing has changed then.
@@ -175,9 +176,10 @@ pub fn commit(plan: Option<Plan>) -> Result<Enforced> {
     Ok(plan.into())
 }
 
-/// Why nft cannot be used on this host at all: it is not there, speaks no JSON, or the kernel has no
-/// tables of the bridge family. `None` if it can be used, or if nobody can say: lacking rights or
-/// memory is no incapacity. (Else fences that are in force would be left alone, and doubled.)
+/// Says why this host cannot use nft at all: it is not installed, speaks no JSON, or the kernel has no
+/// tables of the bridge family. `None` if nft works, or if that cannot be found out. A lack of rights
+/// or memory does not count: otherwise we would ignore nft's fences that are in force, and make a
+/// second set in ebtables.
 pub fn incapacity() -> Option<Error> {
     if let Err(missing) = process::find("nft") {
         return Some(missing);
@@ -186,8 +188,8 @@ pub fn incapacity() -> Option<Error> {
     (failure.problem == Problem::Incapable).then(|| failure.error())
 }
 
-/// Whether nft and the kernel can do what we need, whatever rules are there: adds and lists a table
-/// that nobody has, in a transaction that is checked and thrown away.
+/// Tries out whether nft and the kernel can do what we need, independently of existing rules. It adds
+/// and lists an unused table in a transaction that is checked and discarded.
 ///
 /// # Errors
 /// If nft cannot be run.

@@ -1,4 +1,4 @@
-//! A guard as flat rules of a VM's chain, and back. [`super::statement`] has each rule's statements.
+//! Turns a guard into rules of a VM's chain, and back. [`super::statement`] has each rule's statements.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use crate::fence::{ActualGuard, Guard, Hears};
 use crate::mac::{MacAddr, MacPrefix};
 use crate::vm::Port;
 
-/// One rule in a VM's chain. All of them only drop, so their order does not matter.
+/// One rule in a VM's chain. The order does not matter, as all rules drop, except that a rule that logs
+/// must come before the one that drops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Drops a frame from the port under a source address that is not the VM's.
@@ -16,13 +17,12 @@ pub enum Rule {
         port: Port,
         /// The only source addresses that it may carry, the NIC's own first.
         senders: Vec<MacAddr>,
-        /// Whether the port hears all networks. Noted here, because otherwise a port without the
-        /// rule `Foreign` has lost it. Who wants to know what the port should hear asks
-        /// [`crate::memory`].
+        /// Whether the port hears all networks. Noted here to tell such a port from one that has lost
+        /// its rule `Foreign`. What the port should hear is in [`crate::memory`].
         hears_all: bool,
     },
-    /// Drops a frame from the port that is meant for the bridge itself: a control frame, or an IGMP
-    /// or MLD query.
+    /// Drops a frame from the port that the bridge itself would act on: a control frame, or an IGMP or
+    /// MLD query.
     Meddling {
         /// Where the frame comes from.
         port: Port,
@@ -35,14 +35,13 @@ pub enum Rule {
         port: Port,
         /// The NIC's network.
         own: MacPrefix,
-        /// Who else may be heard.
+        /// Other networks that may be heard.
         trusted: Vec<MacPrefix>,
-        /// What comes in through these ports may be heard, too.
+        /// Ports whose frames may be heard, too.
         trusted_ports: Vec<Port>,
     },
-    /// Drops a unicast frame to the port from a sender outside the NIC's network, that is from a
-    /// trusted one, if it is for another address. A bridge floods a frame to an address that it
-    /// does not know.
+    /// Drops a unicast frame to the port from a trusted sender outside the NIC's network, if the frame
+    /// is for another address. A bridge floods frames to addresses that it does not know.
     Overheard {
         /// Where the frame goes.
         port: Port,
@@ -55,13 +54,13 @@ pub enum Rule {
     Forged {
         /// Where the frame comes from.
         port: Port,
-        /// What is dropped.
+        /// The check that drops.
         check: Check,
     },
-    /// Logs some of the frames that a rule behind it drops. Has a limit of its own: a limit in the rule
-    /// that drops would limit the drops.
+    /// Logs some of the frames that a later rule drops. It is a separate rule with a limit: a limit in
+    /// the rule that drops would limit the drops.
     Logged {
-        /// The group of netlink sockets that are told.
+        /// The group of netlink sockets that get the log.
         group: u16,
         /// The rule that drops: `Spoofed`, `Foreign` or `Forged`.
         of: Box<Rule>,
@@ -69,7 +68,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// The rules that make up a guard.
+    /// Returns the rules that make up a guard.
     pub fn of(guard: &Guard) -> Vec<Self> {
         let port = || guard.port.clone();
         let mut rules = vec![
@@ -114,14 +113,14 @@ impl Rule {
                 group,
                 of: Box::new(rule.clone()),
             };
-            // Whoever reads them sees them where they are loaded: in front.
+            // List them where they are loaded: in front.
             let logs: Vec<_> = logged.map(log).collect();
             rules.splice(0..0, logs);
         }
         rules
     }
 
-    /// The port that the rule stands in front of.
+    /// The port that the rule guards.
     pub fn port(&self) -> &Port {
         match self {
             Self::Spoofed { port, .. }
@@ -140,17 +139,17 @@ impl Rule {
         )
     }
 
-    /// Whether the rule must stand in front of others in order to see frames.
+    /// Tells whether the rule sees frames only if it comes before others.
     pub fn must_be_first(&self) -> bool {
         matches!(self, Self::Logged { .. })
     }
 
-    /// Whether it is of no use behind this rule.
+    /// Tells whether the rule is useless after this one.
     pub fn is_void_behind(&self, other: &Self) -> bool {
         matches!(self, Self::Logged { of, .. } if **of == *other)
     }
 
-    /// The base chains from which frames must come to this rule.
+    /// The base chains that must lead to this rule.
     #[cfg(test)]
     fn places(&self) -> &'static [&'static str] {
         match self {
@@ -162,7 +161,7 @@ impl Rule {
         }
     }
 
-    /// What a guard without this rule lacks, in words.
+    /// Says, for people, what a guard without this rule lacks.
     fn lack(&self) -> String {
         let port = self.port();
         match self {
@@ -188,7 +187,7 @@ impl Rule {
     }
 }
 
-/// What these rules, with the packets that they dropped, say about each port.
+/// Returns each port's guard as these rules make it. Each rule comes with the packets that it dropped.
 pub fn guards<'a>(rules: impl Iterator<Item = (&'a Rule, u64)>) -> Vec<ActualGuard> {
     let mut by_port: Vec<(&Port, Vec<(&Rule, u64)>)> = Vec::new();
     let mut indexes: BTreeMap<&Port, usize> = BTreeMap::new();
@@ -248,7 +247,8 @@ fn guard(port: &Port, rules: &[(&Rule, u64)]) -> ActualGuard {
     guard
 }
 
-/// What is missing beside the address and who is heard, and what is too much, each in words.
+/// Describes missing and surplus rules, for people. Empty if the rules do not even tell the VM's
+/// address and network: the guard itself shows that.
 fn defects(guard: &ActualGuard, rules: &[(&Rule, u64)]) -> Vec<String> {
     let Some(meant) = guard.meant() else {
         return Vec::new();
@@ -270,7 +270,7 @@ fn defects(guard: &ActualGuard, rules: &[(&Rule, u64)]) -> Vec<String> {
             None => defects.push(rule.lack()),
         }
     }
-    // A second rule about the address or the network shows in the guard itself.
+    // A second rule about the address or the network already shows in the guard itself.
     rules.retain(|rule| !matches!(rule, Rule::Spoofed { .. } | Rule::Foreign { .. }));
     if !rules.is_empty() {
         let (surplus, port) = (rules.len(), &guard.port);

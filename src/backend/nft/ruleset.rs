@@ -1,4 +1,4 @@
-//! What nft lists of our table.
+//! Our table as nft lists it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,16 +18,16 @@ use crate::vm::Port;
 /// Our table, or as much of it as was listed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ruleset {
-    /// The map: where the frames of each port go. `None`: not to a VM's chain. The keys are text
-    /// because anybody can add what is no port of ours.
+    /// The map: the chain that each port's frames go to. `None`: not a VM's chain. The keys are text
+    /// because anybody can add keys that are no valid port names.
     pub ports: BTreeMap<String, Option<ChainName>>,
     /// Ports whose entries lead past all VMs' chains.
     pub strays: BTreeSet<String>,
     /// The rules of each VM's chain, in order.
     pub chains: BTreeMap<ChainName, Vec<ActualRule>>,
-    /// The rules that are as an earlier version wrote them, by chain and handle: they note nobody.
+    /// Rules that an earlier version wrote, by chain and handle. They drop without noting the sender.
     pub outdated: BTreeSet<(ChainName, u32)>,
-    /// What all fences share; `None` where it was not listed.
+    /// The part that all fences share. `None` if it was not listed.
     pub skeleton: Option<skeleton::Actual>,
 }
 
@@ -40,7 +40,7 @@ pub struct ActualRule {
     pub rule: Option<(Rule, u64)>,
 }
 
-/// Whether an object is somebody else's: more is listed of the kinds that are asked for by family.
+/// Tells whether an object belongs to another table: some listings cover a whole family.
 fn is_of_another_table(object: &Value) -> bool {
     let is_other = |key: &str, ours: &str| {
         let text = object.get(key).and_then(Value::as_str);
@@ -50,7 +50,7 @@ fn is_of_another_table(object: &Value) -> bool {
 }
 
 impl Ruleset {
-    /// What is there where there is no table: nothing, not even a skeleton.
+    /// The ruleset without a table: nothing, not even a skeleton.
     pub fn nothing() -> Self {
         Self {
             skeleton: Some(skeleton::Actual::default()),
@@ -58,10 +58,10 @@ impl Ruleset {
         }
     }
 
-    /// Adds what `nft -j` printed: one document for each list command.
+    /// Adds the output of `nft -j`, which has one document for each list command.
     ///
     /// # Errors
-    /// If it is no such listing, with what was wrong.
+    /// If the output is no listing, with the reason.
     pub fn read(&mut self, listing: &str) -> Result<()> {
         let mut read = |object| self.read_object(object);
         Listing(&mut read)
@@ -75,8 +75,8 @@ impl Ruleset {
         }
         if let Some(table) = object.remove("table") {
             if table.get("name").is_none_or(|name| name == TABLE) {
-                // The only flag that another's table can have been given later. The value is not
-                // looked at: nft before 1.1 prints something else.
+                // `dormant` is the only flag that somebody can set on our table later. Any value
+                // counts: nft before 1.1 prints it differently.
                 let skeleton = self.skeleton.get_or_insert_default();
                 skeleton.is_dormant = table.get("flags").is_some();
             }
@@ -97,7 +97,7 @@ impl Ruleset {
         if map.table == TABLE && map.name == PORTS {
             for (key, verdict) in map.elem {
                 let port = key.port();
-                // What is no port's name is a key that somebody found a use for.
+                // A key that is no valid port name serves somebody else's purpose.
                 if verdict.leads_past() && port.parse::<Port>().is_ok() {
                     self.strays.insert(port.clone());
                 }
@@ -127,7 +127,7 @@ impl Ruleset {
     }
 
     fn read_rule(&mut self, mut rule: Value) {
-        // A rule that the crate does not know is somebody else's: only its place matters.
+        // A rule that the crate cannot read is somebody else's: only its place matters.
         let Some(name) = rule.get("chain").and_then(Value::as_str) else {
             return;
         };
@@ -154,29 +154,29 @@ impl Ruleset {
         }
     }
 
-    /// A chain that is no VM's. Only those of the skeleton are looked at later.
+    /// Returns a chain that is no VM's, and adds it if needed. Later only those of the skeleton matter.
     fn other_chain(&mut self, name: &str) -> &mut skeleton::Chain {
         let skeleton = self.skeleton.get_or_insert_default();
         skeleton.chains.entry(name.to_owned()).or_default()
     }
 
-    /// The rules of ours in a chain, each with the packets that it dropped.
+    /// Returns our rules in a chain, each with the packets that it dropped.
     pub fn rules_of(&self, chain: &ChainName) -> impl Iterator<Item = (&Rule, u64)> + Clone {
         let rules = self.chains.get(chain).into_iter().flatten();
         rules.filter_map(|actual| actual.rule.as_ref().map(|(rule, packets)| (rule, *packets)))
     }
 
-    /// Whether a rule is as an earlier version wrote it.
+    /// Tells whether an earlier version wrote a rule.
     pub fn is_outdated(&self, chain: &ChainName, rule: &ActualRule) -> bool {
         !self.outdated.is_empty() && self.outdated.contains(&(chain.clone(), rule.handle))
     }
 
-    /// What the rules of a chain say about each port.
+    /// Returns each port's guard as the rules of a chain make it.
     pub fn guards_of(&self, chain: &ChainName) -> Vec<ActualGuard> {
         rule::guards(self.rules_of(chain))
     }
 
-    /// Every fence, sorted by VM.
+    /// Returns every fence, sorted by VM.
     ///
     /// # Errors
     /// If our own skeleton cannot be read.
@@ -197,7 +197,7 @@ impl Ruleset {
         Ok(fences)
     }
 
-    /// What is wrong about what all chains share.
+    /// Describes defects of the parts that all chains share.
     fn shared_defects(&self) -> Result<Vec<String>> {
         let skeleton = self.skeleton.as_ref().map(skeleton::Actual::defects);
         let mut defects = skeleton.transpose()?.unwrap_or_default();
@@ -215,7 +215,8 @@ impl Ruleset {
         Ok(defects)
     }
 
-    /// What is wrong about each chain besides our rules in it.
+    /// Describes each chain's defects outside our rules: foreign or outdated rules, and wrong entries
+    /// in the map.
     fn defects(&self) -> BTreeMap<ChainName, Vec<String>> {
         let mut defects: BTreeMap<ChainName, Vec<String>> = BTreeMap::new();
         for (chain, rules) in &self.chains {
@@ -248,7 +249,7 @@ impl Ruleset {
             }
         }
         for (port, chain) in &self.ports {
-            // A key that is no port of ours has been written by somebody else.
+            // Somebody else wrote an entry that leads to no VM's chain.
             let Some(chain) = chain else { continue };
             let rules = self.chains.get(chain).into_iter().flatten();
             let mut ours = rules.filter_map(|rule| rule.rule.as_ref());
@@ -260,7 +261,7 @@ impl Ruleset {
         defects
     }
 
-    /// The ports whose frames go to a chain.
+    /// Returns the ports whose frames go to a chain.
     pub fn ports_of(&self, chain: &ChainName) -> impl Iterator<Item = &str> {
         let target = move |(_, to): &(&String, &Option<ChainName>)| to.as_ref() == Some(chain);
         self.ports

@@ -1,6 +1,5 @@
-//! The fast path for one VM. Listing the map costs as much as the host has VMs, so what the map
-//! holds is inferred from the VM's own chain, and the kernel rejects the transaction if the map says
-//! otherwise.
+//! The fast path for one VM. Listing the map is O(VMs). So we infer its entries from the VM's own
+//! chain, and the kernel rejects the transaction if they lead elsewhere.
 
 use std::collections::BTreeSet;
 
@@ -17,19 +16,19 @@ use crate::backend::Enforced;
 use crate::fence::{Fence, Keep};
 use crate::vm::Port;
 
-/// Enforces one fence. One nft process reads the VM's chain, and beside it another reads `prerouting`. A
-/// third loads what is missing, or confirms that nothing is, and reads `forward`.
+/// Enforces one fence. One nft process reads the VM's chain, and another reads `prerouting` at the same
+/// time. A third loads missing rules, or confirms that none are missing, and reads `forward`.
 ///
-/// The other shared chains are left to `check`, `sync` and `watch`, which list the whole table. Each would
-/// cost a hook another process, as nft lists one chain at a time. Whoever flushes the table or the
-/// ruleset also empties `prerouting`, so that a hook notices.
+/// Only `check`, `sync` and `watch`, which list the whole table, look at the other shared chains. Each
+/// chain would cost a hook another process, as nft lists one chain at a time. If somebody flushes the
+/// table or the ruleset, a hook notices: `prerouting` is empty then.
 ///
 /// # Errors
 /// If nft cannot do it.
 pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced> {
     let desired = Desired::from([(chain.clone(), fence)]);
     let own = fence.ports();
-    // What removes a fence needs no skeleton.
+    // Removing a fence needs no skeleton.
     let needs_skeleton = !fence.guards.is_empty();
     let (mut found, prerouting) = if needs_skeleton {
         query::chain_and_shared_chain(chain, &own, PREROUTING)?
@@ -37,12 +36,12 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
         (query::chain(chain, &own)?, skeleton::Actual::default())
     };
     if !found.has_map && !found.actual.chains.contains_key(chain) {
-        // There may be something of the table left, such as the sets.
+        // If this fails, a part of the table may be left, such as the sets.
         let plan = plan::enforce(&Ruleset::nothing(), &desired, keep)?;
         return program::commit(plan).or_else(|e| by_table(&desired, keep).map_err(|_| e));
     }
     if needs_skeleton && !prerouting.defects_of(Some(PREROUTING))?.is_empty() {
-        // An earlier version's table, or a damaged one: all VMs are brought to this layout.
+        // The table is damaged or an earlier version's: bring all VMs to this layout.
         return by_table(&desired, keep);
     }
     let plan = plan::enforce(&infer(&found, chain, fence), &desired, keep)?;
@@ -58,7 +57,7 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
                 return Ok(plan.map(Enforced::from).unwrap_or_default());
             }
             Some(_) => return by_table(&desired, keep),
-            // An nft that failed in the end may have loaded all the same.
+            // nft may have loaded the commands even if it failed in the end.
             None => found = query::chain(chain, &BTreeSet::new())?,
         }
     }
@@ -71,18 +70,18 @@ pub fn enforce(chain: &ChainName, fence: &Fence, keep: &Keep) -> Result<Enforced
     let taken = own.into_iter().map(Port::as_str).collect();
     query::read_robbed(&mut actual, &taken)?;
     let plan = plan::enforce(&actual, &desired, keep)?;
-    // Something that nobody has looked at may be missing, such as the chain `meddling`.
+    // If this fails, a part that we have not read may be missing, such as the chain `meddling`.
     program::commit(plan).or_else(|e| by_table(&desired, keep).map_err(|_| e))
 }
 
-/// Enforces by all that the kernel holds.
+/// Enforces after listing the whole table.
 fn by_table(desired: &Desired, keep: &Keep) -> Result<Enforced> {
     let actual = query::table()?.unwrap_or_else(Ruleset::nothing);
     program::commit(plan::enforce(&actual, desired, keep)?)
 }
 
-/// Loads commands in a short time, however many VMs there are. Returns what is wrong about `forward`,
-/// or `None` if the kernel refuses the commands.
+/// Loads commands in a time that does not grow with the number of VMs. Returns the defects of
+/// `forward`, or `None` if the kernel refuses the commands.
 fn load(mut commands: Vec<Command>) -> Result<Option<Vec<String>>> {
     commands.push(Command::ListChain(FORWARD));
     let answer = program::load(&Transaction(commands), Detail::Terse)?;
@@ -93,14 +92,15 @@ fn load(mut commands: Vec<Command>) -> Result<Option<Vec<String>>> {
     Ok(Some(forward.defects_of(Some(FORWARD))?))
 }
 
-/// The entries of these ports. Adding one that is there changes nothing, but the kernel refuses it if
-/// it leads elsewhere.
+/// Returns commands that add the entries of these ports. Adding an existing entry changes nothing, but
+/// the kernel refuses it if the existing one leads elsewhere.
 fn entries(chain: &ChainName, ports: &BTreeSet<&Port>) -> Vec<Command> {
     let add = |port: &&Port| Command::AddPort((*port).clone(), chain.clone());
     ports.iter().map(add).collect()
 }
 
-/// Whether a chain can tell which ports lead to it: it is whole, or not there at all.
+/// Tells whether we can infer from a chain which ports lead to it: it has only our rules, or does not
+/// exist.
 fn tells_its_ports(found: &Found, chain: &ChainName) -> bool {
     found
         .actual
@@ -109,8 +109,8 @@ fn tells_its_ports(found: &Found, chain: &ChainName) -> bool {
         .is_none_or(|rules| !rules.is_empty() && rules.iter().all(|actual| actual.rule.is_some()))
 }
 
-/// What the kernel holds of a VM if its chain tells the truth: all ports that its rules name lead to
-/// it. About the fence's own ports more is known, as the map was asked for them.
+/// Infers a VM's part of the ruleset: all ports that the chain's rules name lead to it. For the fence's
+/// own ports we know more, as we asked the map for them.
 fn infer(found: &Found, chain: &ChainName, fence: &Fence) -> Ruleset {
     let unknown = if found.is_mapped {
         BTreeSet::new()

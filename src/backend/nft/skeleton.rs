@@ -1,20 +1,21 @@
-//! What never varies in our table: its name, the verdict map, the base chains, which send each
-//! port's frames to its VM's chain, and the chain that all VMs' chains share. `skeleton.json` is what
-//! is loaded; [`Actual::defects`] tells whether the kernel holds that.
+//! The fixed part of our table: its name, the verdict map, the base chains, which send each port's
+//! frames to its VM's chain, and the chains and sets that all VMs' chains share. We load
+//! `skeleton.json`; [`Actual::defects`] compares the kernel's table with it.
 //!
-//! - `prerouting` comes before the bridge learns a frame's source address. It has one priority before
+//! - `prerouting` comes before the bridge learns a frame's source address. Its priority is one before
 //!   `dstnat`, where other tables may rewrite a false source.
 //! - `input` is for frames to link-local addresses, which do not pass `prerouting`.
-//! - `forward` is for frames that leave by a port. Multicast queries go past the VMs' chains: where
-//!   the bridge snoops, every VM must hear a query that the bridge has heard, or its memberships
-//!   expire. Queries from VMs were dropped before.
-//! - `meddling` drops what no VM may send to the bridge: control frames, and IGMP and MLD queries.
-//!   The bridge takes an IGMP fragment for a whole message, so they go as well. `meta protocol` also
-//!   matches frames with a VLAN tag, unlike the `ether type` that nft would add by itself.
-//! - `dropped-spoofed` and its like drop what VMs' chains send there, and note who it was in a set of
-//!   the same name: a known address always, a new one as long as `…-pace` says that the port has not
-//!   shown too many of late. nft leaves a rule where a set is full, so the drop is a rule of its own, the
-//!   last. Without it, frames pass. `check`, `sync` and `watch` look for it.
+//! - `forward` is for frames that leave by a port. Multicast queries skip the VMs' chains: if the
+//!   bridge snoops, every VM must hear the queries that the bridge hears, or its memberships expire.
+//!   Queries from VMs were dropped before.
+//! - `meddling` drops frames that no VM may send to the bridge: control frames, and IGMP and MLD queries.
+//!   It drops IGMP fragments as well, because the bridge reads them as whole messages. `meta protocol`
+//!   also matches frames with a VLAN tag, unlike the `ether type` that nft would add by itself.
+//! - `dropped-spoofed`, `dropped-foreign` and `dropped-forged` drop the frames that VMs' chains send
+//!   there, and note the sender in the set `spoofed`, `foreign` or `forged`. They always count an address
+//!   that is already in the set. They add a new one only if the set `…-pace` shows that the port has not
+//!   used too many lately. If a set is full, nft leaves the rule, so the drop is a separate rule, the
+//!   last. Without it, frames would pass: `check`, `sync` and `watch` check that it is there.
 
 mod chain;
 
@@ -30,34 +31,34 @@ pub use self::chain::Chain;
 
 /// The family of our table.
 pub const FAMILY: NfFamily = NfFamily::Bridge;
-/// Its name in nft's language.
+/// The family's name in nft's language.
 pub const FAMILY_NAME: &str = "bridge";
 /// Our table.
 pub const TABLE: &str = "macfence";
-/// The verdict map in it: which port belongs to which VM's chain.
+/// The verdict map in it, from ports to VMs' chains.
 pub const PORTS: &str = "ports";
 /// The base chain for frames that come from a port.
 pub const PREROUTING: &str = "prerouting";
 /// The base chain for frames that leave by a port.
 pub const FORWARD: &str = "forward";
-/// The chain that drops what no VM may send to the bridge.
+/// The chain that drops frames that no VM may send to the bridge.
 pub const MEDDLING: &str = "meddling";
 
-/// The chain that notes and drops what has a false source address.
+/// The chain that notes and drops frames with a false source address.
 pub const DROPPED_SPOOFED: &str = "dropped-spoofed";
-/// The chain that notes and drops what comes from another network.
+/// The chain that notes and drops frames from another network.
 pub const DROPPED_FOREIGN: &str = "dropped-foreign";
-/// The chain that notes and drops what the address guard does not let pass.
+/// The chain that notes and drops frames that the address guard refuses.
 pub const DROPPED_FORGED: &str = "dropped-forged";
-/// What begins the names of these chains, before the name of their set.
+/// The start of these chains' names, before the name of their set.
 const DROPPED: &str = "dropped-";
-/// What ends the names of the sets that keep a port from filling the set of this name.
+/// The end of the names of sets that keep one port from filling a set.
 const PACE: &str = "-pace";
 
-/// Adding what exists changes nothing, and the base chains' rules are replaced by the same ones.
+/// Loading this again changes nothing: existing objects stay, and rules are replaced by the same ones.
 const SKELETON: &str = include_str!("skeleton.json");
 
-/// The commands of the skeleton, as they are written in its file.
+/// The commands of the skeleton, as its file has them.
 #[derive(Deserialize)]
 pub struct Skeleton {
     #[serde(rename = "nftables")]
@@ -65,25 +66,25 @@ pub struct Skeleton {
 }
 
 impl Skeleton {
-    /// Reads the file that is compiled in.
+    /// Reads the compiled-in file.
     ///
     /// # Errors
-    /// If it is no JSON, which the tests rule out.
+    /// If the file is no JSON, which tests rule out.
     pub fn read() -> Result<Self> {
         serde_json::from_str(SKELETON).context("skeleton.json")
     }
 
-    /// All commands but those that add sets, as text.
+    /// Returns all commands except those that add sets, as text.
     pub fn commands(&self) -> impl Iterator<Item = &str> {
         let all = self.commands.iter().map(|command| command.get());
         all.filter(|command| added(command, "set").is_none())
     }
 
-    /// The commands that add the table and these sets, as text.
+    /// Returns the commands that add the table and these sets, as text.
     ///
-    /// nft before 1.0.7 fails where such a set is there already ("File exists"). It marks a set as dynamic
-    /// by itself where a rule fills it, and its JSON has no word for that. But where it has read the
-    /// kernel's set, it marks that one, and adds the set unmarked; the kernel takes it for another one.
+    /// nft before 1.0.7 fails if such a set exists already ("File exists"). It marks a set as dynamic by
+    /// itself when a rule fills it, and its JSON has no word for that. But if it has read the kernel's
+    /// set, it marks that one and adds the new set unmarked. To the kernel these are different sets.
     pub fn commands_for_sets(&self, names: &[String]) -> impl Iterator<Item = &str> {
         let all = self.commands.iter().map(|command| command.get());
         all.filter(|command| {
@@ -93,14 +94,14 @@ impl Skeleton {
         })
     }
 
-    /// The sets, by name.
+    /// Returns the sets by name.
     pub fn sets(&self) -> BTreeMap<String, Value> {
         let all = self.commands.iter().map(|command| command.get());
         let sets = all.filter_map(|command| added(command, "set"));
         sets.map(|set| (text(&set, "name"), set)).collect()
     }
 
-    /// All commands but those about this chain, as text.
+    /// Returns all commands except those about this chain, as text.
     pub fn commands_but(&self, chain: &'static str) -> impl Iterator<Item = &str> {
         self.commands().filter(move |command| {
             let of = |kind, key| added(command, kind).is_some_and(|object| object[key] == chain);
@@ -110,7 +111,7 @@ impl Skeleton {
         })
     }
 
-    /// The chains, by name.
+    /// Returns the chains by name.
     pub fn chains(&self) -> BTreeMap<String, Chain> {
         let mut chains: BTreeMap<String, Chain> = BTreeMap::new();
         for command in self.commands() {
@@ -126,7 +127,7 @@ impl Skeleton {
     }
 }
 
-/// The object of this kind that a command adds.
+/// Returns the object of this kind that a command adds.
 fn added(command: &str, kind: &str) -> Option<Value> {
     let mut command: Value = serde_json::from_str(command).ok()?;
     Some(command.get_mut("add")?.get_mut(kind)?.take())
@@ -137,20 +138,20 @@ fn text(object: &Value, key: &str) -> String {
     text.unwrap_or_default().to_owned()
 }
 
-/// The skeleton as the kernel holds it, or as much of it as was listed.
+/// The kernel's skeleton, or the listed part of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Actual {
     /// The chains that are no VM's, by name.
     pub chains: BTreeMap<String, Chain>,
     /// The sets, by name, without their elements.
     pub sets: BTreeMap<String, Value>,
-    /// Whether the table is out of force.
+    /// Whether the table is dormant: out of force.
     pub is_dormant: bool,
 }
 
 impl Actual {
-    /// What keeps frames of fenced ports from passing the VMs' chains, each in words. Every chain is
-    /// compared for itself.
+    /// Describes, for people, all defects that let frames of fenced ports skip the VMs' chains.
+    /// Compares each chain separately.
     ///
     /// # Errors
     /// If our own skeleton cannot be read.
@@ -158,7 +159,7 @@ impl Actual {
         self.defects_of(None)
     }
 
-    /// The same of one chain only, if one is named.
+    /// Does the same, but only for one chain if one is named.
     ///
     /// # Errors
     /// If our own skeleton cannot be read.
@@ -197,7 +198,7 @@ impl Actual {
         Ok(defects)
     }
 
-    /// The sets that are not there.
+    /// Returns the names of missing sets.
     ///
     /// # Errors
     /// If our own skeleton cannot be read.
@@ -207,7 +208,7 @@ impl Actual {
         Ok(sets.into_keys().collect())
     }
 
-    /// The sets that somebody has made otherwise. They must be deleted and added again.
+    /// Returns sets with another type, timeout or size. They must be deleted and added again.
     ///
     /// # Errors
     /// If our own skeleton cannot be read.
@@ -224,16 +225,16 @@ impl Actual {
         Ok(sets.into_keys().collect())
     }
 
-    /// Whether `forward` checks what comes from ports as well, as version 0.1 had it: its only base
-    /// chain.
+    /// Tells whether `forward` also checks frames from ports, as in version 0.1, which had no other
+    /// base chain.
     pub fn checks_senders_in_forward(&self) -> bool {
         self.chains
             .get(FORWARD)
             .is_some_and(|forward| forward.looks_up().contains(&"iifname"))
     }
 
-    /// The chains that are hooked in elsewhere than they should be. The kernel moves no chain: it
-    /// must be deleted and added again.
+    /// Returns chains that are hooked in at the wrong place. The kernel cannot move a chain: it must be
+    /// deleted and added again.
     ///
     /// # Errors
     /// If our own skeleton cannot be read.
@@ -251,7 +252,7 @@ impl Actual {
     }
 }
 
-/// The chain that fills a set.
+/// Returns the name of the chain that fills a set.
 pub fn chain_that_fills(set: &str) -> String {
     format!("{DROPPED}{}", set.strip_suffix(PACE).unwrap_or(set))
 }

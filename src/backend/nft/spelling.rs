@@ -1,11 +1,11 @@
-//! Versions of nft spell some matches of a rule differently when they list it, and hosts differ by
-//! `/etc/protocols`. Here they become one spelling. *Measured* with nft 0.9.8, 1.0.6 and 1.1.3.
+//! Brings nft's listings to one spelling. Versions of nft spell some matches differently, and hosts
+//! differ in `/etc/protocols`. *Measured* with nft 0.9.8, 1.0.6 and 1.1.3.
 
 use std::net::Ipv6Addr;
 
 use serde_json::{Value, json};
 
-/// Protocol numbers by the names that nft finds in `/etc/protocols`, as far as our rules have them.
+/// The protocol numbers in our rules, by the names that nft finds in `/etc/protocols`.
 const PROTOCOLS: [(&str, u32); 7] = [
     ("ip", 0),
     ("hopopt", 0),
@@ -16,11 +16,11 @@ const PROTOCOLS: [(&str, u32); 7] = [
     ("ipv6-opts", 60),
 ];
 
-/// EtherTypes by the names that some versions have.
+/// EtherTypes by the names that some versions use.
 const ETHER_TYPES: [(&str, u32); 3] = [("vlan", 0x8100), ("8021q", 0x8100), ("8021ad", 0x88a8)];
 
-/// Brings the matches of a rule to one spelling, if it has a comment: all of ours have one that are
-/// spelled differently, and a host may have ten thousand others.
+/// Brings the matches of a rule to one spelling, if it has a comment. All our rules with differing
+/// spellings have one, and a host may have ten thousand rules without.
 pub fn unify(rule: &mut Value) {
     if rule.get("comment").is_none() {
         return;
@@ -61,7 +61,7 @@ fn unify_match(matched: &mut Value) {
                 .as_str()
                 .and_then(|text| text.parse::<Ipv6Addr>().ok())
         {
-            // The C library writes some addresses otherwise than Rust's.
+            // The C library and Rust's write some addresses differently.
             right = address.to_string().into();
         }
     }
@@ -76,7 +76,7 @@ fn by_number(value: &mut Value, names: &[(&str, u32)]) {
     }
 }
 
-/// The names that values of this expression may have been given.
+/// Returns the names that nft may list for values of this expression.
 fn names_of(left: &Value) -> &'static [(&'static str, u32)] {
     let is_protocol = is_field(left, "ip", "protocol") || is_field(left, "ip6", "nexthdr");
     if is_protocol
@@ -100,7 +100,7 @@ fn is_field(left: &Value, protocol: &str, field: &str) -> bool {
     is("/payload/protocol", protocol) && is("/payload/field", field)
 }
 
-/// Whether nft lists a number of more than 32 bits, which the `nftables` crate cannot read.
+/// Tells whether nft lists a number of more than 32 bits, which the `nftables` crate cannot read.
 fn has_more_than_32_bits(left: &Value) -> bool {
     let len = left.pointer("/payload/len").and_then(Value::as_u64);
     len.is_some_and(|len| len > 32)
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_versions_spell_differently_becomes_the_same() {
+    fn different_spellings_become_the_same() {
         let bits =
             |base, offset, len| json!({"payload": {"base": base, "offset": offset, "len": len}});
         let field = |protocol, field| json!({"payload": {"protocol": protocol, "field": field}});

@@ -1,4 +1,4 @@
-//! The rules as nft statements, and back.
+//! Turns rules into nft's statements, and back.
 
 mod earlier;
 mod log;
@@ -27,7 +27,7 @@ const CONTROL: (MacAddr, MacAddr) = (
     MacAddr::new([0x01, 0x80, 0xc2, 0, 0, 0]),
     MacAddr::new([0xff, 0xff, 0xff, 0xff, 0xff, 0xf0]),
 );
-/// All bits of a source address that can differ: no frame comes from a group.
+/// A mask of all bits of a source address that can differ: no frame comes from a group.
 const SENDER: MacAddr = MacAddr::new([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff]);
 /// The bit that a multicast or broadcast address has.
 const GROUP: MacAddr = MacAddr::new([1, 0, 0, 0, 0, 0]);
@@ -73,9 +73,9 @@ pub fn of(rule: &Rule) -> Vec<Statement<'static>> {
     }
 }
 
-/// `iifname PORT ether saddr != MAC`, and so for each further address that the VM may use: stops a VM
-/// that sends under another's address, be it to receive the other's frames or to be heard in the
-/// other's network.
+/// `iifname PORT ether saddr != MAC`, with another `!=` for each further address that the VM may use.
+/// Stops a VM that sends under another station's address to get that station's frames, or to be heard
+/// in its network.
 fn drop_spoofed(port: &Port, senders: &[MacAddr]) -> Vec<Statement<'static>> {
     let mut matches = vec![passes(MetaKey::Iifname, port)];
     let senders = senders.iter();
@@ -83,10 +83,10 @@ fn drop_spoofed(port: &Port, senders: &[MacAddr]) -> Vec<Statement<'static>> {
     count_and_note(matches, DROPPED_SPOOFED)
 }
 
-/// `iifname PORT meta pkttype multicast jump meddling`: stops a VM that makes itself the root bridge,
-/// that has the switch disable the host's port, or that takes other networks' multicast away.
-/// A bridge acts on no frame to a single station or to all. The kernel sets the type of a packet by
-/// its receiver's address where it comes in, and reading it costs less than reading the address.
+/// `iifname PORT meta pkttype multicast jump meddling`. Stops a VM that makes itself the root bridge,
+/// makes the switch disable the host's port, or cuts other networks off from their multicast. A bridge
+/// acts only on multicast frames. The kernel sets a packet's type by its destination address when it
+/// arrives, and reading the type costs less than reading the address.
 fn drop_meddling(port: &Port) -> Vec<Statement<'static>> {
     let target = Cow::Borrowed(MEDDLING);
     vec![
@@ -105,8 +105,8 @@ fn drop_control(port: &Port) -> Vec<Statement<'static>> {
     ])
 }
 
-/// `oifname PORT ether saddr & MASK != NETWORK`, and so for each trusted prefix and each trusted port:
-/// stops a VM that listens to the broadcasts, floods and neighbours of other networks.
+/// `oifname PORT ether saddr & MASK != NETWORK`, with another `!=` for each trusted prefix and each
+/// trusted port. Stops a VM that listens to broadcasts, flooded frames and neighbours of other networks.
 fn drop_foreign(
     port: &Port,
     own: MacPrefix,
@@ -119,12 +119,12 @@ fn drop_foreign(
     count_and_note(matches, DROPPED_FOREIGN)
 }
 
-/// `oifname PORT ether saddr & MASK != NETWORK ether daddr != MAC`, not for groups: stops a VM that
-/// listens to what a router, or a trusted port of the host, sends to the VMs of other networks.
+/// `oifname PORT ether saddr & MASK != NETWORK ether daddr != MAC`, not for groups. Stops a VM that
+/// listens to frames from a router, or a trusted port of the host, to VMs of other networks.
 ///
-/// The source always has a mask. Without one nft 0.9.8 and 1.0.6 make one comparison of both
-/// addresses, which are neighbours in the frame: "source and destination are not these two" drops
-/// what "neither the source nor the destination" lets pass. (nft 1.1.3 does not.)
+/// The source always has a mask. Without one, nft 0.9.8 and 1.0.6 merge both matches into one comparison,
+/// because the addresses are neighbours in the frame. Then "source and destination are not these two"
+/// drops frames that "neither the source nor the destination" lets pass. (nft 1.1.3 does not merge them.)
 fn drop_overheard(port: &Port, own: MacPrefix, receivers: &[MacAddr]) -> Vec<Statement<'static>> {
     let mask = match own.len() {
         PrefixLen::FULL => SENDER,
@@ -139,8 +139,8 @@ fn drop_overheard(port: &Port, own: MacPrefix, receivers: &[MacAddr]) -> Vec<Sta
     count_and_drop(matches)
 }
 
-/// `iifname PORT`, and what [`super::address_guard`] says. The port comes second: of what a VM sends
-/// and receives, most rules are done with after they have looked at the protocol.
+/// `iifname PORT` and the matches of [`super::address_guard`]. The port comes second: for most frames,
+/// a rule ends at its first match, the protocol.
 fn drop_forged(port: &Port, check: &Check) -> Vec<Statement<'static>> {
     let mut matches = check.matches();
     matches.insert(matches.len().min(1), passes(MetaKey::Iifname, port));
@@ -173,8 +173,7 @@ fn masked(name: &'static str, mask: MacAddr) -> Expression<'static> {
     and(field("ether", name), text(mask))
 }
 
-/// The rule that these statements and this comment are, and the packets that it dropped. `None`:
-/// somebody else's rule.
+/// Reads a rule and the packets that it dropped. `None`: somebody else's rule.
 pub fn parse(statements: &[Statement], comment: Option<&str>) -> Option<(Rule, u64)> {
     let (packets, others): (Vec<_>, Vec<_>) = statements
         .iter()
@@ -183,13 +182,13 @@ pub fn parse(statements: &[Statement], comment: Option<&str>) -> Option<(Rule, u
         .first()
         .map_or(Some(0), |counter| packets_of(counter))?;
     let rule = candidate(&others, comment)?;
-    // Whatever the candidate, a rule is ours only if it is what we write.
+    // A rule is ours only if it is exactly what we write for the candidate.
     let is_ours = is_same(statements, &of(&rule)) || is_of_earlier_version(statements, &rule);
     is_ours.then_some((rule, packets))
 }
 
-/// Whether listed statements are these, whatever was counted. nft does not list a `meta protocol`
-/// that a later match implies; one that is listed must be the same.
+/// Tells whether listed statements are the desired ones, apart from counts. nft may leave out a `meta
+/// protocol` that a later match implies; a listed one must be the same.
 fn is_same(actual: &[Statement], desired: &[Statement]) -> bool {
     let plain = |statement| match statement {
         &Statement::Counter(_) => None,
@@ -204,7 +203,7 @@ fn is_same(actual: &[Statement], desired: &[Statement]) -> bool {
     actual.next().is_none()
 }
 
-/// Whether it says that a packet is of IPv4 or IPv6, which all matches behind it imply.
+/// Tells whether a statement matches IPv4 or IPv6 packets, which all later matches imply.
 fn is_implied(statement: &Statement) -> bool {
     match statement {
         Statement::Match(Match {
@@ -216,11 +215,11 @@ fn is_implied(statement: &Statement) -> bool {
     }
 }
 
-/// The rule that these statements may be.
+/// Returns the rule that these statements may be.
 fn candidate(statements: &[&Statement], comment: Option<&str>) -> Option<Rule> {
     if let Some((Statement::Log(Some(log)), limited)) = statements.split_last() {
         let group = log.group?.try_into().ok()?;
-        // The limit stands where the drop would.
+        // The limit is in the place of the drop.
         let of = Box::new(candidate(limited, comment)?);
         return Some(Rule::Logged { group, of });
     }
@@ -278,7 +277,7 @@ fn device_of(statement: &Statement) -> Option<(MetaKey, Port)> {
     }
 }
 
-/// The prefix that a match on the source address is about.
+/// Returns the prefix in a match on the source address.
 fn sender_of(statement: &Statement) -> Option<MacPrefix> {
     let Statement::Match(Match {
         left,
@@ -305,7 +304,7 @@ fn sender_of(statement: &Statement) -> Option<MacPrefix> {
     }
 }
 
-/// The address that a frame is not for, as a match says.
+/// Returns the address in a match on a destination that is not this one.
 fn receiver_of(statement: &Statement) -> Option<MacAddr> {
     match statement {
         Statement::Match(Match {
@@ -317,7 +316,7 @@ fn receiver_of(statement: &Statement) -> Option<MacAddr> {
     }
 }
 
-/// The port that a frame has not come through, as a match says.
+/// Returns the port in a match on frames that did not come through it.
 fn port_of(statement: &Statement) -> Option<Port> {
     match statement {
         Statement::Match(Match {

@@ -1,4 +1,4 @@
-//! A list of nft commands that the kernel takes as a whole or not at all.
+//! A list of nft commands. The kernel executes all of them or none.
 
 use std::borrow::Cow;
 
@@ -14,25 +14,25 @@ use super::skeleton::{self, FAMILY, FORWARD, PORTS, Skeleton, TABLE};
 use super::statement;
 use crate::vm::Port;
 
-/// nft commands, in the order in which the kernel is to see them.
+/// nft commands, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transaction(pub Vec<Command>);
 
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Makes sure of the table, the map and the base chains. The base chains' rules are replaced, so
-    /// that the kernel waits for an RCU grace period, some 10 ms.
+    /// Adds the table, the map and the shared chains unless they exist. It replaces these chains'
+    /// rules, so the kernel waits for an RCU grace period, some 10 ms.
     AddSkeleton,
-    /// Makes sure of the skeleton but for the chain `forward`, which stays as it is.
+    /// Does the same, except that the chain `forward` stays as it is.
     AddSkeletonButForward,
-    /// Adds the table and these sets of the skeleton. nft 1.0.6 fails if one is there: see
+    /// Adds the table and these sets of the skeleton. nft 1.0.6 fails if a set exists: see
     /// [`Skeleton::commands_for_sets`].
     AddSets(Vec<String>),
-    /// Deletes a set of the skeleton, in order to add it again as it should be. Takes the rules away
-    /// that fill it.
+    /// Deletes a set of the skeleton and the rules that fill it, so that it can be added again as it
+    /// should be.
     DropSet(String),
-    /// Deletes a chain of the skeleton, in order to add it again in its place.
+    /// Deletes a chain of the skeleton, so that it can be added again in its place.
     DropBaseChain(String),
     /// Adds a chain, unless it exists.
     AddChain(ChainName),
@@ -42,36 +42,39 @@ pub enum Command {
     FlushChain(ChainName),
     /// Deletes a chain with its rules. Fails in the kernel while the map refers to it.
     DeleteChain(ChainName),
-    /// Adds a rule to a chain: at its end, or at its beginning where the rule must see what others drop.
+    /// Adds a rule to a chain: at its end, or at its beginning if the rule must see frames that others
+    /// drop.
     AddRule(ChainName, Rule),
-    /// Puts a rule in the place of the one with this handle, which is like it and has dropped so many
-    /// packets. Fails in the kernel if it is not there.
+    /// Replaces the rule with this handle by a new one, whose counter starts at this number of packets.
+    /// Fails in the kernel if there is no rule with this handle.
     RenewRule(ChainName, u32, Rule, u64),
-    /// Deletes the rule with this handle. Fails in the kernel if it is not there.
+    /// Deletes the rule with this handle. Fails in the kernel if there is none.
     DeleteRule(ChainName, u32),
-    /// Makes a port's frames pass a chain. Fails in the kernel if they pass another one.
+    /// Sends a port's frames to a chain. Fails in the kernel if they go to another one.
     AddPort(Port, ChainName),
-    /// Makes sure that a port's entry leads to a chain. Adds it if it is not there, and fails in the
-    /// kernel if it leads elsewhere.
+    /// Checks that a port's entry leads to a chain: fails in the kernel if it leads elsewhere. Adds the
+    /// entry if there is none.
     AssertEntry(String, ChainName),
     /// Deletes an entry of the map. Fails in the kernel if there is none.
     DeleteEntry(String),
-    /// Lists the map of ports. As the last command it saves nft before 1.0.7 from reading the sets of the
-    /// skeleton, which [`Command::AddSets`] may then add though they are there.
+    /// Lists the map of ports. As the last command it keeps nft before 1.0.7 from reading the sets of
+    /// the skeleton. Then [`Command::AddSets`] does not fail if they exist.
     ListPorts,
-    /// Lists this chain of the skeleton. As the last command it saves nft 1.0.6 from reading all
-    /// chains and all elements of the map, 12 ms with 4,000 VMs.
+    /// Lists this chain of the skeleton. As the last command it keeps nft 1.0.6 from reading all chains
+    /// and all elements of the map, which takes 12 ms with 4,000 VMs.
     ListChain(&'static str),
 }
 
-/// A family whose rules nobody wants to know. nft 1.0.6 heeds `-t` where a chain is listed only after
-/// a listing of another family.
+/// A family that we list but ignore. nft 1.0.6 heeds `-t` for a chain only after a listing of another
+/// family.
 pub const OTHER_FAMILY: &str = "arp";
 
 impl Transaction {
-    /// Deletes an entry of the map if there is one. Fails in the kernel if it leads to another chain.
+    /// Deletes a port's entry in the map, if there is one. Fails in the kernel if the entry leads to
+    /// another chain.
     pub fn delete_entry_of(&mut self, port: &str, name: &ChainName) {
-        // Deleting looks at the port alone; adding what is there changes nothing.
+        // Deleting compares only the port. Adding compares the chain too, and changes nothing if the
+        // entry exists.
         self.0
             .push(Command::AssertEntry(port.to_owned(), name.clone()));
         self.0.push(Command::DeleteEntry(port.to_owned()));
@@ -108,7 +111,7 @@ impl Transaction {
 }
 
 impl Command {
-    /// The command in nft's JSON, which may need several objects for it.
+    /// Writes the command in nft's JSON, which may need several objects.
     fn to_json(&self) -> Result<Vec<String>> {
         let commands = match self {
             Self::AddSkeleton => {
@@ -176,7 +179,7 @@ impl Command {
     }
 }
 
-/// The crate's types cannot list what has only a name.
+/// Written by hand: the crate's types cannot list an object by its name alone.
 fn list_chain(name: &str) -> Vec<String> {
     let lists = [
         json!({"list": {"ruleset": {"family": OTHER_FAMILY}}}),
@@ -189,11 +192,11 @@ fn list_ports() -> String {
     json!({"list": {"map": {"family": FAMILY, "table": TABLE, "name": PORTS}}}).to_string()
 }
 
-/// The crate's types want a set's type and flags in order to delete it.
+/// Written by hand: the crate's types need a set's type and flags to delete it.
 fn drop_set(name: &str) -> Vec<String> {
     let chain = json!({"family": FAMILY, "table": TABLE, "name": skeleton::chain_that_fills(name)});
     let commands = [
-        // The kernel flushes only what is there.
+        // The kernel flushes only chains that exist.
         json!({"add": {"chain": chain}}),
         json!({"flush": {"chain": chain}}),
         json!({"delete": {"set": {"family": FAMILY, "table": TABLE, "name": name}}}),

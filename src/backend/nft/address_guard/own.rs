@@ -1,8 +1,8 @@
-//! The rules of the address guard that name the VM's own addresses: what they match besides `iifname
-//! PORT`, and which addresses they name, read back.
+//! The rules of the address guard that name the VM's own addresses. Each also matches `iifname PORT`.
+//! Also reads the addresses back from rules.
 //!
-//! A rule that lists addresses has one `!=` for each, which must all be so. Sets would cost the kernel
-//! an object each, and nft 0.9.8 cannot have one of the target's address in an advertisement.
+//! A rule has one `!=` for each address, and all must hold. Each set would cost the kernel an object,
+//! and nft 0.9.8 has no set for the target's address in an advertisement.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -17,31 +17,31 @@ use crate::mac::MacAddr;
 
 type Matches = Vec<Statement<'static>>;
 
-/// fe80::/10 and its mask, of the first 16 bits.
+/// The first 16 bits of fe80::/10, and their mask.
 const LINK_LOCAL: u32 = 0xfe80;
 const LINK_LOCAL_MASK: u32 = 0xffc0;
 
-/// Stops ARP that gives a MAC address which is not the VM's: the receivers believe this one, not that
-/// of the frame.
+/// Stops ARP with a MAC address that is not the VM's: receivers believe this address, not that of the
+/// frame.
 pub fn false_arp_mac(macs: &[MacAddr]) -> Matches {
     let is_not = |mac: &MacAddr| is_not(arp_mac(), text(hex(mac_bits(*mac))));
     fixed::arp(macs.iter().map(is_not))
 }
 
-/// Stops ARP for another's IP address. 0.0.0.0 only looks whether an address is free (RFC 5227), or
-/// is RARP's.
+/// Stops ARP for another station's IP address. 0.0.0.0 may pass: it probes whether an address is free
+/// (RFC 5227), or belongs to RARP.
 pub fn false_arp_ip(addresses: &[Ipv4Addr]) -> Matches {
     let all = addresses.iter().copied().chain([Ipv4Addr::UNSPECIFIED]);
     fixed::arp(all.map(|ip| is_not(arp_ip(), number(ip.to_bits()))))
 }
 
-/// Stops a packet under another's IPv4 address. What is sent from 0.0.0.0, [`fixed`] looks at.
+/// Stops packets from another station's IPv4 address. [`fixed`] checks packets from 0.0.0.0.
 pub fn false_ipv4_source(addresses: &[Ipv4Addr]) -> Matches {
     let all = addresses.iter().copied().chain([Ipv4Addr::UNSPECIFIED]);
     fixed::ip("ip", all.map(|ip| is_not(ipv4_source(), text(ip))))
 }
 
-/// Stops a packet under another's IPv6 address. What is sent from `::`, [`fixed`] looks at.
+/// Stops packets from another station's IPv6 address. [`fixed`] checks packets from `::`.
 pub fn false_ipv6_source(allowed: &ActualIpv6) -> Matches {
     let mut all: Vec<_> = allowed.addresses.iter().map(text).collect();
     if allowed.any_link_local {
@@ -54,22 +54,22 @@ pub fn false_ipv6_source(allowed: &ActualIpv6) -> Matches {
     fixed::ip("ip6", all.map(|ip| is_not(ipv6_source(), ip)))
 }
 
-/// Stops who claims, as if to look whether it is free, the address that another is about to take: that
-/// one then goes without (RFC 4862, 5.4.3).
+/// Stops a VM that pretends to probe the address that another station is about to take: that station
+/// would then give the address up (RFC 4862, 5.4.3).
 pub fn false_probe(allowed: &ActualIpv6) -> Matches {
     let mut matches = vec![is(bits(NH, 320, 8), number(135))];
     matches.extend(target_is_none_of(NH, PROBED, allowed));
     fixed::ipv6_unspecified(matches)
 }
 
-/// Stops who answers for another's IPv6 address.
+/// Stops a VM that answers for another station's IPv6 address.
 pub fn false_advert(allowed: &ActualIpv6) -> Matches {
     let target = target_is_none_of(TH, ADVERTISED, allowed);
     fixed::icmpv6("nd-neighbor-advert", target)
 }
 
-/// Where the target is, in bits: in a solicitation right behind the IPv6 header, and in an
-/// advertisement.
+/// The offset of the target in bits: from the IPv6 header in a solicitation that follows it directly,
+/// and from the ICMPv6 header in an advertisement.
 const PROBED: u32 = 384;
 const ADVERTISED: u32 = 64;
 
@@ -85,13 +85,13 @@ fn target_is_none_of(base: PayloadBase, offset: u32, allowed: &ActualIpv6) -> Ma
     matches
 }
 
-/// The addresses that [`false_arp_mac`] names.
+/// Reads the addresses in a rule of [`false_arp_mac`].
 pub fn arp_macs(statements: &[&Statement]) -> Option<Vec<MacAddr>> {
     let mac = |right: &Expression| Some(mac_of(u64::try_from(unhex(right)?).ok()?));
     named(statements, &arp_mac()).map(mac).collect()
 }
 
-/// The addresses that [`false_arp_ip`] names, without the last.
+/// Reads the addresses in a rule of [`false_arp_ip`], without the last.
 pub fn arp_ips(statements: &[&Statement]) -> Option<Vec<Ipv4Addr>> {
     let ip = |right: &Expression| match right {
         Expression::Number(ip) => Some(Ipv4Addr::from_bits(*ip)),
@@ -100,12 +100,12 @@ pub fn arp_ips(statements: &[&Statement]) -> Option<Vec<Ipv4Addr>> {
     but_the_last(named(statements, &arp_ip()).map(ip).collect())
 }
 
-/// The addresses that [`false_ipv4_source`] names, without the last.
+/// Reads the addresses in a rule of [`false_ipv4_source`], without the last.
 pub fn ipv4_sources(statements: &[&Statement]) -> Option<Vec<Ipv4Addr>> {
     but_the_last(named(statements, &ipv4_source()).map(parsed).collect())
 }
 
-/// What [`false_ipv6_source`] allows.
+/// Reads the addresses that a rule of [`false_ipv6_source`] allows.
 pub fn ipv6_sources(statements: &[&Statement]) -> Option<ActualIpv6> {
     let source = ipv6_source();
     let (single, other): (Vec<_>, Vec<_>) =
@@ -116,12 +116,12 @@ pub fn ipv6_sources(statements: &[&Statement]) -> Option<ActualIpv6> {
     })
 }
 
-/// What [`false_probe`] allows.
+/// Reads the addresses that a rule of [`false_probe`] allows.
 pub fn probed(statements: &[&Statement]) -> Option<ActualIpv6> {
     targets(statements, NH, PROBED)
 }
 
-/// What [`false_advert`] allows.
+/// Reads the addresses that a rule of [`false_advert`] allows.
 pub fn advertised(statements: &[&Statement]) -> Option<ActualIpv6> {
     targets(statements, TH, ADVERTISED)
 }
@@ -152,7 +152,7 @@ fn ipv6_source() -> Expression<'static> {
     field("ip6", "saddr")
 }
 
-/// What must not be to the right of `left`.
+/// Returns the right sides of all `left != …`.
 fn named<'a>(
     statements: &'a [&Statement],
     left: &'a Expression<'static>,
@@ -181,7 +181,7 @@ fn but_the_last<T>(values: Option<Vec<T>>) -> Option<Vec<T>> {
     values.pop().map(|_| values)
 }
 
-/// A number of more than 32 bits, as [`super::super::spelling`] spells it.
+/// Spells a number of more than 32 bits like [`super::super::spelling`].
 fn hex(number: impl Into<u128>) -> String {
     format!("{:#x}", number.into())
 }

@@ -24,7 +24,7 @@ fn plain() -> Guard {
     )
 }
 
-/// A guard with all that there is.
+/// A guard with every option.
 fn full() -> Guard {
     Guard {
         extra_macs: vec!["00:00:5e:00:01:07".parse().unwrap()],
@@ -74,7 +74,7 @@ fn no_two_rules_of_a_guard_have_the_same_name() {
 }
 
 #[test]
-fn what_may_be_in_a_tag_or_a_fragment_is_looked_after_by_whatever_guard_there_is() {
+fn every_guard_also_checks_tags_and_fragments() {
     let fragments = fixed::FRAGMENTS[0].0;
     let tags = fixed::TAGS[0].0;
     let dhcp = Guard {
@@ -89,7 +89,7 @@ fn what_may_be_in_a_tag_or_a_fragment_is_looked_after_by_whatever_guard_there_is
         let names = names(&guard);
         let is_in = |wanted: &str| names.iter().filter(|name| **name == wanted).count();
         assert_eq!(is_in(fragments), 1);
-        // Where addresses are guarded, no tag is let pass at all.
+        // If addresses are guarded, no tagged frame may pass.
         assert_eq!(is_in(tags), usize::from(guard.addresses.is_none()));
     }
 }
@@ -110,7 +110,7 @@ fn the_rules_of_a_guarded_vm_are_as_in_their_snapshot() {
 }
 
 #[test]
-fn a_guard_that_lacks_a_rule_is_not_whole_and_most_still_tell_what_they_were_made_for() {
+fn a_guard_that_lacks_a_rule_is_not_whole_but_most_can_be_restored() {
     let rules = Rule::of(&full());
     for lost in &rules {
         let rest = rules.iter().filter(|rule| *rule != lost);
@@ -125,7 +125,7 @@ fn a_guard_that_lacks_a_rule_is_not_whole_and_most_still_tell_what_they_were_mad
 }
 
 #[test]
-fn what_a_guard_lost_of_one_kind_of_addresses_it_does_not_make_up() {
+fn a_guard_without_rules_for_one_kind_of_addresses_does_not_invent_them() {
     let rules = Rule::of(&full());
     let is_about_ipv4 = |rule: &&Rule| {
         let check = match rule {
@@ -140,7 +140,7 @@ fn what_a_guard_lost_of_one_kind_of_addresses_it_does_not_make_up() {
 }
 
 #[test]
-fn what_the_rules_of_a_guard_dropped_is_added_up() {
+fn the_drops_of_a_guards_rules_are_added_up() {
     let rules = Rule::of(&full());
     let forged = rules
         .iter()

@@ -75,7 +75,7 @@ fn rules_that_belong_to_another_guard_are_a_defect() {
 }
 
 #[test]
-fn what_an_earlier_version_lacks_is_named_and_what_it_meant_is_known() {
+fn a_guard_of_an_earlier_version_is_understood_and_its_missing_rules_are_named() {
     let now = guard(network(&[ROUTER]));
     let rules = Rule::of(&now);
     let old = [&rules[0], &rules[2]];
@@ -85,7 +85,7 @@ fn what_an_earlier_version_lacks_is_named_and_what_it_meant_is_known() {
 }
 
 #[test]
-fn a_rule_twice_shows_in_the_guard_and_its_drops_are_added() {
+fn a_repeated_rule_shows_in_the_guard_and_its_drops_are_added() {
     let rules = Rule::of(&guard(network(&[])));
     let twice = guards(rules.iter().chain(&rules).zip(1..));
     assert_eq!(twice.len(), 1);
@@ -95,7 +95,7 @@ fn a_rule_twice_shows_in_the_guard_and_its_drops_are_added() {
 }
 
 #[test]
-fn every_rule_is_reached_from_the_base_chains_where_it_belongs() {
+fn the_base_chains_lead_to_every_rule() {
     let chains = Skeleton::read().unwrap().chains();
     for rule in Rule::of(&guard(network(&[ROUTER]))) {
         let key = match rule {

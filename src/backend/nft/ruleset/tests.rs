@@ -1,7 +1,7 @@
 use super::*;
 use crate::fence::{Guard, Hears};
 
-/// A fenced VM `one-1` as three versions of nft list it.
+/// Reads the fence of the VM `one-1` from a listing.
 fn listed(listing: &str) -> ActualFence {
     let mut ruleset = Ruleset::default();
     ruleset.read(listing).unwrap();
@@ -38,7 +38,7 @@ fn the_listings_of_three_nft_versions_read_alike() {
 }
 
 #[test]
-fn rules_that_note_nobody_are_known_and_reported() {
+fn rules_that_do_not_note_senders_are_read_and_reported() {
     for listing in [
         include_str!("../../../../tests/captures/nft-0.9.8-list-table-unnoted.json"),
         include_str!("../../../../tests/captures/nft-1.0.6-list-table-unnoted.json"),
@@ -55,7 +55,7 @@ fn rules_that_note_nobody_are_known_and_reported() {
 }
 
 #[test]
-fn what_version_0_1_has_loaded_is_known_and_not_whole() {
+fn a_fence_of_version_0_1_is_read_and_reported_as_incomplete() {
     for listing in [
         include_str!("../../../../tests/captures/nft-0.9.8-list-table-0.1.json"),
         include_str!("../../../../tests/captures/nft-1.0.6-list-table-0.1.json"),
@@ -73,7 +73,7 @@ fn what_version_0_1_has_loaded_is_known_and_not_whole() {
 }
 
 #[test]
-fn what_is_not_a_listing_is_an_error() {
+fn text_that_is_no_listing_is_an_error() {
     for listing in [
         "{",
         "[]",
@@ -86,7 +86,7 @@ fn what_is_not_a_listing_is_an_error() {
 }
 
 #[test]
-fn what_somebody_else_added_is_kept_apart() {
+fn rules_and_entries_of_others_are_kept_apart() {
     let listing = r#"{"nftables": [
         {"map": {"family": "bridge", "name": "ports", "table": "macfence", "elem": [
             ["eth9", {"drop": null}], [{"elem": {"val": "a", "comment": "x"}}, {"jump": {"target": "vm-b"}}]]}},

@@ -1,24 +1,25 @@
-//! A chain of the skeleton, compared with the kernel's.
+//! Compares a chain of the skeleton with the kernel's.
 
 use serde_json::Value;
 
-/// A chain of the skeleton: where it is hooked in, if it is, and its rules.
+/// A chain of the skeleton: its hook, if it has one, and its rules.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chain {
-    /// The chain as nft describes it; null if it is not there.
+    /// The chain as nft describes it; null if it does not exist.
     pub chain: Value,
     /// Its rules, in order, as nft describes them.
     pub rules: Vec<Value>,
 }
 
 impl Chain {
-    /// Whether the kernel's chain is hooked in like this one. nft lists more than it was told.
+    /// Tells whether the kernel's chain is hooked in as desired. Further keys in nft's listing do not
+    /// matter.
     pub(super) fn is_hooked_in_like(&self, desired: &Self) -> bool {
         let mut desired = desired.chain.as_object().into_iter().flatten();
         desired.all(|(key, value)| self.chain.get(key) == Some(value))
     }
 
-    /// Whether the kernel's chain has the rules of this one, and no others.
+    /// Tells whether the kernel's chain has the desired rules and no others.
     pub(super) fn has_the_rules_of(&self, desired: &Self) -> bool {
         self.rules.len() == desired.rules.len()
             && self
@@ -28,8 +29,7 @@ impl Chain {
                 .all(|(own, desired)| is_same(own, desired))
     }
 
-    /// Whether all that comes here is dropped: the last rule does that, and none before it says
-    /// otherwise.
+    /// Tells whether the chain drops every frame: the last rule does, and no earlier one leads elsewhere.
     pub(super) fn drops_in_the_end(&self) -> bool {
         let expressions = |rule: &Value| rule.get("expr").and_then(Value::as_array).cloned();
         let mut all = self.rules.iter().filter_map(expressions);
@@ -45,8 +45,8 @@ impl Chain {
         is_drop && !all.flatten().any(|statement| leads_away(&statement))
     }
 
-    /// What the rules look up in the map: `iifname` for frames from a port, `oifname` for frames to
-    /// it.
+    /// Returns the keys that the rules look up in the map: `iifname` for frames from a port, `oifname`
+    /// for frames to it.
     pub fn looks_up(&self) -> Vec<&str> {
         let statements = self
             .rules
@@ -58,11 +58,11 @@ impl Chain {
     }
 }
 
-/// IGMP's number. nft knows its name, in both directions, only where `/etc/protocols` has it.
+/// IGMP's number. nft reads and writes its name only if `/etc/protocols` has it.
 const IGMP: u8 = 2;
 
-/// Whether the kernel's rule is this one. nft does not list a `meta protocol` that a later match
-/// implies; one that is listed must be the same.
+/// Tells whether the kernel's rule is the desired one. nft may leave out a `meta protocol` that a later
+/// match implies; a listed one must be the same.
 fn is_same(actual: &Value, desired: &Value) -> bool {
     let actual = statements(actual);
     let mut actual = actual.iter().peekable();
@@ -79,15 +79,15 @@ fn is_protocol(statement: &Value) -> bool {
     key.is_some_and(|key| key == "protocol")
 }
 
-/// A rule's statements, as far as every nft lists them alike on every host: without what was counted,
-/// and with numbers for names.
+/// Returns a rule's statements in a form that is the same for every nft and host: without counts, and
+/// with numbers instead of names.
 fn statements(rule: &Value) -> Vec<Value> {
     let plain = |statement: &Value| {
         let mut statement = statement.clone();
         if let Some(counter) = statement.get_mut("counter") {
             *counter = Value::Null;
         } else if let Some(set) = statement.get_mut("set").and_then(Value::as_object_mut) {
-            // nft 0.9.8 knows no counters of elements.
+            // nft 0.9.8 has no counters in sets.
             set.remove("stmt");
         } else if let Some(number) = statement.pointer_mut("/match/right")
             && *number == "igmp"

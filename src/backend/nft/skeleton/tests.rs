@@ -9,7 +9,7 @@ fn whole() -> Actual {
 }
 
 #[test]
-fn the_skeleton_is_whole_in_its_own_eyes() {
+fn the_skeleton_has_no_defects_itself() {
     let skeleton = Skeleton::read().unwrap();
     let names: Vec<_> = skeleton.chains().into_keys().collect();
     assert_eq!(
@@ -28,7 +28,7 @@ fn the_skeleton_is_whole_in_its_own_eyes() {
 }
 
 #[test]
-fn every_chain_is_compared_for_itself() {
+fn every_chain_is_compared_separately() {
     for (name, desired) in whole().chains {
         let without_rules = if name.starts_with(DROPPED) {
             "lets pass what it should drop"
@@ -69,7 +69,7 @@ fn every_chain_is_compared_for_itself() {
 }
 
 #[test]
-fn a_chain_that_should_drop_does_it_last_and_lets_nothing_pass_before() {
+fn a_chain_that_should_drop_ends_with_a_drop_and_lets_nothing_pass_before() {
     let rule = |statement: &str| serde_json::json!({"expr": [{statement: null}]});
     let drops = Chain {
         rules: vec![rule("counter"), rule("drop")],
@@ -85,7 +85,7 @@ fn a_chain_that_should_drop_does_it_last_and_lets_nothing_pass_before() {
         let mut before = drops.clone();
         before.rules.insert(0, rule(verdict));
         assert_eq!(before.drops_in_the_end(), verdict == "unknown");
-        // A drop that not all packets come to.
+        // A drop that not all packets reach.
         let mut rarely = drops.clone();
         rarely.rules[1] = serde_json::json!({"expr": [{verdict: null}, {"drop": null}]});
         assert!(!rarely.drops_in_the_end(), "{verdict}");
@@ -93,12 +93,12 @@ fn a_chain_that_should_drop_does_it_last_and_lets_nothing_pass_before() {
 }
 
 #[test]
-fn what_was_counted_is_no_difference() {
+fn counts_are_no_difference() {
     let mut actual = whole();
     let count = serde_json::json!({"counter": {"packets": 7, "bytes": 420}});
     let meddling = actual.chains.get_mut(MEDDLING).unwrap();
     meddling.rules[0]["expr"][1] = count;
-    // Nor is a name for a number.
+    // A name instead of a number is no difference either.
     meddling.rules[1]["expr"][1]["match"]["right"] = "igmp".into();
     assert_eq!(actual.defects().unwrap(), [""; 0]);
 }

@@ -1,11 +1,11 @@
-//! Rules as they were before drops were noted, and what becomes of them.
+//! Recognises rules of versions that did not note senders, and rewrites them.
 
 use nftables::stmt::{AnonymousCounter, Counter, Statement};
 
 use super::{is_same, of};
 use crate::backend::nft::rule::Rule;
 
-/// Whether listed statements are this rule as it was before drops were noted.
+/// Tells whether listed statements are this rule as versions wrote it that did not note senders.
 pub fn is_of_earlier_version(statements: &[Statement], rule: &Rule) -> bool {
     let mut earlier = of(rule);
     let notes = matches!(earlier.pop(), Some(Statement::Goto(_)));
@@ -13,7 +13,7 @@ pub fn is_of_earlier_version(statements: &[Statement], rule: &Rule) -> bool {
     notes && is_same(statements, &earlier)
 }
 
-/// The statements of a rule that has dropped so many packets.
+/// Returns the statements of a rule whose counter starts at this number of packets.
 pub fn with_packets(rule: &Rule, packets: u64) -> Vec<Statement<'static>> {
     let count = |statement| match statement {
         Statement::Counter(_) => Statement::Counter(Counter::Anonymous(Some(AnonymousCounter {

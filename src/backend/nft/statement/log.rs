@@ -1,4 +1,4 @@
-//! The rule that logs some of what another one drops.
+//! The rule that logs some of the frames that another one drops.
 
 use std::borrow::Cow;
 
@@ -7,11 +7,11 @@ use nftables::stmt::{Limit, Log, Statement};
 use super::of;
 use crate::backend::nft::rule::Rule;
 
-/// The matches of a rule, `limit rate 5/second burst 20 packets log prefix "…" group N`. A rule is left
-/// where its limit is reached, and nobody needs to listen: frames go on to the rule that drops.
+/// The matches of a rule, `limit rate 5/second burst 20 packets log prefix "…" group N`. If the limit
+/// is reached or nobody listens to the group, frames still go on to the rule that drops.
 pub fn log(group: u16, rule: &Rule) -> Vec<Statement<'static>> {
     let mut statements = of(rule);
-    // What counts and drops.
+    // Leave out the counter and the drop.
     statements.retain(|statement| matches!(statement, Statement::Match(_)));
     statements.push(Statement::Limit(Limit {
         rate: 5,
@@ -28,7 +28,7 @@ pub fn log(group: u16, rule: &Rule) -> Vec<Statement<'static>> {
     statements
 }
 
-/// What begins each entry of the log: `macfence spoofed one-42-0: `.
+/// The start of each entry in the log: `macfence spoofed one-42-0: `.
 fn prefix(rule: &Rule) -> String {
     let reason = match rule {
         Rule::Foreign { .. } => "foreign",

@@ -48,7 +48,7 @@ fn rules() -> Vec<Rule> {
     .collect()
 }
 
-/// The statements as the kernel lists them, with what was counted.
+/// The statements as the kernel lists them, with counts.
 fn listed(rule: &Rule) -> Vec<Statement<'static>> {
     let counter = AnonymousCounter {
         packets: Some(7),

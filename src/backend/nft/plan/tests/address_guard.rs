@@ -1,9 +1,9 @@
-//! What is planned where the address guard comes, goes, or has lost rules.
+//! Plans that add, remove or repair the address guard.
 
 use super::*;
 use crate::fence::Addresses;
 
-/// The fence with the address guard, for an address that ends in this number.
+/// The fence with the address guard for an address that ends in this number.
 fn guarded(fence: &Fence, number: u8) -> Fence {
     let addresses = Addresses {
         v4: vec![[192, 168, 0, number].into()],
@@ -63,7 +63,7 @@ fn another_address_changes_the_rules_that_name_it_and_no_others() {
 }
 
 #[test]
-fn where_the_skeleton_is_repaired_the_guards_of_other_vms_get_back_what_they_tell() {
+fn repairing_the_skeleton_also_restores_guards_of_other_vms_if_their_rules_show_them() {
     let b = guarded(&fence("b", &["p1"]), 5);
     let lose = |lost: fn(&Check) -> bool| {
         let mut held = holding(std::slice::from_ref(&b));
@@ -83,7 +83,7 @@ fn where_the_skeleton_is_repaired_the_guards_of_other_vms_get_back_what_they_tel
         lose(|check| matches!(check, Check::Ipv4Source(_))),
         ["add vm-b p1 false IPv4 source"]
     );
-    // Nobody knows any more which IPv4 addresses the VM may use, and a guess could cut it off.
+    // The rules no longer tell which IPv4 addresses the VM may use, and a guess could cut it off.
     assert_eq!(
         lose(|check| matches!(check, Check::Ipv4Source(_) | Check::ArpIp(_))),
         [""; 0]

@@ -1,4 +1,4 @@
-//! What is planned where drops are logged.
+//! Plans for drops that are logged.
 
 use super::*;
 

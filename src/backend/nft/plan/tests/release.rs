@@ -1,9 +1,9 @@
-//! What is planned where ports are released.
+//! Plans that release ports.
 
 use super::*;
 
 #[test]
-fn a_release_deletes_all_that_refers_to_the_ports_and_no_more() {
+fn a_release_deletes_the_rules_and_entries_of_the_ports_and_no_others() {
     let actual = holding(&[fence("a", &["p0", "p1"]), fence("b", &["p2"])]);
     for (ports, expected) in [
         (&["p9"][..], None),

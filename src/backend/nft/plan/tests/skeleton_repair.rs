@@ -1,4 +1,4 @@
-//! What is planned where the skeleton is damaged or of version 0.1.
+//! Plans for a skeleton that is damaged or of version 0.1.
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn the_first_fence_brings_all_vms_of_version_0_1_to_the_present_layout() {
     // No frame may pass `prerouting` unchecked and then `forward` unchecked.
     let second_step = Transaction(vec![Command::AddSkeleton]);
     assert_eq!(afterwards, Some(second_step));
-    // No rule is deleted, so all counters live on.
+    // No rule is deleted, so all counters stay.
     let expected = [
         "skeleton but forward",
         "add chain vm-c",
@@ -53,7 +53,7 @@ fn the_first_fence_brings_all_vms_of_version_0_1_to_the_present_layout() {
         "map p2 vm-c",
     ];
     assert_eq!(lines(plan).unwrap(), expected);
-    // What the bridge has learned from the old ports was not checked either.
+    // Nothing checked the addresses that the bridge learned from the old ports either.
     assert_eq!(new_ports, ["p0", "p1", "p2"].map(|p| p.parse().unwrap()));
 }
 
@@ -85,7 +85,7 @@ fn a_misplaced_base_chain_is_deleted_before_it_is_added_again() {
 }
 
 #[test]
-fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
+fn a_broken_skeleton_is_repaired_only_if_a_vm_is_fenced() {
     let mut actual = holding(&[fence("a", &["p0"])]);
     actual.skeleton = Some(skeleton::Actual::default());
     let repair = Some(vec!["6 sets".to_owned(), "skeleton".to_owned()]);
@@ -94,7 +94,7 @@ fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
         repair
     );
     assert_eq!(enforced(&actual, &[], &Keep::nothing()), None);
-    // Where it was not listed, nothing is known about it.
+    // If the skeleton was not listed, nothing is known about it.
     actual.skeleton = None;
     assert_eq!(
         enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing()),
@@ -103,12 +103,12 @@ fn a_broken_skeleton_is_repaired_only_where_somebody_is_fenced() {
 }
 
 #[test]
-fn all_rules_that_note_nobody_are_renewed_with_what_they_have_counted() {
+fn all_rules_that_do_not_note_senders_are_renewed_and_keep_their_counts() {
     let mut actual = holding(&[fence("a", &["p0"]), fence("b", &["p1"])]);
     actual.outdated = [(chain("a"), 1), (chain("b"), 3)].into();
     let rules = actual.chains.get_mut(&chain("b")).unwrap();
     rules[2].rule.as_mut().unwrap().1 = 7;
-    // As long as the skeleton is whole, only what is to be fenced is looked at.
+    // If the skeleton is whole, only the VMs that are fenced now are repaired.
     let planned = enforced(&actual, &[fence("a", &["p0"])], &Keep::nothing());
     assert_eq!(planned.unwrap(), ["renew vm-a 1 with 0"]);
     let skeleton = actual.skeleton.as_mut().unwrap();
@@ -127,7 +127,7 @@ fn all_rules_that_note_nobody_are_renewed_with_what_they_have_counted() {
 }
 
 #[test]
-fn a_port_that_only_stays_is_brought_to_the_present_layout_too() {
+fn a_port_that_is_only_kept_also_gets_the_present_layout() {
     let actual = of_version_0_1(&[fence("a", &["p0", "p1"])]);
     let planned = enforced(&actual, &[fence("a", &["p1"])], &keeping(&["p0"]));
     let expected = [
@@ -153,7 +153,7 @@ fn a_vm_that_loses_a_port_keeps_the_others_in_the_present_layout() {
 }
 
 #[test]
-fn a_misplaced_forward_that_checks_senders_goes_in_the_second_step() {
+fn a_misplaced_forward_that_checks_senders_is_replaced_in_the_second_step() {
     let mut actual = of_version_0_1(&[fence("a", &["p0"])]);
     let skeleton = actual.skeleton.as_mut().unwrap();
     skeleton.chains.get_mut("forward").unwrap().chain["prio"] = 10.into();
