@@ -1,4 +1,5 @@
-//! `macfence drops`: who was dropped, where, why, and whose address that is.
+//! `macfence drops`: shows which frames were dropped, at which port and why, and who has their
+//! source address.
 
 mod whose;
 
@@ -18,26 +19,26 @@ use crate::config::Config;
 use crate::mac::MacAddr;
 use crate::vm::{Port, VmName};
 
-/// How often the kernel is asked.
+/// How often `--follow` asks the kernel.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// One that was dropped, as `--json` shows it.
+/// One line of the output, as `--json` shows it.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// `null` where no VM has the port any more.
+    /// `null` if no VM has the port any more.
     vm: Option<String>,
     port: String,
-    /// `from` the VM or `to` it.
+    /// `from`: the VM sent the frames. `to`: they were not delivered to the VM.
     direction: &'static str,
     reason: Reason,
     source: String,
     whose: Whose,
-    /// `null` where nft does not count.
+    /// `null` if this nft does not count.
     frames: Option<u64>,
     seconds_ago: u64,
 }
 
-/// What tells entries apart.
+/// What distinguishes one noted drop from another.
 type Key = (Reason, Port, MacAddr);
 
 /// Runs it.
@@ -96,7 +97,7 @@ impl Row {
     fn cells(&self) -> [String; 8] {
         let frames = self.frames.map(|frames| frames.to_string());
         [
-            // A VM's name can hold what moves a terminal's cursor.
+            // Escape the VM's name: it may contain control characters for the terminal.
             self.vm
                 .as_ref()
                 .map_or("-".to_owned(), |vm| vm.escape_debug().to_string()),
@@ -118,7 +119,7 @@ fn ago(seconds: u64) -> String {
     }
 }
 
-/// Prints what comes, until nobody reads it.
+/// Prints new drops until the reader closes the pipe.
 fn follow(
     config: &Config,
     backend: &dyn Backend,
@@ -139,7 +140,7 @@ fn follow(
         if news.is_empty() {
             continue;
         }
-        // VMs come and go meanwhile.
+        // VMs may have started or ended since the last second.
         let known = Known::gather(config, backend)?;
         let mut text = String::new();
         for row in rows(&known, vms, &news) {
@@ -170,13 +171,14 @@ fn by_key(noted: &[Noted]) -> BTreeMap<Key, (Option<u64>, u64)> {
         .collect()
 }
 
-/// Whether further frames have come since.
+/// Tells whether more frames were dropped since the last second.
 fn is_new(noted: &Noted, before: &BTreeMap<Key, (Option<u64>, u64)>) -> bool {
     let key = (noted.reason, noted.port.clone(), noted.source);
     match before.get(&key) {
         None => true,
         Some((Some(frames), _)) => noted.frames.is_none_or(|now| now > *frames),
-        // A second passes between two looks.
+        // Without a counter, a smaller age means a newer frame. A second passes between two
+        // queries.
         Some((None, seconds)) => noted.seconds < *seconds || noted.seconds == 0,
     }
 }
@@ -196,12 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_come_since_is_new() {
+    fn only_drops_since_the_last_query_are_new() {
         let (a, b) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
         let before = by_key(&[noted(a, Some(3), 9), noted(b, None, 9)]);
         assert!(!is_new(&noted(a, Some(3), 10), &before));
         assert!(is_new(&noted(a, Some(4), 0), &before));
-        // Its element has expired and was made again.
+        // The kernel's entry expired and was created again.
         assert!(!is_new(&noted(b, None, 10), &before));
         assert!(is_new(&noted(b, None, 2), &before));
         assert!(is_new(&noted("02:00:00:00:00:03", None, 2), &before));

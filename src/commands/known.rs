@@ -1,8 +1,8 @@
-//! What `watch` knows of a host since it last looked at all of it: which VMs run and what the kernel holds
-//! for them. When a few VMs start or end, it does for these what `sync` does for all.
+//! What `watch` knows about the host since it last examined all of it: which VMs run, and what the kernel
+//! holds for them. When a few VMs start or end, `watch` does for these what `sync` does for all.
 //!
-//! Whatever that does not explain is left to `sync`: then [`Known::follow`] returns `None`, and has
-//! changed nothing.
+//! [`Known::follow`] leaves everything that this does not explain to `sync`: it then returns `None`, and
+//! has changed nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,23 +23,23 @@ use crate::source::{Doubt, Running};
 use crate::survey::{Extent, Host, Survey};
 use crate::vm::{Port, Vm, VmName};
 
-/// What is known of a host.
+/// What is known about a host.
 #[derive(Clone, Debug)]
 pub struct Known {
     policy: Policy,
-    /// The VMs that run, as their hypervisors describe them.
+    /// The running VMs, as their hypervisors describe them.
     vms: BTreeMap<VmName, Vm>,
-    /// What each of them should have, and has.
+    /// The fence that each of them should have and has.
     fences: BTreeMap<VmName, Fence>,
     /// The ports that lead to each fence in the kernel, also of VMs that have ended.
     held: BTreeMap<VmName, BTreeSet<Port>>,
-    /// The VMs that cannot be fenced. It is tried again each time.
+    /// The VMs that could not be fenced. `watch` tries again each time.
     failed: BTreeSet<VmName>,
     /// What bridges leave open.
     open: Vec<String>,
 }
 
-/// What is to be loaded because some VMs have started or ended.
+/// What to load because some VMs have started or ended.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     new: Vec<Fence>,
@@ -47,15 +47,15 @@ struct Plan {
 }
 
 impl Known {
-    /// What is known where these VMs run, after all that this survey found was set right. `None` if it
-    /// leaves something unknown.
+    /// Returns what is known once everything that this survey found has been repaired. `None` if something
+    /// stays unknown.
     pub fn after(
         survey: &Survey,
         vms: Vec<Vm>,
         actual: &[ActualFence],
         open: &[String],
     ) -> Option<Self> {
-        // Fences that name no VM are not known by VMs.
+        // VMs have names here, so a fence without a VM's name cannot be known.
         if !survey.unknown().is_empty() || actual.iter().any(|fence| fence.vm.is_none()) {
             return None;
         }
@@ -84,8 +84,8 @@ impl Known {
         })
     }
 
-    /// Fences the VMs that have started since, and deletes the fences of those that have ended. `None` if
-    /// that is not all there is to do, or if the kernel holds something else than we know.
+    /// Fences the VMs that have started, and deletes the fences of those that have ended. `None` if there
+    /// is more to do, or if the kernel does not hold what we know.
     ///
     /// # Errors
     /// If nothing could be done.
@@ -168,8 +168,8 @@ impl Known {
         }))
     }
 
-    /// The VMs that are new or described otherwise than before, those at whose ports something has
-    /// changed, and those that could not be fenced.
+    /// Returns the VMs that are new or described differently, those with a changed port, and those that
+    /// could not be fenced before.
     fn changed(&self, running: &[Vm], doubt: &Doubt) -> Vec<Vm> {
         let is_changed = |vm: &&Vm| {
             let is_new = self.vms.get(&vm.name) != Some(*vm);
@@ -178,9 +178,8 @@ impl Known {
         running.iter().filter(is_changed).cloned().collect()
     }
 
-    /// What to load so that the VMs that have changed have these fences, and those that do not run have
-    /// none. `None` if a fence is to be changed that is there, or a port is not where it was believed
-    /// to be.
+    /// Returns what to load so that the changed VMs get these fences, and the VMs that do not run lose
+    /// theirs. `None` if an existing fence must change, or if a port is not where we thought.
     fn plan(
         &self,
         desired: &[Fence],
@@ -195,7 +194,7 @@ impl Known {
             match self.held.get(&fence.vm) {
                 None if fence.guards.is_empty() => {}
                 None => plan.new.push(fence.clone()),
-                // All its ports are gone: it is about to end.
+                // All its ports are gone, so it is about to end.
                 Some(ports) if fence.guards.is_empty() => {
                     if ports
                         .iter()
@@ -224,7 +223,7 @@ impl Known {
             let left = ports.iter().filter(|p| !claimed.contains(p) && is_there(p));
             match left.count() {
                 0 => plan.end(vm, ports),
-                // Others may know whose they are.
+                // Leave it: another hypervisor may know who has these ports.
                 left if left == ports.len() => {}
                 _ => return None,
             }
@@ -232,7 +231,7 @@ impl Known {
         Some(plan)
     }
 
-    /// Takes note of what was done.
+    /// Remembers what was done.
     fn note(&mut self, survey: &Survey, described: Vec<Vm>, runs: &BTreeSet<&VmName>, plan: &Plan) {
         self.vms.retain(|vm, _| runs.contains(vm));
         self.fences.retain(|vm, _| runs.contains(vm));
@@ -263,7 +262,7 @@ impl Plan {
         });
     }
 
-    /// What it changes, a line for each VM.
+    /// Describes the changes, one for each VM.
     fn changes(&self) -> Vec<Change> {
         let ended = self.ended.iter();
         let removed = ended.map(|ended| (Action::Removed, &ended.vm, ended.ports.iter().collect()));

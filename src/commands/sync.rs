@@ -1,4 +1,4 @@
-//! `macfence sync`: fence every running VM, and delete what refers to ports that are gone.
+//! `macfence sync`: fences every running VM, and deletes the rules of ports that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,31 +33,31 @@ pub fn run(config: &Config) -> Result<()> {
     }
 }
 
-/// What a sync has done.
+/// The result of a sync.
 pub struct Done {
-    /// What was changed, of each VM or bridge.
+    /// The repairs, each of a VM or bridge.
     pub changed: Vec<Change>,
-    /// What bridges leave open, and which VMs are isolated because nobody knows what is asked for
-    /// them; and why.
+    /// What bridges leave open, and which VMs are isolated because it is unknown what their
+    /// templates ask for; each with the reason.
     pub open: Vec<String>,
-    /// The VMs that cannot be fenced, and why.
+    /// The VMs that could not be fenced, with reasons.
     pub failed: Vec<String>,
     /// The ports that are fenced now.
     pub ports: BTreeSet<Port>,
-    /// The tables in which they are.
+    /// The names of the tables that hold the fences.
     pub tables: &'static [&'static str],
-    /// How many transactions changed these tables, with nft.
+    /// The number of transactions that changed these tables, with nft.
     pub writes: usize,
-    /// The ports of which the kernel tells a change that was ours.
+    /// The ports for which the kernel will report a change that we made.
     pub touched: BTreeSet<Port>,
-    /// What is known of the host now, if all of it is.
+    /// What is known about the host now; `None` if something is unknown.
     pub known: Option<Known>,
 }
 
-/// Sets right what is wrong, where these VMs run. The caller still excludes others who ask.
+/// Repairs the host where these VMs run. The caller still keeps others from asking the hypervisor.
 ///
 /// # Errors
-/// If nothing could be set right.
+/// If nothing could be repaired.
 pub fn sync(config: &Config, running: Running) -> Result<Done> {
     let backend = backend::choose(config.backend);
     let _lock = lock::exclusive()?;
@@ -109,7 +109,7 @@ fn names(running: &Running) -> BTreeSet<VmName> {
     vms.chain(failed).cloned().collect()
 }
 
-/// What was set right of what was found.
+/// Returns the repairs of what the survey found.
 fn changes(survey: &Survey, held: &[ActualFence]) -> Vec<Change> {
     let mut ports: BTreeMap<Option<&VmName>, BTreeSet<&Port>> = BTreeMap::new();
     let desired = survey.desired().iter();
@@ -140,7 +140,7 @@ fn changes(survey: &Survey, held: &[ActualFence]) -> Vec<Change> {
     survey.findings.iter().filter_map(done).collect()
 }
 
-/// Adds what was done about bridges to what was changed. Returns the ports that it was done to.
+/// Adds the changes of bridge settings to the repairs. Returns the ports that were changed.
 pub fn hardened(done: &Hardened, changed: &mut Vec<Change>) -> Vec<Port> {
     let mut touched = Vec::new();
     for change in &done.changes {

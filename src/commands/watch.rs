@@ -1,6 +1,6 @@
-//! `macfence watch`: keep every running VM fenced, whoever changes what. It does nothing until the
-//! kernel tells of a change, and then what `sync` does, for what has changed if that is known. SIGHUP
-//! makes it read the configuration again.
+//! `macfence watch`: keeps every running VM fenced, whoever changes the host. It sleeps until the
+//! kernel reports a change, and then does what `sync` does: for the VMs that have changed if it knows
+//! them, else for all. On SIGHUP it reads the configuration again.
 
 mod agenda;
 
@@ -25,12 +25,12 @@ use crate::heartbeat;
 use crate::report;
 use crate::source::{Hypervisors, Last};
 
-/// Runs it until a signal ends it. `flags` are those that `config` was made with.
+/// Runs until a signal ends it. `flags` are those from which `config` was made.
 pub fn run(mut config: Config, flags: &Global) -> Result<()> {
     let end = told_by(&[SIGTERM, SIGINT]).context("cannot wait for signals")?;
     let mut reload = told_by(&[SIGHUP]).context("cannot wait for signals")?;
     let heartbeat = heartbeat::start();
-    // Before the first look: whatever happens from then on is told.
+    // Start listening before the first look, so that no later change is missed.
     let events = Events::listen()?;
     warn_of_unknown_bridges(&config);
     let mut watch = Watch::default();
@@ -62,7 +62,7 @@ pub fn run(mut config: Config, flags: &Global) -> Result<()> {
             return Ok(());
         }
         if is_to_reload {
-            // However often it was told.
+            // Several signals count as one.
             while reload.read(&mut [0; 64]).is_ok_and(|len| len > 0) {}
             watch.reload(&mut config, flags);
         }
@@ -75,7 +75,7 @@ pub fn run(mut config: Config, flags: &Global) -> Result<()> {
     }
 }
 
-/// What can be read from once one of these signals has come.
+/// Returns a stream that becomes readable when one of these signals has come.
 fn told_by(signals: &[i32]) -> io::Result<UnixStream> {
     let (told, tell) = UnixStream::pair()?;
     told.set_nonblocking(true)?;
@@ -85,28 +85,28 @@ fn told_by(signals: &[i32]) -> io::Result<UnixStream> {
     Ok(told)
 }
 
-/// Tells systemd, if it is there, and started us so that it wants to know.
+/// Notifies systemd, if systemd started us and asked for it.
 fn notify(state: NotifyState) {
-    // Nobody else listens, and nothing depends on it.
+    // Ignore errors: nothing depends on this message.
     let _ = sd_notify::notify(&[state]);
 }
 
-/// What is to be done, and what is known.
+/// The state of the service.
 #[derive(Default)]
 struct Watch {
     agenda: Agenda,
-    /// The tables whose changes count. Before they are known, those of all tables do.
+    /// The tables whose changes matter. `None` until they are known: then all tables matter.
     tables: Option<&'static [&'static str]>,
-    /// What hypervisors have said.
+    /// The last answers of the hypervisors.
     last: Last,
-    /// What runs, and what the kernel holds of it, as far as we know.
+    /// Which VMs run and what the kernel holds for them, if we know.
     known: Option<Known>,
-    /// What the last look could not do, which is said only once.
+    /// What the last look could not do. It is reported only once.
     trouble: Vec<String>,
 }
 
 impl Watch {
-    /// Reads the configuration again. With one that cannot be used, all stays as it is.
+    /// Reads the configuration again. If it is wrong, keeps the old settings.
     fn reload(&mut self, config: &mut Config, flags: &Global) {
         match Config::new(flags.clone()) {
             Ok(new) => *config = new,
@@ -117,12 +117,12 @@ impl Watch {
         }
         report::note("the configuration has been read again");
         warn_of_unknown_bridges(config);
-        // Of another firewall other tables count.
+        // Another firewall has other tables.
         self.tables = None;
         self.agenda.start_over(Instant::now());
     }
 
-    /// Sets right what is wrong, and says so.
+    /// Repairs the host, and reports what was done.
     fn look(&mut self, config: &Config, events: &Events) -> Result<()> {
         let start = Instant::now();
         let task = self.agenda.take(start);
@@ -148,7 +148,7 @@ impl Watch {
     }
 
     fn set_right(&mut self, config: &Config, task: &Task) -> Result<Done> {
-        // What is known counts again only if nothing fails.
+        // What we know counts again only if nothing fails.
         let known = self.known.take();
         if task.is_whole {
             self.last = Last::default();
@@ -163,7 +163,7 @@ impl Watch {
         sync::sync(config, running)
     }
 
-    /// Says what cannot be done, unless it has just been said.
+    /// Reports what cannot be done, unless the last look reported the same.
     fn complain(&mut self, trouble: Vec<String>) {
         if trouble.is_empty() && !self.trouble.is_empty() {
             report::note("all running VMs can be fenced again");

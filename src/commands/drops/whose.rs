@@ -1,4 +1,4 @@
-//! Whose a source address is.
+//! Finds out who has a source address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,21 +15,22 @@ use crate::report;
 use crate::source::Hypervisors;
 use crate::vm::{Port, VmName};
 
-/// Whose an address is.
+/// The owner of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", content = "name", rename_all = "lowercase")]
 pub enum Whose {
-    /// The VM's own.
+    /// The VM at whose port the frame was dropped.
     Own,
-    /// That of a VM that runs here.
+    /// Another VM that runs here.
     Vm(String),
-    /// In `trusted`, as the configuration has it: a router's.
+    /// A trusted sender, usually a router, with its prefix as written in `trusted`.
     Trusted(String),
-    /// That of a network device of this host.
+    /// A network device of this host.
     Host(String),
-    /// In a network of which VMs run here, but none of theirs: a VM's on another host.
+    /// Nobody here, but the address is in the network of a VM that runs here. So the sender is
+    /// probably a VM on another host.
     Network(String),
-    /// Nobody's that is known here.
+    /// Unknown.
     Unknown,
 }
 
@@ -46,7 +47,7 @@ impl fmt::Display for Whose {
     }
 }
 
-/// The addresses that are known here.
+/// The addresses that are known on this host.
 #[derive(Debug, Default)]
 pub struct Known {
     ports: BTreeMap<Port, VmName>,
@@ -57,7 +58,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Asks the kernel and the hypervisor, if there is one.
+    /// Asks the kernel, and the hypervisor if there is one.
     ///
     /// # Errors
     /// If the firewall cannot be asked.
@@ -94,26 +95,24 @@ impl Known {
                     }
                 }
             }
-            Err(e) if config.verbose => {
-                report::note(&format!("VMs without a fence are not known: {e:#}"))
-            }
+            Err(e) if config.verbose => report::note(&format!("unfenced VMs are unknown: {e:#}")),
             Err(_) => {}
         }
         known.devices = devices(&known.ports);
         Ok(known)
     }
 
-    /// Whether this VM has a port here.
+    /// Tells whether this VM has a port here.
     pub fn has(&self, vm: &VmName) -> bool {
         self.ports.values().any(|known| known == vm)
     }
 
-    /// The VM behind a port.
+    /// Returns the VM that has a port.
     pub fn vm_at(&self, port: &Port) -> Option<&VmName> {
         self.ports.get(port)
     }
 
-    /// Whose this address is, as seen at the port of `vm`.
+    /// Returns who has this address, as seen from the port of `vm`.
     pub fn whose(&self, source: MacAddr, vm: Option<&VmName>) -> Whose {
         if let Some(owner) = self.vms.get(&source) {
             return if Some(owner) == vm {
@@ -136,7 +135,8 @@ impl Known {
     }
 }
 
-/// The addresses of this host's devices but of VMs' ports. What cannot be read is not known.
+/// Returns the addresses of this host's devices, without those of VMs' ports. Skips devices that it
+/// cannot read.
 fn devices(ports: &BTreeMap<Port, VmName>) -> BTreeMap<MacAddr, String> {
     let mut devices = BTreeMap::new();
     let entries = fs::read_dir("/sys/class/net")

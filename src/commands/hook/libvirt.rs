@@ -1,9 +1,9 @@
 //! `macfence hook libvirt`: libvirt's hook for QEMU domains and LXC containers. It must not ask libvirt
-//! anything back: libvirt waits for us, with the domain locked. It prints nothing, because for some
-//! operations libvirt would take that for XML.
+//! anything, because libvirt keeps the domain locked while it waits for us. It prints nothing to standard
+//! output, because libvirt reads the output of some operations as XML.
 //!
-//! QEMU's domains and LXC's have names of their own, and so has what other hypervisors run: the fence of a
-//! VM may have ports of another one with the same name. They keep their guards.
+//! QEMU, LXC and other hypervisors each have VM names of their own, so two VMs on this host may share a
+//! name and with it a fence. The hook keeps the guards of the other VM's ports.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,30 +21,30 @@ use crate::report;
 use crate::source::libvirt;
 use crate::vm::{Port, Vm, VmName};
 
-/// What `macfence install-hook libvirt` calls the hook for, and libvirt never: needs all that fencing a
-/// domain needs, and changes nothing.
+/// A made-up operation with which `macfence install-hook libvirt` tries the hook. libvirt never uses it.
+/// It needs all that fencing a domain needs, and changes nothing.
 pub const TRIAL: &str = "macfence-trial";
 
 /// Runs it.
 pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
-    // Read whatever it is, so that libvirt is not left with a broken pipe.
+    // Read standard input for every operation, so that libvirt does not write to a closed pipe.
     let xml = read(Path::new("-"), libvirt::XML_LIMIT).context("standard input")?;
     match operation {
-        // The ports exist and are on their bridges, and no guest instruction has been run: also
-        // where a domain is restored or comes in by migration.
+        // The ports exist and are on their bridges, and the guest has not run yet. This is also called
+        // when a domain is restored or migrated to this host.
         "start" => fence(config, name, &xml, Told::OfStarting),
-        // A container's port is told by its name only now. Had it not been found at the start, it is
-        // fenced here; if that fails, libvirt ends the container.
+        // libvirt names a container's port only now. If the port was not found at "start", it is fenced
+        // here; if that fails, libvirt ends the container.
         "started" if libvirt::is_container(&xml) => fence(config, name, &xml, Told::OfStarting),
-        // libvirtd has been restarted, and ends a domain whose hook fails. It has been running all
-        // the while, with the fence that it had.
+        // libvirtd has restarted, and would end a domain whose hook fails. The domain ran all the time
+        // behind its old fence.
         "reconnect" => {
             if let Err(e) = fence(config, name, &xml, Told::OfRunning) {
                 report::warning(&format!("{e:#}; the fences stay as they are"));
             }
             Ok(())
         }
-        // QEMU has ended, and nobody is left who could send.
+        // QEMU has ended, so nothing can send any more.
         "stopped" | "release" => {
             let vm = described(name, &xml)?;
             let is_anothers = is_anothers(&vm);
@@ -72,7 +72,8 @@ fn fence(config: &Config, name: &VmName, xml: &str, told: Told) -> Result<()> {
     fence_vms(config, vec![vm], &keep, told).map(|_| ())
 }
 
-/// Which ports are those of another VM with the same name: they are there, and not the domain's.
+/// Returns a test for ports of another VM with the same name: the port exists, and the domain does not
+/// have it.
 fn is_anothers(vm: &Vm) -> impl Fn(&Port) -> bool + use<> {
     let own: BTreeSet<_> = vm.nics.iter().map(|nic| nic.port.clone()).collect();
     move |port| !own.contains(port) && bridge::is_in_use(port)

@@ -1,5 +1,5 @@
-//! `macfence hook`, and the program started through a link of an entry point's name: one file for
-//! each program that calls.
+//! `macfence hook`, also under the names of the entry points, which are links to the program. One
+//! file for each caller.
 
 pub mod libvirt;
 mod opennebula;

@@ -1,5 +1,5 @@
-//! `macfence hook one-post` and `one-clean`: what OpenNebula's network drivers and state hooks
-//! call, with a VM template on standard input.
+//! `macfence hook one-post` and `one-clean`: OpenNebula's network drivers and state hooks call them,
+//! with a VM template on standard input.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,15 +19,15 @@ use crate::source::opennebula::{Meant, TEXT_LIMIT, Template};
 use crate::source::{Hypervisors, Kind};
 use crate::vm::{self, Nic, Vm, VmName};
 
-/// How long the port of a NIC that is being attached may take to come: a state hook is called when
-/// the attaching begins. (A driver's script is called afterwards.)
+/// How long to wait for the port of a NIC that is being attached. OpenNebula calls a state hook when
+/// it begins to attach, and a driver's script afterwards.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a port may take to leave its bridge after its VM has ended.
 const PATIENCE_FOR_THE_END: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Fences the VM, also where only one NIC is being attached: a user can write `ATTACH` into his
-/// template, and would have started a VM whose other NICs are open.
+/// Fences the whole VM, even if only one NIC is being attached. A user can write `ATTACH` into a
+/// template, and would otherwise start a VM whose other NICs are open.
 pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> Result<()> {
     let template = template()?;
     let name = template.name(deploy_id)?;
@@ -37,7 +37,7 @@ pub fn post(config: &Config, driver: Option<&str>, deploy_id: Option<&str>) -> R
     fence_meant(config, template.without_hotplug(), name, driver)
 }
 
-/// Fences the NICs that are meant.
+/// Fences the NICs that the template means.
 fn fence_meant(
     config: &Config,
     template: Template,
@@ -48,8 +48,8 @@ fn fence_meant(
         return fence_as_hypervisor_says(config, &template, name, driver);
     }
     let vm = template.vm(name.clone(), driver, None)?;
-    // The owner of another VM can give its port this name. So a port that is fenced for another VM
-    // is not taken because the template names it.
+    // The owner of another VM can give its port this name. So do not take a port that is fenced for
+    // another VM only because the template names it.
     let keep = Keep {
         others_ports: true,
         ..keep()
@@ -58,7 +58,7 @@ fn fence_meant(
         // LXC cannot be asked.
         Err(e) if e.is::<Taken>() && template.hypervisor != Kind::Lxc => {
             note(config, || {
-                format!("{e}; the hypervisor is asked whose it is")
+                format!("{e}; asking the hypervisor which port the VM has")
             });
             let template = template.without_ports();
             fence_as_hypervisor_says(config, &template, name, driver).with_context(|| e.to_string())
@@ -67,7 +67,7 @@ fn fence_meant(
     }
 }
 
-/// Other drivers' NICs, and what is in no template, are not spoken of.
+/// Keeps the guards of NICs that the template does not name or that belong to other drivers.
 fn keep() -> Keep<'static> {
     Keep {
         ports: Box::new(bridge::is_on_one),
@@ -81,8 +81,7 @@ fn fence(config: &Config, vm: Vm, keep: &Keep) -> Result<()> {
     fence_vms(config, vec![vm], keep, Told::ByTemplate).map(|_| ())
 }
 
-/// Fences the VM at the ports that it has according to the hypervisor, by the addresses in the
-/// template.
+/// Fences the VM with the ports that the hypervisor reports and the addresses that the template has.
 fn fence_as_hypervisor_says(
     config: &Config,
     template: &Template,
@@ -95,7 +94,7 @@ fn fence_as_hypervisor_says(
          container has: remove TARGET from the template",
         name.as_str()
     );
-    // Nobody else may ask before this has been enforced.
+    // This also keeps others from asking until the fence is in the kernel.
     let hypervisors = Hypervisors::ask_only(template.hypervisor, &config.connect)?;
     let domains = hypervisors
         .named(slice::from_ref(&name))
@@ -103,7 +102,7 @@ fn fence_as_hypervisor_says(
     fence(config, template.vm(name, driver, domains.first())?, &keep())
 }
 
-/// Takes the VM's fence away, or that of the NIC that was detached.
+/// Removes the fence of the VM, or of the NIC that was detached.
 pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
     let template = template()?;
     let name = template.name(None)?;
@@ -115,13 +114,13 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
         Meant::None | Meant::Parent => {
             note(config, || {
                 format!(
-                    "VM {:?}: what is detached has no port to fence",
+                    "VM {:?}: the detached device has no port, so there is nothing to do",
                     name.as_str()
                 )
             });
             Ok(())
         }
-        // The VM has ended, and with it what other drivers' NICs had.
+        // The VM has ended, with the NICs of all drivers.
         Meant::All => {
             let vm = ended(template.vm(name, None, None)?);
             let keep = Keep {
@@ -145,9 +144,9 @@ pub fn clean(config: &Config, driver: Option<&str>) -> Result<()> {
     }
 }
 
-/// Waits a moment for the VM's ports to go. OpenNebula cleans also where it could not end a VM, or a
-/// guest would not let go of a NIC: what is still in use keeps its fence, and the VM is left without
-/// that NIC here.
+/// Waits a moment for the VM's ports to go. OpenNebula also cleans up when it could not end a VM, or
+/// when a guest did not release a NIC. Ports that are still in use keep their fence, and are removed
+/// from the VM returned here.
 fn ended(mut vm: Vm) -> Vm {
     let deadline = Instant::now() + PATIENCE_FOR_THE_END;
     let in_use = |nic: &Nic| bridge::is_in_use(&nic.port);

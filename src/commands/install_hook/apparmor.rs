@@ -1,8 +1,9 @@
-//! What AppArmor lets libvirt execute, and the addition to its profile where that is too little.
+//! Reads what AppArmor lets libvirt execute, and adds to its profile if that is not enough.
 //!
-//! Debian's and Ubuntu's profiles let libvirtd execute what is below `/etc/libvirt/hooks/` as itself, and
-//! what is in `/usr/sbin` under no profile. Nothing below `/usr/local` may be executed, nor what a link leads
-//! to. A site adds to a profile by a file in `/etc/apparmor.d/local/`, which the profile includes.
+//! Debian's and Ubuntu's profiles let libvirtd execute files below `/etc/libvirt/hooks/` under its own
+//! profile, and files in `/usr/sbin` without a profile. They allow no files below `/usr/local`, and the
+//! target of a link must be allowed too. A site adds to a profile with a file in `/etc/apparmor.d/local/`,
+//! which the profile includes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,22 +14,22 @@ use anyhow::{Context, Result, ensure};
 use super::changes::Changes;
 use crate::process;
 
-/// Where profiles are.
+/// The directory of the profiles.
 const PROFILES: &str = "/etc/apparmor.d";
 
-/// Profiles that the kernel has, a line each: a name and a mode.
+/// The profiles in the kernel. Each line has a name and a mode.
 const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 
-/// The first and the last line of what we write into a file. Nothing else in it is ours.
+/// The first and the last line of our part of a file. The rest of the file is not ours.
 const BEGIN: &str =
     "# macfence: begin. \"macfence install-hook libvirt --remove\" takes this away.";
 const END: &str = "# macfence: end";
 
-/// The same first line in a file that was not there before.
+/// The first line if we created the file.
 const BEGIN_NEW: &str =
     "# macfence: begin. \"macfence install-hook libvirt --remove\" takes this file away.";
 
-/// A slow machine takes seconds to compile a profile; and a hook may wait for the lock.
+/// How long loading a profile may take. A slow machine needs seconds to compile one.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A profile that the kernel enforces.
@@ -40,13 +41,13 @@ pub struct Profile {
     daemon: String,
 }
 
-/// Whether this kernel has AppArmor, and it is not switched off.
+/// Tells whether this kernel has AppArmor, and it is switched on.
 pub fn is_on() -> bool {
     fs::read_to_string("/sys/module/apparmor/parameters/enabled")
         .is_ok_and(|enabled| enabled.trim() == "Y")
 }
 
-/// The profiles of these daemons that the kernel enforces; none where AppArmor is off.
+/// Returns the profiles of these daemons that the kernel enforces; none if AppArmor is off.
 ///
 /// # Errors
 /// If AppArmor is on and its profiles cannot be read.
@@ -62,7 +63,7 @@ pub fn enforced(daemons: &[&str]) -> Result<Vec<Profile>> {
 fn parse(loaded: &str, daemons: &[&str]) -> Vec<Profile> {
     let profile = |line: &str| {
         let name = line.strip_suffix(" (enforce)")?;
-        // Old profiles have the path of the program as their name.
+        // Old profiles are named after the path of the program.
         let daemon = name.rsplit(['/', '.']).next().unwrap_or_default();
         daemons.contains(&daemon).then(|| Profile {
             name: name.to_owned(),
@@ -73,18 +74,18 @@ fn parse(loaded: &str, daemons: &[&str]) -> Vec<Profile> {
 }
 
 impl Profile {
-    /// The file that it is in.
+    /// Its file.
     pub fn file(&self) -> PathBuf {
         Path::new(PROFILES).join(format!("usr.sbin.{}", self.daemon))
     }
 
-    /// Runs a program under this profile, as a process would that is confined by it.
+    /// Runs a program under this profile, as a confined process would.
     ///
     /// # Errors
-    /// If it cannot be run, or fails.
+    /// If the program cannot be run, or fails.
     pub fn run(&self, program: &str, args: &[&str]) -> Result<()> {
-        // The shell confines itself first, so that the profile has a say in what it then executes. No
-        // word of ours is read as a part of the script.
+        // The shell confines itself first, so that the profile decides what it may execute next. Our words
+        // are arguments and never part of the script.
         const SCRIPT: &str = r#"printf 'changeprofile %s' "$1" >/proc/self/attr/current || exit 125
             shift
             exec "$@""#;
@@ -94,11 +95,11 @@ impl Profile {
             .map(|_| ())
     }
 
-    /// Lets what this profile confines execute a program, under no profile unless the program has one.
-    /// Returns the file with the addition.
+    /// Lets processes under this profile execute a program, without a profile unless the program has its
+    /// own. Returns the file that it added this to.
     ///
     /// # Errors
-    /// If the addition cannot be written, or the profile cannot be loaded with it.
+    /// If the file cannot be written, or the profile cannot be loaded afterwards.
     pub fn allow(&self, program: &Path, changes: &mut Changes) -> Result<PathBuf> {
         let file = self.file();
         ensure!(
@@ -117,10 +118,10 @@ impl Profile {
     }
 }
 
-/// Takes our addition out of the profiles of these daemons. Returns the files that had one.
+/// Removes our additions to the profiles of these daemons. Returns the files that had one.
 ///
 /// # Errors
-/// If one cannot be read, written or loaded.
+/// If a file cannot be read or written, or a profile cannot be loaded.
 pub fn take_back(daemons: &[&str], changes: &mut Changes) -> Result<Vec<PathBuf>> {
     let mut had = Vec::new();
     for daemon in daemons {
@@ -157,11 +158,10 @@ fn existing(file: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Loads a profile anew. The cache is written and not read: it does not notice that a file which the profile
-/// included is gone.
+/// Loads a profile again. Does not use the cache, which does not notice that an included file is gone.
 ///
 /// # Errors
-/// If it cannot be loaded.
+/// If the profile cannot be loaded.
 pub fn load(profile: &Path) -> Result<()> {
     let path = profile.to_string_lossy();
     let args = ["-r", "-T", "-W", &path];
@@ -173,7 +173,7 @@ pub fn load(profile: &Path) -> Result<()> {
         .with_context(|| format!("cannot load the AppArmor profile {path}"))
 }
 
-/// This text with our rule at its end. `None`: there is no such file.
+/// Returns this text with our rule at its end. `before` is `None` if the file does not exist.
 fn with(before: Option<&str>, rule: &str) -> String {
     let kept = before.and_then(without);
     let (begin, kept) = match kept {
@@ -188,7 +188,7 @@ fn with(before: Option<&str>, rule: &str) -> String {
     format!("{kept}{end}{begin}\n{rule}\n{END}\n")
 }
 
-/// This text without our lines; `None`: the file is there for them only.
+/// Returns this text without our lines, or `None` if the file holds nothing else.
 fn without(text: &str) -> Option<String> {
     let mut kept = String::new();
     let (mut is_ours, mut is_new) = (false, false);

@@ -1,4 +1,5 @@
-//! Files that a command writes, and how they were before: to put all back if a later step fails.
+//! Writes files, and remembers how they were before, so that all can be put back if a later step
+//! fails.
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Write};
@@ -8,15 +9,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error, Result, anyhow};
 use tempfile::NamedTempFile;
 
-/// What was changed, in order.
+/// The changes so far, in order.
 #[derive(Debug, Default)]
 pub struct Changes {
     done: Vec<(PathBuf, Before)>,
-    /// AppArmor profiles to load again once their files are as they were.
+    /// AppArmor profiles to load again after the files were put back.
     profiles: Vec<PathBuf>,
 }
 
-/// What was at a path.
+/// What a path was before.
 #[derive(Debug)]
 enum Before {
     Nothing,
@@ -30,10 +31,10 @@ enum Before {
 }
 
 impl Changes {
-    /// Makes a directory, and those above it.
+    /// Creates a directory and its parents.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn directory(&mut self, path: &Path) -> Result<()> {
         if path.is_dir() {
             return Ok(());
@@ -41,27 +42,27 @@ impl Changes {
         if let Some(parent) = path.parent() {
             self.directory(parent)?;
         }
-        fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::create_dir(path).with_context(|| format!("cannot create {}", path.display()))?;
         self.done.push((path.to_owned(), Before::NoDirectory));
-        // Whatever the caller's umask says: other programs look into it.
+        // Set the mode whatever the umask is, because other programs read the directory.
         fs::set_permissions(path, Permissions::from_mode(0o755))
-            .with_context(|| format!("cannot make {}", path.display()))
+            .with_context(|| format!("cannot create {}", path.display()))
     }
 
-    /// Writes a file in one step. One that is there keeps its owner and mode; a link is replaced.
+    /// Writes a file in one step. An existing file keeps its owner and mode; a link is replaced.
     ///
     /// # Errors
-    /// If it cannot be written; it is then as it was.
+    /// If the file cannot be written. It is then unchanged.
     pub fn write(&mut self, path: &Path, text: &str, mode: u32) -> Result<()> {
         let dir = path.parent().context("it is in no directory")?;
         self.write_through(dir, path, text, mode)
     }
 
-    /// Like [`Self::write`], for a directory in which everything is executed: the file gets its
-    /// content in another one.
+    /// Like [`Self::write`], but prepares the file in `dir`. For a directory whose files are all
+    /// executed.
     ///
     /// # Errors
-    /// Likewise.
+    /// Like [`Self::write`].
     pub fn write_through(&mut self, dir: &Path, path: &Path, text: &str, mode: u32) -> Result<()> {
         let before = Before::at(path)?;
         replace(dir, path, text.as_bytes(), &before, mode)?;
@@ -80,14 +81,16 @@ impl Changes {
         Ok(())
     }
 
-    /// Notes that this profile has been loaded, or is about to be, with a file that was changed.
+    /// Notes that a profile was or will be loaded with a changed file, so that undoing loads it
+    /// again.
     pub fn before_undone(&mut self, profile: PathBuf) {
         if !self.profiles.contains(&profile) {
             self.profiles.push(profile);
         }
     }
 
-    /// Puts all back after this error, and returns it, with what could not be put back.
+    /// Puts everything back because of this error. Returns the error, and adds what could not be
+    /// put back.
     pub fn undo(self, error: Error) -> Error {
         let mut trouble = Vec::new();
         for (path, before) in self.done.into_iter().rev() {
@@ -141,7 +144,7 @@ impl Before {
             Self::Nothing => fs::remove_file(path)
                 .or_else(absent)
                 .with_context(|| format!("cannot delete {}", path.display())),
-            // Somebody else may have put something there.
+            // Another program may have put a file there.
             Self::NoDirectory => {
                 let _ = fs::remove_dir(path);
                 Ok(())
@@ -157,10 +160,10 @@ fn absent(error: std::io::Error) -> std::io::Result<()> {
     }
 }
 
-/// Puts a file at a path in one step, with the owner and mode of the one that is there.
+/// Puts a file at a path in one step, with the owner and mode of the existing one.
 fn replace(dir: &Path, path: &Path, content: &[u8], before: &Before, mode: u32) -> Result<()> {
     let write = || -> Result<()> {
-        // A name that nobody takes for a file of the directory's purpose.
+        // This name keeps other programs from using the unfinished file.
         let mut file = NamedTempFile::with_prefix_in(".macfence-", dir)?;
         file.write_all(content)?;
         let mode = match before {

@@ -1,7 +1,7 @@
-//! `macfence install-hook`: has another program call macfence. A file here for each such program.
+//! `macfence install-hook`: makes another program call macfence. Each such program has its own file here.
 //!
-//! A hook that cannot be executed is worse than none: its caller then refuses VMs, or ends them. So a hook
-//! is tried before its caller can see it, and where it fails the host is left as it was.
+//! A hook that cannot be executed is worse than none, because its caller then refuses or ends VMs. So each
+//! hook is tried before its caller can see it. If the trial fails, the host stays as it was.
 
 pub mod apparmor;
 mod changes;
@@ -18,7 +18,7 @@ use crate::cli::Caller;
 /// Runs it.
 ///
 /// # Errors
-/// If the hook could not be installed or removed; the host is then as it was.
+/// If the hook cannot be installed or removed. The host is then as it was before.
 pub fn run(caller: Caller) -> Result<()> {
     match caller {
         Caller::Libvirt { remove: false } => libvirt::install(),

@@ -1,7 +1,7 @@
-//! The files by which OpenNebula's network drivers or state hooks call macfence.
+//! Installs the files with which OpenNebula's network drivers or state hooks call macfence.
 //!
-//! They are written as OpenNebula's user, whose directories these are: for root, a link that this user put
-//! there would lead anywhere.
+//! It writes them as OpenNebula's user, who owns these directories: as root it would follow a link that
+//! this user put there.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,20 +15,20 @@ use crate::process;
 
 const USER: &str = "oneadmin";
 
-/// Where OpenNebula keeps these files on a front-end, and on a host.
+/// OpenNebula's directory for these files: on a front-end, and below on a host.
 const FRONT_END: &str = "/var/lib/one/remotes";
 const HOST: &str = "/var/tmp/one";
 
-/// The driver that filters nothing by itself.
+/// The network driver that has no filters of its own.
 const DRIVER: &str = "bridge";
 
-/// A file that is installed.
+/// A file to install.
 struct Shipped {
     /// Its path in the directory of a driver, or in that of hooks.
     path: &'static str,
     text: &'static str,
     mode: u32,
-    /// How every version of it begins.
+    /// How every version of the file begins.
     beginning: &'static str,
 }
 
@@ -128,7 +128,7 @@ fn as_its_user(drivers: &[String], state_hooks: bool, remove: bool) -> Result<()
     Ok(())
 }
 
-/// Does it below one of the two directories. Returns what to tell the operator.
+/// Installs or removes the files below one of the two directories. Returns what to tell the operator.
 fn act(
     root: &Path,
     is_front_end: bool,
@@ -148,15 +148,18 @@ fn act(
         let shipped = shipped.filter(|file| is_front_end || !file.path.ends_with(".tmpl"));
         files.extend(shipped.map(|file| (dir.join(file.path), file)));
     }
-    // All are looked at before the first is touched.
+    // Check all files before changing the first.
     let mut ours = Vec::new();
     for (path, file) in &files {
         match is_ours(path, file)? {
             Some(false) if remove => {
-                said += &format!("{}: left, it is not macfence's\n", path.display())
+                said += &format!(
+                    "{}: left alone, because it is not macfence's\n",
+                    path.display()
+                )
             }
             Some(false) => bail!(
-                "{} is there and is not macfence's: move it away, or call macfence from it as {} does",
+                "{} exists and is not macfence's: move it elsewhere, or call macfence from it as {} does",
                 path.display(),
                 "/usr/share/macfence/opennebula"
             ),
@@ -167,7 +170,7 @@ fn act(
         let dir = path.parent().context("no directory")?;
         if remove && is_there {
             changes.delete(path)?;
-            // It stays where others have files.
+            // This fails if the directory holds other files, and then it stays.
             let _ = fs::remove_dir(dir);
             said += &format!("{}: deleted\n", path.display());
         } else if !remove {
@@ -180,7 +183,7 @@ fn act(
     Ok(said + &next(is_front_end, drivers.is_empty(), remove))
 }
 
-/// The directory of a network driver.
+/// Returns the directory of a network driver.
 fn driver(vnm: &Path, name: &str) -> Result<PathBuf> {
     let is_name = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
     let dir = vnm.join(name);
@@ -201,7 +204,7 @@ fn driver(vnm: &Path, name: &str) -> Result<PathBuf> {
     )
 }
 
-/// Whether the file at this path is ours; `None`: there is none.
+/// Tells whether the file at this path is ours. `None`: it does not exist.
 fn is_ours(path: &Path, file: &Shipped) -> Result<Option<bool>> {
     let found = path.symlink_metadata();
     match found {
@@ -213,7 +216,7 @@ fn is_ours(path: &Path, file: &Shipped) -> Result<Option<bool>> {
     Ok(Some(text.starts_with(file.beginning.as_bytes())))
 }
 
-/// What the operator has to do afterwards.
+/// Returns what the operator has to do next.
 fn next(is_front_end: bool, are_state_hooks: bool, remove: bool) -> String {
     let sync = "now run, as oneadmin: onehost sync --force\n";
     match (is_front_end, are_state_hooks, remove) {
@@ -265,7 +268,7 @@ mod tests {
         let at = |path: &str| dir.path().join(path);
         let said = try_act(dir.path(), &["bridge"], false).unwrap();
         assert!(said.contains("onehost sync --force"), "{said}");
-        // Again, over its own.
+        // Once more, over its own files.
         try_act(dir.path(), &["bridge"], false).unwrap();
         for file in &OF_DRIVER {
             let path = at("vnm/bridge").join(file.path);
@@ -289,7 +292,10 @@ mod tests {
         assert!(error.contains(&*theirs.to_string_lossy()), "{error}");
         assert!(!dir.path().join("vnm/bridge/post.d").exists());
         let said = try_act(dir.path(), &["bridge"], true).unwrap();
-        assert!(said.contains("left, it is not macfence's"), "{said}");
+        assert!(
+            said.contains("left alone, because it is not macfence's"),
+            "{said}"
+        );
         assert!(theirs.exists());
     }
 

@@ -1,4 +1,5 @@
-//! This program, as a hook names it: by its path, because what a caller's `PATH` finds may be another one.
+//! Finds the path of this program for a hook. A name alone would not do: the caller's `PATH` may lead to
+//! another program.
 
 use std::env;
 use std::fs;
@@ -7,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-/// Where this program is.
+/// Returns this program's path.
 ///
 /// # Errors
-/// If its path cannot be written into a script and a profile as it is, or if others than root could
-/// replace it: a hook runs it as root.
+/// If the path has characters that a script or a profile would misread, or if users other than root can
+/// replace the program, which a hook runs as root.
 pub fn path() -> Result<PathBuf> {
     let path = env::current_exe().context("cannot tell where this program is (is /proc there?)")?;
     check_name(&path)?;
@@ -38,7 +39,7 @@ fn check_name(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether nobody but root can replace what has this owner and mode, or what is in it.
+/// Tells whether only root can replace a file with this owner and mode, or the files in such a directory.
 fn is_roots(owner: u32, mode: u32) -> bool {
     let is_sticky = mode & 0o1000 != 0;
     owner == 0 && (mode & 0o022 == 0 || is_sticky)

@@ -1,6 +1,6 @@
-//! What SELinux lets libvirt execute. The kernel is asked by its own files, as SELinux' tools do it: see
-//! `security_compute_av(3)` and `security_compute_create(3)`. Old policies do not confine libvirt;
-//! Fedora 41 and EL 10 do, and label its hooks `virt_hook_t`.
+//! Asks SELinux what libvirt may execute. It asks through the kernel's own files, as SELinux's tools do:
+//! see `security_compute_av(3)` and `security_compute_create(3)`. Old policies do not confine libvirt.
+//! Those of Fedora 41 and EL 10 do, and label libvirt's hooks `virt_hook_t`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::process;
 
-/// Where the kernel's side of SELinux is, where there is one.
+/// Where the kernel shows SELinux, if it has it.
 const KERNEL: &str = "/sys/fs/selinux";
 
-/// Whether SELinux refuses what its policy does not allow.
+/// Tells whether SELinux refuses what its policy does not allow.
 pub fn is_enforced() -> bool {
     fs::read_to_string(Path::new(KERNEL).join("enforce")).is_ok_and(|on| on.trim() == "1")
 }
@@ -21,7 +21,7 @@ pub fn is_enforced() -> bool {
 /// Gives a file the label that the policy has for its path.
 ///
 /// # Errors
-/// If SELinux is on and this is not possible.
+/// If SELinux is on and this fails.
 pub fn label(file: &Path) -> Result<()> {
     if !Path::new(KERNEL).join("enforce").exists() {
         return Ok(());
@@ -36,7 +36,7 @@ pub fn label(file: &Path) -> Result<()> {
 /// Makes sure that a daemon may execute a file.
 ///
 /// # Errors
-/// If it may not, or if the daemon does not run: then nobody can tell.
+/// If it may not, or if the daemon does not run, because then SELinux cannot be asked.
 pub fn check(daemon: &str, file: &Path) -> Result<()> {
     let source = context_of(daemon)?;
     let mut label = [0; 4096];
@@ -51,7 +51,8 @@ pub fn check(daemon: &str, file: &Path) -> Result<()> {
         "SELinux does not let {daemon} ({source}) execute {} ({target}): {fix}",
         file.display()
     );
-    // Under its own domain, or under the one that the policy names for this pair.
+    // The daemon executes it either under its own domain, or under the one that the policy names for
+    // this pair.
     ensure!(
         may & bit("execute_no_trans")? != 0
             || domain_of(&created(&source, &target)?) != domain_of(&source),
@@ -61,7 +62,7 @@ pub fn check(daemon: &str, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The context of a running daemon.
+/// Returns the context of a running daemon.
 fn context_of(daemon: &str) -> Result<String> {
     for entry in fs::read_dir("/proc").context("/proc")?.flatten() {
         let dir = entry.path();
@@ -85,16 +86,17 @@ fn domain_of(context: &str) -> Option<&str> {
     context.split(':').nth(2)
 }
 
-/// The number of a class.
+/// Returns the number of a class.
 fn class(name: &str) -> Result<u32> {
     number(&format!("class/{name}/index"))
 }
 
-/// The bit of a permission for a file.
+/// Returns the bit of a permission for a file.
 fn bit(permission: &str) -> Result<u32> {
     let number = number(&format!("class/file/perms/{permission}"))?;
-    1u32.checked_shl(number.wrapping_sub(1))
-        .with_context(|| format!("SELinux numbers {permission} as {number}"))
+    1u32.checked_shl(number.wrapping_sub(1)).with_context(|| {
+        format!("SELinux gives the permission {permission} the unexpected number {number}")
+    })
 }
 
 fn number(file: &str) -> Result<u32> {
@@ -110,7 +112,7 @@ fn allowed(source: &str, target: &str) -> Result<u32> {
     parse_allowed(&answer)
 }
 
-/// The context of a process of this one's that executes such a file.
+/// Returns the context that a process gets when it executes such a file.
 fn created(source: &str, target: &str) -> Result<String> {
     ask(
         "create",
@@ -118,13 +120,13 @@ fn created(source: &str, target: &str) -> Result<String> {
     )
 }
 
-/// The first number of the answer, in hexadecimal, has a bit for each permission.
+/// Reads the first number of the answer: hexadecimal, with a bit for each permission.
 fn parse_allowed(answer: &str) -> Result<u32> {
     let first = answer.split(' ').next().unwrap_or_default();
     u32::from_str_radix(first, 16).with_context(|| format!("SELinux answers {answer:?}"))
 }
 
-/// Writes a question and reads the answer, through one open file.
+/// Writes a question and reads the answer through one open file.
 fn ask(file: &str, question: &str) -> Result<String> {
     let path = Path::new(KERNEL).join(file);
     let ask = || -> std::io::Result<Vec<u8>> {

@@ -17,7 +17,7 @@ fn vm(of: &str, ports: &[&str]) -> Vm {
     }
 }
 
-/// Its fence, where ports whose names start with `x` are on no bridge.
+/// Returns its fence. Ports whose names start with `x` are on no bridge.
 fn fence(of: &str, ports: &[&str]) -> Fence {
     let place = |nic: &Nic| {
         let is_gone = nic.port.as_str().starts_with('x');
@@ -27,7 +27,7 @@ fn fence(of: &str, ports: &[&str]) -> Fence {
     Policy::default().fence(&vm(of, ports), place).unwrap().0
 }
 
-/// A host on which these VMs run and are fenced.
+/// Returns a host on which these VMs run and are fenced.
 fn known(vms: &[(&str, &[&str])]) -> Known {
     let fences = vms.iter().map(|(vm, ports)| fence(vm, ports));
     let fences: BTreeMap<_, _> = fences.map(|fence| (fence.vm.clone(), fence)).collect();
@@ -48,8 +48,8 @@ fn known(vms: &[(&str, &[&str])]) -> Known {
     }
 }
 
-/// What is to be loaded, a word for each VM, on a host with `a` at p0 and p1 and `b` at p2. `there`:
-/// ports that are still on a bridge although they may be nobody's.
+/// Returns the planned changes, one line for each VM, on a host where `a` has p0 and p1 and `b` has
+/// p2. The ports `there` are still on a bridge, whether or not a VM has them.
 fn planned(desired: &[Fence], runs: &[&str], there: &[&str]) -> Option<Vec<String>> {
     let known = known(&[("a", &["p0", "p1"]), ("b", &["p2"])]);
     let runs: Vec<_> = runs.iter().map(|vm| name(vm)).collect();
@@ -81,12 +81,12 @@ fn vms_come_and_go() {
 }
 
 #[test]
-fn a_port_that_became_another_vms_goes_over_to_it() {
+fn a_port_that_another_vm_got_moves_to_its_fence() {
     assert_eq!(
         planned(&[fence("c", &["p2"])], &["a", "c"], &["p2"]).unwrap(),
         ["removed b: port \"p2\"", "fenced c: port \"p2\""]
     );
-    // Unless it was not all that its old owner had, or the old owner runs.
+    // Not if the old owner has another port, or still runs.
     assert_eq!(
         planned(&[fence("c", &["p1"])], &["c", "b"], &["p0", "p1"]),
         None
@@ -98,7 +98,7 @@ fn a_port_that_became_another_vms_goes_over_to_it() {
 }
 
 #[test]
-fn the_fence_of_a_port_that_is_there_stays_though_its_vm_is_gone() {
+fn the_fence_of_an_existing_port_stays_when_its_vm_is_gone() {
     assert_eq!(planned(&[], &["a"], &["p2"]).unwrap(), [""; 0]);
     assert_eq!(planned(&[], &["b"], &["p1"]), None);
 }
@@ -114,7 +114,7 @@ fn a_vm_that_is_about_to_end_loses_its_fence_with_its_last_port() {
 }
 
 #[test]
-fn a_fence_that_is_to_be_changed_is_left_to_sync() {
+fn a_fence_that_must_change_is_left_to_sync() {
     assert_eq!(
         planned(&[fence("b", &["p2"])], &["a", "b"], &["p2"]).unwrap(),
         [""; 0]
@@ -130,7 +130,7 @@ fn a_fence_that_is_to_be_changed_is_left_to_sync() {
 }
 
 #[test]
-fn only_vms_in_doubt_are_looked_at_again() {
+fn only_vms_in_doubt_are_examined_again() {
     let mut known = known(&[
         ("a", &["p0"]),
         ("b", &["p2"]),

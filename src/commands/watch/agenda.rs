@@ -1,4 +1,4 @@
-//! What `watch` is to do next, and when. Pure: whoever calls tells what time it is.
+//! Decides what `watch` examines next, and when. Pure: the caller passes the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -7,70 +7,70 @@ use crate::events::Event;
 use crate::source::Doubt;
 use crate::vm::Port;
 
-/// How long nothing must happen before a burst is taken to be over, and how long one is waited for.
+/// A burst of changes is over when nothing happens for `QUIET`. `watch` waits for that at most `BURST`.
 const QUIET: Duration = Duration::from_millis(50);
 const BURST: Duration = Duration::from_millis(250);
 
-/// At most half of the time is spent on looking. A rest is never longer than this.
+/// `watch` spends at most half of its time on looking. It never rests longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 
-/// A port comes to its bridge before its hypervisor tells of it: how soon it is looked for again,
-/// each time after twice as long, and for how long.
+/// A port joins its bridge before its hypervisor reports it. So `watch` looks for its VM again after
+/// this time, then after twice as long each time, until the limit.
 const FIRST_POLL: Duration = Duration::from_millis(100);
 const LAST_POLL: Duration = Duration::from_secs(10);
 
-/// How soon it is tried again after a failure, each time after twice as long, up to the last:
-/// nobody says when libvirt is back.
+/// How long to wait after a failure; twice as long each time, until the limit. libvirt does not report
+/// when it is back.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// Looks at what has changed are followed by one at the whole host: when nothing has changed for this
-/// long, and this long after the first one at the latest.
+/// After looks at single changes, `watch` examines the whole host: when nothing has changed for this
+/// long, or this long after the first look.
 const CALM: Duration = Duration::from_secs(10);
 const LATEST: Duration = Duration::from_secs(60);
 
-/// What is to be done, and when.
+/// What to do, and when.
 #[derive(Debug, Default)]
 pub struct Agenda {
-    /// When the first and the last change happened since the last look.
+    /// The times of the first and the last change since the last look.
     changes: Option<(Instant, Instant)>,
-    /// Ports that have come and are no running VM's yet.
+    /// Ports that have joined a bridge and that no running VM is known to have.
     newcomers: BTreeMap<String, Newcomer>,
     /// Ports that have left since the last look.
     left: BTreeSet<String>,
-    /// Whether others have changed our tables since the last look.
+    /// Whether other programs have changed our tables since the last look.
     is_rewritten: bool,
-    /// Whether all must be looked at next, as it is not known what has changed.
+    /// Whether the next look must examine everything, because it is unknown what has changed.
     is_lost: bool,
-    /// When the first and the last look since one at the whole host was taken.
+    /// The times of the first and the last look at single changes since the last look at the whole host.
     parts: Option<(Instant, Instant)>,
-    /// When to try again after a failure, and how long that was waited for.
+    /// When to try again after a failure, and how long the last wait was.
     retry: Option<(Instant, Duration)>,
-    /// Until when to rest after a look.
+    /// When the rest after a look ends.
     rest: Option<Instant>,
 }
 
-/// A port that has come.
+/// A port that has joined a bridge.
 #[derive(Debug)]
 struct Newcomer {
     came: Instant,
-    /// How long after that it is looked for next.
+    /// The time after that at which to look for its VM next.
     next: Duration,
 }
 
-/// What to look at.
+/// What to examine.
 #[derive(Debug)]
 pub struct Task {
-    /// Everything, whatever is believed to be known.
+    /// Everything, whatever we believe to know.
     pub is_whole: bool,
-    /// All that the kernel holds.
+    /// All fences in the kernel.
     pub is_rewritten: bool,
-    /// What hypervisors may say of VMs with these ports.
+    /// The ports whose VMs the hypervisors must be asked about.
     pub doubt: Doubt,
 }
 
 impl Agenda {
-    /// When to look; `None`: not until something happens.
+    /// Returns when to look; `None`: not until something happens.
     pub fn due(&self) -> Option<Instant> {
         let settled = |(first, last): (Instant, Instant)| (last + QUIET).min(first + BURST);
         let retry = self.retry.map(|(when, _)| when);
@@ -85,8 +85,7 @@ impl Agenda {
         self.parts.map(due)
     }
 
-    /// Takes note of what has happened. Of changes of tables only those of `tables` count; `None`:
-    /// all.
+    /// Notes changes. Counts changes of `tables` only; `None` means all tables.
     pub fn hear(&mut self, events: Vec<Event>, tables: Option<&[&str]>, now: Instant) {
         for event in events {
             match event {
@@ -111,14 +110,14 @@ impl Agenda {
         }
     }
 
-    /// Everything is to be looked at, and now.
+    /// Demands a look at everything, now.
     pub fn start_over(&mut self, now: Instant) {
         self.is_lost = true;
         self.rest = None;
         self.changes = Some((now, now));
     }
 
-    /// What is to be looked at now. It is no longer on the agenda then.
+    /// Returns what to examine now, and removes it from the agenda.
     pub fn take(&mut self, now: Instant) -> Task {
         self.changes = None;
         let is_due = self.whole_due().is_some_and(|due| due <= now);
@@ -132,7 +131,8 @@ impl Agenda {
         }
     }
 
-    /// A look that began at `start` has ended. Whose the `found` ports are is known.
+    /// Notes that a look, which began at `start`, has ended. It found the VMs that have the `found`
+    /// ports.
     pub fn looked(&mut self, task: &Task, found: &BTreeSet<Port>, start: Instant, end: Instant) {
         self.ended(start, end);
         self.retry = None;
@@ -143,7 +143,7 @@ impl Agenda {
         self.parts = (!task.is_whole).then_some((first, end));
     }
 
-    /// A look has failed: nobody knows what has changed.
+    /// Notes that a look has failed, so that it is unknown what has changed.
     pub fn failed(&mut self, start: Instant, end: Instant) {
         self.ended(start, end);
         self.is_lost = true;
@@ -164,8 +164,8 @@ impl Agenda {
     }
 }
 
-/// Without the echo of what we have done ourselves: `writes` transactions, and something at these ports.
-/// What others did meanwhile stays.
+/// Removes the events that our own changes caused: `writes` transactions, and changes of the `touched`
+/// ports. Keeps events that others caused meanwhile.
 pub fn without_echo(
     mut events: Vec<Event>,
     tables: &[&str],
@@ -173,7 +173,7 @@ pub fn without_echo(
     touched: &BTreeSet<Port>,
 ) -> Vec<Event> {
     let is_ours = |event: &Event| matches!(event, Event::Tables(t) if is_about(t, Some(tables)));
-    // Nobody tells whose a transaction was. But no more than ours can only be ours.
+    // The kernel does not tell who made a transaction. If there are as many as we made, all are ours.
     if events.iter().filter(|event| is_ours(event)).count() == writes {
         events.retain(|event| !is_ours(event));
     }
