@@ -115,9 +115,8 @@ fenced | grep -q one-42 || fail "a new VM is not fenced"
 step end
 "#;
 
-/// The commands below a heading of the page, each of which must succeed; `doctor` may have found something.
-fn steps(heading: &str) -> String {
-    let blocks = commands("libvirt.md", heading);
+/// The commands of a page, each of which must succeed; `doctor` may have found something.
+fn steps(blocks: &[String]) -> String {
     let lines = blocks.iter().flat_map(|block| block.lines());
     let checked = lines.map(|line| match line {
         "macfence doctor" => "macfence doctor || true\n".to_owned(),
@@ -129,10 +128,13 @@ fn steps(heading: &str) -> String {
 #[test]
 fn libvirts_hook_is_installed_by_the_page_without_harm_to_running_vms() {
     let script = SCRIPT
-        .replace("@install@", &steps("On each host"))
-        .replace("@see@", &steps("How to see that it works"))
-        .replace("@undo@", &steps("How to undo it"))
-        .replace("@hand@", &steps("By hand"));
+        .replace("@install@", &steps(&commands("libvirt.md", "On each host")))
+        .replace(
+            "@see@",
+            &steps(&commands("libvirt.md", "How to see that it works")),
+        )
+        .replace("@undo@", &steps(&commands("libvirt.md", "How to undo it")))
+        .replace("@hand@", &steps(&commands("libvirt.md", "By hand")));
     let files = [
         ("macfence", Path::new(MACFENCE)),
         ("share", &source("share")),

@@ -503,21 +503,24 @@ fn rules_are_printed_as_nft_lists_them() {
     }
 }
 
-/// A page with what its commands print now: each line that starts with `# ` in a code block is run.
+/// A page below `docs/` with what its commands print now. Each line that starts with `# ` in a console block
+/// is run.
 pub fn played(page: &str, run: impl Fn(&str) -> String) -> String {
+    let page = source(&format!("docs/{page}"));
+    let page = std::fs::read_to_string(page).unwrap();
     let mut played = String::new();
-    // Whether we are in a code block, and whether something in it was run.
-    let (mut is_code, mut is_run) = (false, false);
+    // Whether we are in a console block, and whether something in it was run.
+    let (mut is_console, mut is_run) = (false, false);
     for line in page.lines() {
-        if line == "```" {
-            (is_code, is_run) = (!is_code, false);
+        if let Some(language) = line.strip_prefix("```") {
+            (is_console, is_run) = (language == "console", false);
         }
         match line.strip_prefix("# ") {
-            Some(command) if is_code => {
+            Some(command) if is_console => {
                 is_run = true;
                 played += &format!("{line}\n{}", run(command));
             }
-            None if is_run && line != "```" => {}
+            None if is_run => {}
             _ => played += &format!("{line}\n"),
         }
     }
@@ -539,7 +542,7 @@ fn from_a_vm_without_its_router_to_the_fix_by_what_the_program_prints() {
     let text = std::fs::read_to_string(&page).unwrap();
     let own = Path::new(MACFENCE).parent().unwrap();
     let path = prepend(own, &path_with(&lab.dir));
-    let played = played(&text, |line| {
+    let played = played("troubleshooting.md", |line| {
         let mut shell = Command::new("/bin/sh");
         let ran = lab
             .host

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use macfence::config::File;
 
-use super::page;
+use super::{page, pages};
+use crate::lab::pages::{Block, blocks};
 
 /// Returns the keys that the code accepts at the top of the file and in each kind of section. The
 /// error about an unknown key lists them.
@@ -79,11 +80,10 @@ fn the_manual_page_has_every_key_and_no_other() {
 
 #[test]
 fn every_example_is_a_configuration() {
-    for name in ["docs/configuration.md", "README.md"] {
-        let page = page(name);
-        let examples = page.split("```toml\n").skip(1);
-        for example in examples.map(|rest| rest.split_once("```").unwrap().0) {
-            File::parse(example).unwrap_or_else(|e| panic!("{name}: {e:#}\n{example}"));
+    for path in pages().keys() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for Block { text, .. } in blocks(name).iter().filter(|block| block.language == "toml") {
+            File::parse(text).unwrap_or_else(|e| panic!("{name}: {e:#}\n{text}"));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod figures;
 mod keys;
+mod ledger;
 mod transcripts;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@ use nix::mount::{MsFlags, mount};
 use super::page;
 use crate::explain::played;
 use crate::lab::libvirt::Libvirt;
+use crate::lab::pages::blocks;
 use crate::lab::{Host, MACFENCE, domain, path_with, source};
 
 /// Makes `/etc` writable in the mount namespace of the caller.
@@ -42,7 +43,7 @@ fn getting_started_leads_to_a_vm_that_is_fenced_and_hears_its_router() {
     let (xml, _) = xml.split_once("# ").unwrap();
     fs::write(dir.path().join("web.xml"), xml).unwrap();
     let path = path_with(Path::new(MACFENCE).parent().unwrap());
-    let played = played(&text, |line| {
+    let played = played("getting-started.md", |line| {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", line]).current_dir(&dir);
         let ran = host.exec(shell.env("PATH", &path), "");
@@ -64,9 +65,9 @@ pub fn is_or_becomes(name: &str, text: &str, desired: &str) {
 }
 
 /// Returns the code block of a page that starts with these words.
-fn block<'a>(page: &'a str, first: &str) -> &'a str {
-    let mut blocks = page.split("```\n").skip(1).step_by(2);
-    blocks.find(|block| block.starts_with(first)).expect(first)
+fn block(page: &str, first: &str) -> String {
+    let mut blocks = blocks(page).into_iter().map(|block| block.text);
+    blocks.find(|text| text.starts_with(first)).expect(first)
 }
 
 /// Returns a listing without the sets and chains that note whose frames were dropped.
@@ -82,7 +83,7 @@ fn without_notes(listed: &str) -> String {
 
 #[test]
 fn how_it_works_shows_the_rules_that_are_in_the_kernel() {
-    let page = page("docs/how-it-works.md");
+    let page = "how-it-works.md";
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["vnet0"]);
@@ -91,7 +92,7 @@ fn how_it_works_shows_the_rules_that_are_in_the_kernel() {
     host.macfence_reading(&xml, trusting).quiet();
     let listed = host.ok("nft", &["list", "ruleset"]);
     let listed = listed.replace(" packets 0 bytes 0", "");
-    assert_eq!(block(&page, "table bridge"), without_notes(&listed));
+    assert_eq!(block(page, "table bridge"), without_notes(&listed));
 
     let export = ["--backend", "ebtables", "export", "--xml", "-"];
     let calls = host.macfence_reading(&xml, export).ok();
@@ -108,6 +109,6 @@ fn how_it_works_shows_the_rules_that_are_in_the_kernel() {
         .filter_map(|line| line.strip_prefix("ebtables "))
         .map(plain)
         .collect();
-    let shown: Vec<_> = block(&page, "-t nat").lines().map(plain).collect();
+    let shown: Vec<_> = block(page, "-t nat").lines().map(plain).collect();
     assert_eq!(shown, calls);
 }
