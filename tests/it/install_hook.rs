@@ -29,7 +29,7 @@ fn run(host: &Host, words: &str) -> Ran {
 }
 
 /// What is below a directory: each path with its mode, owner and content.
-fn tree(host: &Host, dir: &str) -> String {
+pub fn tree(host: &Host, dir: &str) -> String {
     let find =
         "find \"$1\" -printf '%p %M %u %l\\n' | sort; find \"$1\" -type f | sort | xargs -r cat";
     host.ok("sh", &["-c", find, "sh", dir])

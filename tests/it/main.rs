@@ -24,6 +24,7 @@ mod ebtables;
 mod explain;
 mod export;
 mod faults;
+mod followed;
 mod fuzzed;
 mod guest;
 mod hypervisor;

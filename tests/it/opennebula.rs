@@ -27,16 +27,16 @@ fn nic(id: u32, mac: &str, driver: &str, more: &str) -> String {
 }
 
 /// Returns a NIC of VM 42 with its port.
-fn with_port(id: u32, mac: &str, driver: &str, more: &str) -> String {
+pub fn with_port(id: u32, mac: &str, driver: &str, more: &str) -> String {
     let target = format!("<TARGET><![CDATA[one-42-{id}]]></TARGET>{more}");
     nic(id, mac, driver, &target)
 }
 
-const SPOOFING: &str = "<FILTER_MAC_SPOOFING><![CDATA[YES]]></FILTER_MAC_SPOOFING>";
+pub const SPOOFING: &str = "<FILTER_MAC_SPOOFING><![CDATA[YES]]></FILTER_MAC_SPOOFING>";
 const ATTACH: &str = "<ATTACH><![CDATA[YES]]></ATTACH>";
 
 /// Returns VM 42 as drivers get it since OpenNebula 6: every element has parents of its own.
-fn extract(devices: &[String]) -> String {
+pub fn extract(devices: &[String]) -> String {
     let wrapped: String = devices
         .iter()
         .map(|device| format!("<TEMPLATE>{device}</TEMPLATE>"))

@@ -339,6 +339,18 @@ pub fn bind(dir: &str, over: &str) {
     mount(Some(dir), over, none, MsFlags::MS_BIND, none).expect(over);
 }
 
+/// Makes a directory writable in the mount namespace of the caller, with what is in it. `/run` must be that
+/// namespace's own.
+pub fn overlay(dir: &str) {
+    let own = format!("/run/overlay{dir}");
+    for part in ["new", "work"] {
+        std::fs::create_dir_all(format!("{own}/{part}")).expect(dir);
+    }
+    let layers = format!("lowerdir={dir},upperdir={own}/new,workdir={own}/work");
+    let overlay = Some("overlay");
+    mount(overlay, dir, overlay, MsFlags::empty(), Some(&*layers)).expect(dir);
+}
+
 /// Mounts a file with this content over another, in the mount namespace of the caller.
 pub fn replace(file: &str, content: &str) {
     let new = tempfile::NamedTempFile::new_in("/run").expect("a file");

@@ -28,35 +28,73 @@ for hook in "$0.d"/*; do
 done
 rm "$input""#;
 
+/// The network drivers of which a host has the scripts.
+const DRIVERS: [&str; 2] = ["bridge", "fw"];
+
+/// Writes OpenNebula's own network drivers below this directory.
+pub fn drivers(remotes: &Path) {
+    for driver in DRIVERS {
+        let dir = remotes.join("vnm").join(driver);
+        std::fs::create_dir_all(&dir).expect("a driver");
+        for action in ["post", "clean"] {
+            script(&dir, action, DRIVER);
+        }
+    }
+}
+
 /// The user `oneadmin` of a host on which macfence is installed.
 pub struct Oneadmin<'a> {
     host: &'a Host,
 }
 
 impl<'a> Oneadmin<'a> {
-    /// Creates the user, and installs macfence and the files of share/ for it.
-    pub fn of(host: &'a Host) -> Self {
-        need("sudo");
-        let share = source("share");
+    /// The user of a host that has one.
+    pub fn known(host: &'a Host) -> Self {
+        Self { host }
+    }
+
+    /// Creates the user alone, as on a front-end without macfence.
+    pub fn alone(host: &'a Host) -> Self {
         host.run(|| {
             let passwd = std::fs::read_to_string("/etc/passwd").expect("passwd");
             // A password field that is not `x` keeps sudo from looking for a shadow entry.
             let line = format!("oneadmin:*:{ID}:{ID}::/:/bin/sh\n");
             replace("/etc/passwd", &(passwd + &line));
+            tmpfs("/var/tmp");
+            std::fs::create_dir(TMP).expect("a folder");
+            let everybody = Permissions::from_mode(0o1777);
+            std::fs::set_permissions(TMP, everybody).expect("permissions");
+        });
+        Self { host }
+    }
+
+    /// Creates the user, and installs macfence. Nothing calls it yet.
+    pub fn without_hooks(host: &'a Host) -> Self {
+        need("sudo");
+        let one = Self::alone(host);
+        host.run(|| {
             // Replace this machine's own sudoers file, so that its rules cannot help a test.
             replace("/etc/sudoers", "@includedir /etc/sudoers.d\n");
             tmpfs("/etc/sudoers.d");
-            let shipped = std::fs::read_to_string(share.join("sudoers")).expect("sudoers");
+            let shipped = std::fs::read_to_string(source("share/sudoers")).expect("sudoers");
             let filled = shipped.replace("@libexecdir@", "/usr/local/libexec");
             std::fs::write(SUDOERS, filled).expect("sudoers");
             install();
-            tmpfs("/var/tmp");
-            for driver in ["bridge", "fw"] {
+        });
+        one
+    }
+
+    /// Creates the user, and installs macfence and the files of share/ for it.
+    pub fn of(host: &'a Host) -> Self {
+        let one = Self::without_hooks(host);
+        let share = source("share");
+        host.run(|| {
+            drivers(Path::new(REMOTES));
+            for driver in DRIVERS {
                 let dir = Path::new(REMOTES).join("vnm").join(driver);
                 for action in ["post", "clean"] {
                     let hooks = dir.join(format!("{action}.d"));
                     std::fs::create_dir_all(&hooks).expect("a driver");
-                    script(&dir, action, DRIVER);
                     let shipped = format!("opennebula/remotes/vnm/{action}.d/macfence");
                     std::fs::copy(share.join(shipped), hooks.join("macfence")).expect("a hook");
                 }
@@ -67,11 +105,8 @@ impl<'a> Oneadmin<'a> {
                 let shipped = share.join("opennebula/remotes/hooks/macfence").join(name);
                 std::fs::copy(shipped, hooks.join(name)).expect("a hook");
             }
-            std::fs::create_dir(TMP).expect("a folder");
-            let everybody = Permissions::from_mode(0o1777);
-            std::fs::set_permissions(TMP, everybody).expect("permissions");
         });
-        Self { host }
+        one
     }
 
     /// Runs a command line as OpenNebula does through ssh: in a new shell, without a terminal and

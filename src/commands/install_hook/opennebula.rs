@@ -145,7 +145,9 @@ fn act(
     if drivers.is_empty() {
         let dir = root.join("hooks/macfence");
         let shipped = OF_STATE_HOOKS.iter();
-        let shipped = shipped.filter(|file| is_front_end || !file.path.ends_with(".tmpl"));
+        // A host needs no templates, but `onehost sync` has copied them there.
+        let is_for_here = |path: &str| is_front_end || remove || !path.ends_with(".tmpl");
+        let shipped = shipped.filter(|file| is_for_here(file.path));
         files.extend(shipped.map(|file| (dir.join(file.path), file)));
     }
     // Check all files before changing the first.

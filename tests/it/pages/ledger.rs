@@ -19,8 +19,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("configuration.md", "", "not yet followed"),
     ("getting-started.md", "", "not yet followed"),
     ("oned-conf.md", "", "not yet followed"),
-    ("opennebula-drivers.md", "", "not yet followed"),
-    ("opennebula-state-hooks.md", "", "not yet followed"),
     ("incus.md", "", "not yet followed"),
     (
         "libvirt.md",

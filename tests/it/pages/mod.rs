@@ -6,6 +6,8 @@ mod keys;
 mod ledger;
 mod transcripts;
 
+pub use self::transcripts::is_or_becomes;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use crate::lab::source;
 const LONGEST: usize = 30;
 
 /// Reads a page.
-fn page(name: &str) -> String {
+pub fn page(name: &str) -> String {
     fs::read_to_string(source(name)).expect(name)
 }
 

@@ -5,22 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use nix::mount::{MsFlags, mount};
-
 use super::page;
 use crate::explain::played;
 use crate::lab::libvirt::Libvirt;
 use crate::lab::pages::blocks;
-use crate::lab::{Host, MACFENCE, domain, path_with, source};
+use crate::lab::{Host, MACFENCE, domain, overlay, path_with, source};
 
 /// Makes `/etc` writable in the mount namespace of the caller.
 fn own_etc() {
-    for dir in ["/run/etc/new", "/run/etc/work"] {
-        fs::create_dir_all(dir).expect(dir);
-    }
-    let layers = "lowerdir=/etc,upperdir=/run/etc/new,workdir=/run/etc/work";
-    let overlay = Some("overlay");
-    mount(overlay, "/etc", overlay, MsFlags::empty(), Some(layers)).expect("/etc");
+    overlay("/etc");
     fs::copy(source("share/macfence.toml"), "/etc/macfence.toml").expect("macfence.toml");
 }
 
