@@ -145,6 +145,20 @@ impl Memory {
         unknown
     }
 
+    /// The VMs that are remembered, without `known`. The files that cannot be believed are left out: whose
+    /// they are is unknown.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn others(&self, known: &BTreeSet<&VmName>) -> Result<Vec<Vm>> {
+        let known: BTreeSet<_> = known.iter().flat_map(|vm| record::file_name(vm)).collect();
+        let mut names = self.place.names()?;
+        names.retain(|name| !known.contains(name));
+        names.sort();
+        let records = names.iter().filter_map(|name| self.place.read(name).ok()?);
+        Ok(records.map(Record::into_vm).collect())
+    }
+
     fn record(&self, vm: &VmName) -> Result<Option<Record>> {
         match record::file_name(vm) {
             Ok(name) if self.place.dir.is_some() => self.place.read(&name),

@@ -48,14 +48,29 @@ pub(super) fn of(port: &Port) -> Result<Option<Device>> {
             _ => Device::Other("a physical device".to_owned()),
         }));
     }
+    let link = link(port)?;
+    Ok(link.map(|link| virtual_device(kind(&link).as_deref())))
+}
+
+/// Tells whether a device is one end of a veth. `false` also if it is gone.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub(super) fn is_veth(port: &Port) -> Result<bool> {
+    Ok(link(port)?.is_some_and(|link| kind(&link).as_deref() == Some("veth")))
+}
+
+/// The kernel's answer about a device; `None` if it is gone.
+fn link(port: &Port) -> Result<Option<Vec<u8>>> {
     let Some(index) = netlink::index(port)? else {
         return Ok(None);
     };
-    let link = match netlink::link(index) {
-        Err(e) if e.raw_os_error() == Some(super::ENODEV) => return Ok(None),
-        link => link.with_context(|| format!("cannot ask the kernel about device \"{port}\""))?,
-    };
-    Ok(Some(virtual_device(kind(&link).as_deref())))
+    match netlink::link(index) {
+        Err(e) if e.raw_os_error() == Some(super::ENODEV) => Ok(None),
+        link => link
+            .map(Some)
+            .with_context(|| format!("cannot ask the kernel about device \"{port}\"")),
+    }
 }
 
 fn is_tap(flags: &str) -> bool {

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 
 pub use harden::{Change, Findings, Hardened, Unsupported, Weakness, forget, harden, weaknesses};
 pub use proxy::proxies;
-pub use veth::other_end;
+pub use veth::{is_veth_on_bridge, other_end};
 
 use self::device::Device;
 use crate::vm::{Place, Port};

@@ -1,11 +1,11 @@
-//! Finds the other end of a veth. When a container starts, libvirt names only the end that the
-//! container gets.
+//! The ports of containers, which are veths. When a container starts, libvirt names only the end that
+//! the container gets, so the other one is found here.
 
 use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::{DEVICES, read};
+use super::{DEVICES, device, of, read};
 use crate::mac::MacAddr;
 use crate::vm::Port;
 
@@ -34,4 +34,12 @@ pub fn other_end(end: &Port, mac: MacAddr) -> Result<Option<Port>> {
         }
     }
     Ok(None)
+}
+
+/// Tells whether `port` is a veth on a bridge.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn is_veth_on_bridge(port: &Port) -> Result<bool> {
+    Ok(of(port)?.is_some() && device::is_veth(port)?)
 }

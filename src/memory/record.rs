@@ -133,6 +133,21 @@ impl Record {
         self.nics.iter().map(|entry| &entry.port)
     }
 
+    /// The VM as its template described it.
+    pub fn into_vm(self) -> Vm {
+        let nic = |Entry { port, mac, asked }| Nic {
+            port,
+            mac,
+            bridge: None,
+            asked: Some(asked),
+        };
+        Vm {
+            name: self.vm,
+            nics: self.nics.into_iter().map(nic).collect(),
+            skipped: Vec::new(),
+        }
+    }
+
     /// Takes over a newer record of some NICs. An older NIC with the same port or address is gone, and
     /// is forgotten.
     pub fn update(&mut self, newer: Self) {

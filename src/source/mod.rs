@@ -5,6 +5,7 @@ pub mod incus;
 mod last;
 pub mod libvirt;
 mod limits;
+mod lxc;
 pub mod opennebula;
 pub mod virsh;
 pub mod xen;
@@ -53,11 +54,12 @@ trait Hypervisor {
     fn running(&self) -> Result<Running>;
 
     /// Does the same, but asks only about VMs that may have changed since the last answer, and
-    /// remembers the new answer in `last`. The default asks about all.
+    /// remembers the new answer in `last`. The default asks about all. `others` is what other
+    /// hypervisors run.
     ///
     /// # Errors
     /// Like [`Self::running`]; `last` is then useless.
-    fn update(&self, _last: &mut Last, _doubt: &Doubt) -> Result<Running> {
+    fn update(&self, _last: &mut Last, _doubt: &Doubt, _others: &Running) -> Result<Running> {
         self.running()
     }
 
@@ -68,7 +70,12 @@ trait Hypervisor {
 /// All hypervisors that we can ask, the first one first; `uris` are libvirt's.
 fn known(uris: &[String]) -> Vec<Box<dyn Hypervisor>> {
     let libvirts = uris.iter().map(|uri| Box::new(virsh::Virsh::at(uri)) as _);
-    let others: [Box<dyn Hypervisor>; 2] = [Box::new(xen::Xen), Box::new(incus::Incus)];
+    let others: [Box<dyn Hypervisor>; 3] = [
+        Box::new(xen::Xen),
+        Box::new(incus::Incus),
+        // Last, because it yields only what no other one knows.
+        Box::new(lxc::Lxc),
+    ];
     libvirts.chain(others).collect()
 }
 
@@ -141,7 +148,8 @@ impl Hypervisors {
     pub fn update(&self, last: &mut Last, doubt: &Doubt) -> Result<Running> {
         let mut all = Running::default();
         for hypervisor in &self.asked {
-            all.add(hypervisor.update(last, doubt)?);
+            let more = hypervisor.update(last, doubt, &all)?;
+            all.add(more);
         }
         Ok(all)
     }

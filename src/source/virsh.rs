@@ -51,10 +51,10 @@ impl Hypervisor for Virsh {
     /// Runs two virsh processes for any number of VMs. It runs more only if VMs end meanwhile, if
     /// libvirt does not answer about one, or if virsh would misread a name.
     fn running(&self) -> Result<Running> {
-        self.update(&mut Last::default(), &Doubt::default())
+        update(&self.uri, &mut Said::default(), &Doubt::default())
     }
 
-    fn update(&self, last: &mut Last, doubt: &Doubt) -> Result<Running> {
+    fn update(&self, last: &mut Last, doubt: &Doubt, _: &Running) -> Result<Running> {
         update(&self.uri, last.of(&self.uri), doubt)
     }
 

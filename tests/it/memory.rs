@@ -13,7 +13,9 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::lab::{Host, MACFENCE, Ran, domain, fake_virsh, macfence_with, path_with, until};
+use crate::lab::{
+    Host, MACFENCE, Ran, domain, fake_virsh, macfence_with, path_with, script, until,
+};
 
 const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:01:05";
@@ -262,6 +264,81 @@ fn with_ebtables_requests_are_remembered_too() {
     assert_eq!(with(&["check"], "").status, 1);
     with(&["sync"], "").ok();
     assert_eq!(save(), whole);
+}
+
+#[test]
+fn a_container_that_only_opennebula_knows_is_restored_while_its_port_is_there() {
+    let lab = Lab::new();
+    // Another VM's template: its ports are veths, as plain LXC makes them.
+    let nics = [(0, B, ""), (1, C, GUARDED)];
+    let nics = nics.map(|(id, mac, more)| nic(id, mac, more)).concat();
+    let nics = nics.replace("one-42-", "one-43-");
+    let container =
+        BASE64_STANDARD.encode(format!("<VM><ID>43</ID><TEMPLATE>{nics}</TEMPLATE></VM>"));
+    for port in ["one-43-0", "one-43-1"] {
+        let end = port.replace("one", "end");
+        lab.host
+            .ip(&format!("link add {port} type veth peer name {end}\n"));
+        lab.host.plug("br0", port);
+    }
+    lab.post(&self::nics());
+    lab.call(&["hook", "one-post"], &container).quiet();
+    let whole = lab.host.sorted_ruleset();
+
+    // Where LXC is not installed, nothing says that such containers run.
+    lab.host.ok("nft", &["flush", "ruleset"]);
+    lab.call(&["sync"], "").ok();
+    assert_eq!(lab.host.fenced(), ["one-42"]);
+    script(&lab.virsh, "lxc-start", "exit 1");
+    let checked = lab.call(&["check"], "");
+    let missing = "missing one-43: port \"one-43-0\"; port \"one-43-1\"\n";
+    assert_eq!((checked.status, &*checked.stdout), (1, missing));
+    let listed = lab.call(&["list"], "").ok();
+    assert!(listed.contains("nothing has fenced it yet"), "{listed}");
+    let synced = lab.call(&["sync"], "").ok();
+    assert_eq!(synced, missing.replace("missing", "fenced"));
+    assert_eq!(lab.host.sorted_ruleset(), whole);
+    lab.call(&["check"], "").quiet();
+
+    // By the service, and on a host that has nothing but LXC.
+    fs::write(
+        lab.virsh.path().join("macfence.toml"),
+        "template-extras = true\nconnect = []\n",
+    )
+    .unwrap();
+    let log = lab.virsh.path().join("log");
+    let mut watch = lab.host.run(|| {
+        let log = fs::File::create(&log).unwrap();
+        let mut command = macfence_with(&lab.virsh);
+        command
+            .arg("--config")
+            .arg(lab.virsh.path().join("macfence.toml"));
+        command.arg("watch").stdin(Stdio::null());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        command.spawn().unwrap()
+    });
+    until("it looks", || lab.host.fenced().len() == 2);
+    lab.host.ok("nft", &["flush", "ruleset"]);
+    until("the container is fenced", || {
+        lab.host.fenced() == ["one-43"]
+    });
+    lab.call(&["check"], "").quiet();
+
+    // A port goes, and then the container with the other one.
+    let file = "/run/macfence/vms/one-43.json";
+    let there = |port: &str| lab.host.ruleset().contains(&format!("\"{port}\""));
+    lab.host.ip("link del one-43-0\n");
+    until("a port's rules are gone", || !there("one-43-0"));
+    assert!(there("one-43-1") && lab.host.run(|| Path::new(file).exists()));
+    lab.host.ip("link del one-43-1\n");
+    until("the fence is gone", || lab.host.fenced().is_empty());
+    until("it is forgotten", || {
+        !lab.host.run(|| Path::new(file).exists())
+    });
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(!said.contains("warning"), "{said}");
 }
 
 /// A file's text, a change to the file, and the words of the warning.

@@ -1,0 +1,153 @@
+//! OpenNebula's LXC containers. Its driver starts them with LXC's own tools, which do not tell the MAC
+//! addresses of a container's NICs. So they are taken from [`Memory`], where `hook one-post` has noted
+//! what the template said.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, anyhow};
+
+use super::{Doubt, Hypervisor, Kind, Last, Running};
+use crate::bridge;
+use crate::memory::Memory;
+use crate::process;
+use crate::vm::{Port, Vm, VmName};
+
+/// LXC on this host.
+pub(super) struct Lxc;
+
+impl Hypervisor for Lxc {
+    fn is_there(&self) -> bool {
+        process::find("lxc-start").is_ok()
+    }
+
+    fn runs(&self, kind: Kind) -> bool {
+        kind == Kind::Lxc
+    }
+
+    fn running(&self) -> Result<Running> {
+        containers(&Running::default())
+    }
+
+    fn update(&self, _: &mut Last, _: &Doubt, others: &Running) -> Result<Running> {
+        containers(others)
+    }
+
+    fn named(&self, names: &[VmName]) -> Vec<Result<Vm>> {
+        let all = match self.running() {
+            Ok(all) => all.vms,
+            Err(e) => return names.iter().map(|_| Err(anyhow!("{e:#}"))).collect(),
+        };
+        let find = |name: &VmName| {
+            let vm = all.iter().find(|vm| vm.name == *name).cloned();
+            vm.ok_or_else(|| anyhow!("no LXC container {:?} is remembered", name.as_str()))
+        };
+        names.iter().map(find).collect()
+    }
+}
+
+/// The containers that are remembered and run, and that are not among `others`.
+fn containers(others: &Running) -> Result<Running> {
+    let Some(memory) = Memory::existing()? else {
+        return Ok(Running::default());
+    };
+    let failed = others.failed.iter().map(|(name, _)| name);
+    let known = others.vms.iter().map(|vm| &vm.name).chain(failed).collect();
+    let remembered = memory.others(&known)?;
+    Ok(Running {
+        vms: running(remembered, others, &bridge::is_veth_on_bridge)?,
+        failed: Vec::new(),
+    })
+}
+
+/// Of these VMs those with a port now, with these ports only. A port must be `one-<ID>-<NIC_ID>`, and a
+/// veth on a bridge: the tap of a VM is for its hypervisor to tell. Nor may one of `others` have it.
+fn running(
+    remembered: Vec<Vm>,
+    others: &Running,
+    is_veth: &dyn Fn(&Port) -> Result<bool>,
+) -> Result<Vec<Vm>> {
+    let taken = others.vms.iter().flat_map(|vm| &vm.nics);
+    let taken: BTreeSet<_> = taken.map(|nic| &nic.port).collect();
+    let mut running = Vec::new();
+    for mut vm in remembered {
+        let mut nics = Vec::new();
+        for nic in vm.nics {
+            if is_own(&nic.port, &vm.name) && !taken.contains(&nic.port) && is_veth(&nic.port)? {
+                nics.push(nic);
+            }
+        }
+        if !nics.is_empty() {
+            vm.nics = nics;
+            running.push(vm);
+        }
+    }
+    Ok(running)
+}
+
+/// Whether OpenNebula gives this name to a port of the VM.
+fn is_own(port: &Port, vm: &VmName) -> bool {
+    let nic = vm.one_id().and_then(|id| {
+        let rest = port.as_str().strip_prefix("one-")?;
+        rest.strip_prefix(id)?.strip_prefix('-')
+    });
+    nic.is_some_and(|nic| !nic.is_empty() && nic.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::Nic;
+
+    fn vm(name: &str, ports: &[&str]) -> Vm {
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        let nic = |port: &&str| Nic::new(port.parse().unwrap(), mac, None).unwrap();
+        Vm {
+            name: name.parse().unwrap(),
+            nics: ports.iter().map(nic).collect(),
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Which ports of this VM are yielded, where `others` run and `veths` are on a bridge.
+    fn yielded(name: &str, ports: &[&str], others: &[Vm], veths: &[&str]) -> Vec<String> {
+        let others = Running {
+            vms: others.to_vec(),
+            failed: Vec::new(),
+        };
+        let is_veth = |port: &Port| Ok(veths.contains(&port.as_str()));
+        let vms = running(vec![vm(name, ports)], &others, &is_veth).unwrap();
+        assert!(vms.iter().all(|vm| vm.name.as_str() == name));
+        let nics = vms.iter().flat_map(|vm| &vm.nics);
+        nics.map(|nic| nic.port.to_string()).collect()
+    }
+
+    #[test]
+    fn a_container_runs_while_a_veth_of_its_is_on_a_bridge() {
+        let ports = ["one-7-0", "one-7-1"];
+        assert_eq!(yielded("one-7", &ports, &[], &ports), ports);
+        assert_eq!(yielded("one-7", &ports, &[], &["one-7-1"]), ["one-7-1"]);
+        assert!(yielded("one-7", &ports, &[], &[]).is_empty());
+    }
+
+    #[test]
+    fn only_ports_that_opennebula_named_after_the_vm_are_believed() {
+        for port in [
+            "eth0",
+            "one-7",
+            "one-7-",
+            "one-8-0",
+            "one-70-0",
+            "one-7-x",
+            "one-7-0-1",
+        ] {
+            assert!(yielded("one-7", &[port], &[], &[port]).is_empty(), "{port}");
+        }
+        assert!(yielded("web", &["one-7-0"], &[], &["one-7-0"]).is_empty());
+    }
+
+    #[test]
+    fn a_port_that_another_hypervisor_tells_of_is_left_to_it() {
+        let other = vm("web", &["one-7-0"]);
+        assert!(yielded("one-7", &["one-7-0"], &[other], &["one-7-0"]).is_empty());
+    }
+}
