@@ -117,7 +117,8 @@ deb: build
 	@# cargo-deb makes no package for all architectures.
 	@cd target/deb/opennebula && install -d DEBIAN && \
 	  sed "s|@version@|$(package_version)-1|; s|@size@|$$(du -sk usr | cut -f1)|" ../../../share/packages/opennebula.control >DEBIAN/control && \
-	  install -m 644 ../../../share/packages/copyright usr/share/doc/macfence-opennebula/ && \
+	  sed '/^Files: rust/,$$d' ../../../share/packages/copyright | \
+	    install -m 644 /dev/stdin usr/share/doc/macfence-opennebula/copyright && \
 	  gzip -9n <../macfence-opennebula.changelog >usr/share/doc/macfence-opennebula/changelog.Debian.gz && \
 	  find usr -type f -printf '%P\0' | sort -z | (cd usr && xargs -0 md5sum) | sed 's|  |  usr/|' >DEBIAN/md5sums
 	dpkg-deb --root-owner-group -b target/deb/opennebula target/deb/
@@ -138,7 +139,7 @@ rpm: build
 dist: build
 	rm -rf target/dist
 	$(MAKE) -s install DESTDIR=target/dist/$(dist)
-	@install -m 644 -t target/dist/$(dist)$(PREFIX)/share/doc/macfence LICENSE
+	@install -m 644 -t target/dist/$(dist)$(PREFIX)/share/doc/macfence LICENSE share/packages/{copyright,LGPL-2.1}
 	cd target/dist && find $(dist) ! -type d | LC_ALL=C sort | \
 	  tar -c --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH --format=gnu -T - | \
 	  gzip -9n >$(dist).tar.gz

@@ -14,6 +14,7 @@ mod changes;
 mod command_line;
 mod completions;
 mod containers;
+mod copyright;
 mod crash;
 mod damage;
 mod dice;

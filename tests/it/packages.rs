@@ -13,6 +13,9 @@ use crate::lab::{Host, Ran, built, fetched, need, source, tmpfs};
 /// The name of the package for an OpenNebula front-end.
 const FRONT_END: &str = "macfence-opennebula";
 
+/// The licences of what is linked into the program, where Debian does not keep their texts.
+const LICENSES: [&str; 3] = ["LGPL-2.1", "LICENSE", "copyright"];
+
 /// The `deb` or the `rpm` of this name that `make` builds.
 pub fn package(kind: &str, name: &str) -> PathBuf {
     let (dir, target) = (format!("target/{kind}"), format!("make {kind}"));
@@ -164,10 +167,10 @@ fn the_rpm_installs_and_goes_again() {
     let rpm = package("rpm", "macfence");
     let query = |what: &[&str]| host.ok("rpm", &[&["-qp", rpm.to_str().unwrap()], what].concat());
     // Its hooks are scripts, and licences have a place of their own.
-    let license = "644 usr/share/licenses/macfence/LICENSE".to_owned();
+    let licenses = LICENSES.map(|name| format!("644 usr/share/licenses/macfence/{name}"));
     let files = expected("usr").into_iter();
     let files = files.filter(|line| !is_for_front_ends(line));
-    let expected = files.chain([license]);
+    let expected = files.chain(licenses);
     let expected = expected.map(|line| line.replace("777 ", "755 ").replacen(' ', " /", 1));
     let files = query(&["--qf", "[%{FILEMODES:octal} %{FILENAMES}\\n]"]);
     let files = files.lines().map(|line| line.replacen("100", "", 1));
@@ -345,8 +348,8 @@ fn the_tarball_has_what_make_install_puts_on_a_host() {
         fs::read_to_string(root.join("etc/macfence.toml")).unwrap(),
         "# ours\n"
     );
-    let license = "644 usr/local/share/doc/macfence/LICENSE".to_owned();
-    let expected = expected("usr/local").into_iter().chain([license]);
+    let licenses = LICENSES.map(|name| format!("644 usr/local/share/doc/macfence/{name}"));
+    let expected = expected("usr/local").into_iter().chain(licenses);
     assert_eq!(tree(&host, root), sorted(expected));
     let owners = host.ok(
         "tar",
