@@ -1,5 +1,5 @@
-//! What the kernel tells of changes: ports that come to a bridge or leave it, and rules that somebody
-//! loads or deletes. Both are told as they happen; nothing is asked again and again.
+//! Listens to the kernel's messages about changes: ports that join or leave a bridge, and rules that
+//! somebody loads or deletes. The kernel reports both as they happen, so nothing needs polling.
 
 use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind};
@@ -16,23 +16,23 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 /// A change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A port has come to a bridge, or something about it has changed there.
+    /// A port has joined a bridge, or has changed there.
     Port(String),
     /// A port has left its bridge.
     PortGone(String),
     /// One transaction has changed something in these tables of the bridge family.
     Tables(BTreeSet<String>),
-    /// More has happened than the kernel could tell.
+    /// The kernel has dropped messages: more happened than it could report.
     Lost,
 }
 
-/// Where the kernel tells of links (`RTNLGRP_LINK`) and of rulesets (`NFNLGRP_NFTABLES`).
+/// The groups for messages about links (`RTNLGRP_LINK`) and rulesets (`NFNLGRP_NFTABLES`).
 const LINKS: u32 = 1;
 const RULESETS: u32 = 7;
 
-/// Room for what happens while we are busy, in bytes; what is too much is [`Event::Lost`]. The kernel tells
-/// some ten times of a port that comes, in 4 KiB each, whatever is in them. It takes this memory only
-/// when it needs it.
+/// Room for messages that arrive while we are busy, in bytes. If they need more, there is an
+/// [`Event::Lost`]. The kernel sends some ten messages for a new port, each in 4 KiB whatever its
+/// length. It allocates this memory only when it needs it.
 const ROOM: usize = 16 << 20;
 
 /// The kernel's messages.
@@ -43,10 +43,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens from now on.
+    /// Begins to listen.
     ///
     /// # Errors
-    /// If the kernel does not let us: of rulesets it tells root only.
+    /// If the kernel refuses: it reports rulesets only to root.
     pub fn listen() -> Result<Self> {
         Ok(Self {
             links: subscribe(NETLINK_ROUTE, LINKS).context("cannot listen for links")?,
@@ -55,12 +55,12 @@ impl Events {
         })
     }
 
-    /// What to wait for until there is something to read.
+    /// The sockets to wait for until there is something to read.
     pub fn sources(&self) -> [BorrowedFd<'_>; 2] {
         [self.links.as_fd(), self.rulesets.as_fd()]
     }
 
-    /// Everything that has happened since the last call.
+    /// Returns everything that has happened since the last call.
     ///
     /// # Errors
     /// If the kernel's messages cannot be read.
@@ -72,7 +72,7 @@ impl Events {
             & read_all(&self.rulesets, |message| {
                 events.extend(transaction.add(message));
             })?;
-        // The end of it is not told yet, or was lost.
+        // The message that ends it has not come yet, or was lost.
         events.extend(transaction.end());
         if !is_whole {
             events.push(Event::Lost);
@@ -81,7 +81,7 @@ impl Events {
     }
 }
 
-/// Reads all messages that are there. Returns whether they are all that there were.
+/// Reads all waiting messages. Returns `false` if the kernel has dropped some.
 fn read_all(socket: &Socket, mut hear: impl FnMut(&Message)) -> Result<bool> {
     let mut is_whole = true;
     loop {
@@ -98,14 +98,14 @@ fn read_all(socket: &Socket, mut hear: impl FnMut(&Message)) -> Result<bool> {
 fn subscribe(protocol: isize, group: u32) -> Result<Socket, Error> {
     let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
-    // What anybody may ask for is 208 KiB. More takes CAP_NET_ADMIN, which a container's root may lack.
+    // Any process may ask for up to 208 KiB. More takes CAP_NET_ADMIN, which root in a container may lack.
     set_socket_recv_buffer_size_force(&socket, ROOM).or_else(|_| socket.set_rx_buf_sz(ROOM))?;
     socket.add_membership(group)?;
     socket.set_non_blocking(true)?;
     Ok(socket)
 }
 
-/// A netlink message: its type, and what follows the header.
+/// A netlink message: its type, and the bytes after the header.
 struct Message<'a> {
     kind: u16,
     payload: &'a [u8],
@@ -124,8 +124,8 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
 /// `PF_BRIDGE` and `NFPROTO_BRIDGE`.
 const BRIDGE: u8 = 7;
 
-/// A bridge's own message about a port of its (`br_ifinfo_notify` in the kernel): of this family,
-/// unlike all that is told of links otherwise.
+/// Reads a bridge's own message about one of its ports (`br_ifinfo_notify` in the kernel). It is of
+/// this family, unlike all other messages about links.
 fn of_link(message: &Message) -> Option<Event> {
     const RTM_NEWLINK: u16 = 16;
     const RTM_DELLINK: u16 = 17;
@@ -146,13 +146,13 @@ fn of_link(message: &Message) -> Option<Event> {
     })
 }
 
-/// The tables that a transaction has changed, as far as it was told.
+/// The tables that a transaction has changed, according to its messages so far.
 #[derive(Default)]
 struct Transaction(BTreeSet<String>);
 
 impl Transaction {
-    /// Adds a message about rulesets; returns what the transaction was if this ends it. The kernel
-    /// tells of each transaction as a whole, and ends with the new generation of the rulesets.
+    /// Adds a message about rulesets, and returns the event if the message ends the transaction. The
+    /// kernel reports each transaction as a whole. The last message is the new generation of the rulesets.
     fn add(&mut self, message: &Message) -> Option<Event> {
         const NFNL_SUBSYS_NFTABLES: u16 = 10;
         const NFT_MSG_NEWGEN: u16 = 15;
@@ -178,7 +178,7 @@ impl Transaction {
     }
 }
 
-/// An attribute that is text.
+/// Reads an attribute that is text.
 fn attribute(attributes: &[u8], kind: u16) -> Option<String> {
     let mut attributes = NlasIterator::new(attributes).map_while(Result::ok);
     let attribute = attributes.find(|attribute| attribute.kind() == kind)?;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_transaction_changes_is_told_as_one() {
+    fn all_changes_of_one_transaction_are_one_event() {
         let mut transaction = Transaction::default();
         let mut hear = |number: u16, payload: &[u8]| {
             let kind = 10 << 8 | number;

@@ -1,7 +1,7 @@
-//! The best firewall that works on this host: nft, or else ebtables.
+//! Uses the best firewall that works on this host: nft, or else ebtables.
 //!
-//! Trying costs nothing where nft works: it is used, and only where it fails by its own word is it
-//! asked whether it can work at all. A failure has changed nothing, so that ebtables can take over.
+//! If nft works, this costs nothing: nft is simply used. Only if it fails do we find out whether it can
+//! work at all. A failed nft has changed nothing, so ebtables can take over.
 
 use std::cell::Cell;
 
@@ -13,7 +13,7 @@ use super::{Backend, Ended, Enforced, Noted, Snapshot};
 use crate::fence::{Fence, Keep};
 use crate::vm::Port;
 
-/// nft where it works, otherwise ebtables.
+/// nft if it works, otherwise ebtables.
 #[derive(Debug, Default)]
 pub struct Auto {
     fell_back: Cell<bool>,
@@ -28,8 +28,8 @@ impl Auto {
         }
     }
 
-    /// The ports of ebtables rules on a host that has come to use nft: the seed's, which nobody
-    /// else would clean up after.
+    /// Returns the ports in ebtables rules on a host that now uses nft. Hooks that ran here before
+    /// macfence left them, and nothing else would delete them.
     fn left_behind(&self) -> Vec<Port> {
         if self.fell_back.get() {
             return Vec::new();

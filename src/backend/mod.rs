@@ -1,4 +1,4 @@
-//! What a firewall must be able to do for us, and which one is used.
+//! The interface to a firewall, and the choice of one.
 
 mod auto;
 pub mod ebtables;
@@ -15,70 +15,69 @@ use crate::vm::{Port, VmName};
 
 pub use self::noted::{Noted, Reason};
 
-/// A firewall that holds fences. It knows VMs, ports and guards, and no hypervisor.
+/// A firewall that holds fences. It knows VMs, ports and guards, but no hypervisor.
 ///
 /// The kernel's ruleset is the only state. Every method that changes it must be called under
 /// [`crate::lock`], and leaves the kernel either as it was or as it should be.
 pub trait Backend {
-    /// Its name, as `--backend` takes it. `auto` has the name of the one that it has used.
+    /// The firewall's name, as `--backend` takes it. `auto` has the name of the firewall that it uses.
     fn name(&self) -> &'static str;
 
-    /// The tables of the kernel's bridge family in which fences are.
+    /// The tables of the kernel's bridge family that hold fences.
     fn tables(&self) -> &'static [&'static str];
 
-    /// What this firewall cannot match although a guard asks for it, one sentence each.
+    /// The parts of a guard that this firewall cannot enforce, one sentence each.
     fn limits(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// Whether rules tell whose they are. Where not, a VM's rules are found by its ports.
+    /// Tells whether rules name their VM. If not, a VM's rules are found by its ports.
     fn names_vms(&self) -> bool;
 
-    /// All that the kernel holds.
+    /// Reads all fences in the kernel.
     fn query(&self) -> Result<Box<dyn Snapshot>>;
 
-    /// The ports that fences refer to.
+    /// Reads the ports that fences refer to.
     fn ports(&self) -> Result<Vec<Port>>;
 
-    /// Makes the kernel hold exactly these fences for their VMs, all in one step, and makes sure
-    /// that frames pass them. A fence without guards removes the VM's. A port that was another
-    /// VM's is taken from it. What is there already and is right stays untouched, with its
-    /// counters, and so does what is to be kept.
+    /// Makes the kernel hold exactly these fences for their VMs, all in one step, and makes sure that
+    /// frames pass them. A fence without guards removes the VM's fence. A port that was another VM's is
+    /// taken from it. Rules that are right already stay untouched, with their counters. So do the rules
+    /// that `keep` names.
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced>;
 
-    /// Deletes all that refers to these ports, in one step, and the fences that are left without a
-    /// port. Returns whether anything changed.
+    /// Deletes all rules of these ports in one step, and fences that then have no port. Returns whether
+    /// anything changed.
     fn release(&self, ports: &[Port]) -> Result<bool>;
 
-    /// Who was dropped of late, newest first; `None` where nobody notes that.
+    /// Returns the senders of frames that were dropped lately, newest first. `None` if the firewall
+    /// does not note them.
     fn noted(&self) -> Result<Option<Vec<Noted>>> {
         Ok(None)
     }
 
-    /// Adds these fences, of VMs that have none, and deletes those of VMs that have ended, in one step
-    /// and without asking what the kernel holds, which takes as long as the host has VMs. `None` if
-    /// the kernel holds something else than the caller believes, or the firewall cannot do it;
-    /// nothing has changed then. By default it cannot.
+    /// Adds fences for VMs that have none, and deletes those of VMs that have ended. This is one step that
+    /// does not list the kernel's rules, which would be O(VMs). `None` if the kernel does not hold what
+    /// the caller believes, or the firewall cannot do it; then nothing has changed. By default it cannot.
     fn add_and_delete(&self, _new: &[Fence], _ended: &[Ended]) -> Result<Option<Enforced>> {
         Ok(None)
     }
 
-    /// Whether the firewall can hold this fence at all: not every name can be told to it. Starts no
-    /// process.
+    /// Fails if the firewall cannot hold this fence: it does not take every name. Starts no process.
     fn check(&self, fence: &Fence) -> Result<()>;
 
-    /// What [`Backend::enforce`] would load for these fences, as text for the firewall's own
-    /// program. Starts no process.
+    /// Writes these fences as text for the firewall's own program, as [`Backend::enforce`] would load
+    /// them. Starts no process.
     fn export(&self, fences: &[Fence]) -> Result<String>;
 }
 
-/// All that the kernel held when it was asked.
+/// All fences that the kernel held when it was asked.
 pub trait Snapshot {
-    /// Every fence, sorted by VM, with what it dropped.
+    /// Returns every fence, sorted by VM, with its count of dropped frames.
     fn fences(&self) -> Result<Vec<ActualFence>>;
 
-    /// Like [`Backend::enforce`], by this snapshot, which must have been taken under the same lock:
-    /// asking again about 4,000 VMs takes half a second.
+    /// Does the same as [`Backend::enforce`], but without asking the kernel again, which takes half a
+    /// second with 4,000 VMs. The snapshot must have been taken under the same lock.
     fn enforce(&self, fences: &[Fence], keep: &Keep) -> Result<Enforced>;
 }
 
@@ -91,13 +90,13 @@ pub struct Ended {
     pub ports: BTreeSet<Port>,
 }
 
-/// What [`Backend::enforce`] has done.
+/// The result of [`Backend::enforce`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Enforced {
     /// Whether anything changed.
     pub changed: bool,
-    /// The ports whose senders' addresses are checked from now on. What their bridge has learned
-    /// from them until now may be false.
+    /// The ports whose senders' addresses are checked from now on. Addresses that the bridge has
+    /// learned from them until now may be false.
     pub new_ports: Vec<Port>,
 }
 
@@ -113,7 +112,7 @@ pub enum Choice {
     Ebtables,
 }
 
-/// The firewall to use.
+/// Returns the firewall to use.
 pub fn choose(choice: Choice) -> Box<dyn Backend> {
     match choice {
         Choice::Auto => Box::new(auto::Auto::default()),
@@ -128,8 +127,8 @@ mod tests {
     use crate::policy::Policy;
     use crate::vm::{Asked, Nic, Place, Vm};
 
-    /// A host with a VM of one NIC, one with NICs in two networks of which one hears all networks,
-    /// and one with a name that no chain can have as it is.
+    /// The fences of a host with three VMs: one with one NIC, one with NICs in two networks (the second
+    /// hears all networks), and one whose name must be escaped for a chain.
     fn fences() -> Vec<Fence> {
         let nic = |port: &str, mac: &str, hears_all| Nic {
             asked: Some(Asked {
@@ -167,8 +166,8 @@ mod tests {
         vms.iter().map(fence).collect()
     }
 
-    /// A change of what is loaded shows in the snapshots. If it is meant, `INSTA_UPDATE=always
-    /// cargo test --lib` writes them anew.
+    /// A changed ruleset shows in the snapshots. If the change is intended, `INSTA_UPDATE=always cargo
+    /// test --lib` writes new ones.
     #[test]
     fn a_whole_host_is_exported_as_in_its_snapshot() {
         let mut settings = insta::Settings::clone_current();

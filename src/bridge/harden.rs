@@ -138,8 +138,7 @@ pub fn weaknesses<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Findi
 /// `no_linklocal_learn` does not.
 ///
 /// # Errors
-/// If sysfs cannot be read, or the kernel refuses a change (only root may make it). Earlier changes
-/// stay.
+/// If sysfs cannot be read, or the kernel refuses a change (only root may make it). Earlier changes stay.
 pub fn harden<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Hardened> {
     let findings = weaknesses(ports)?;
     let mut changes = Vec::new();
@@ -163,8 +162,8 @@ pub fn harden<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Result<Hardened>
 /// stay. Call it for a port that was just fenced: otherwise the bridge believes for 300 s what the VM
 /// pretended to be before. It is no error if the port is on no bridge, or gone.
 ///
-/// Call it once for each new fence, not at each look: each call makes the kernel send an event of the
-/// port, so that `macfence watch` would wake itself for ever.
+/// Call it only once for each new fence: each call makes the kernel send an event of the port, so that
+/// repeated calls would make `macfence watch` wake itself for ever.
 ///
 /// Linux before 4.5 ignores the request without an error.
 ///

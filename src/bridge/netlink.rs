@@ -154,8 +154,8 @@ fn port_setting(index: u32, setting: &InfoBridgePort) -> LinkMessage {
     message
 }
 
-/// Sends a request and waits until the kernel acknowledges it or refuses. Returns what the kernel
-/// answers besides.
+/// Sends a request and waits until the kernel acknowledges it or refuses. Returns the kernel's answer,
+/// if there is one.
 fn send(request: RouteNetlinkMessage) -> io::Result<Vec<u8>> {
     const SEQUENCE: u32 = 1;
     /// A link has about two kilobytes of attributes.
