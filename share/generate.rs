@@ -1,5 +1,5 @@
-//! Writes what follows from the command line's definition, as `PREFIX/share` has it: the man pages
-//! of section 8 and the completions of the shells.
+//! Writes the man pages of section 8 and the shells' completions from the definition of the command
+//! line, into `PREFIX/share`.
 
 use std::env;
 use std::fs::{self, File};
@@ -13,21 +13,21 @@ use clap_mangen::Man;
 use macfence::cli::Cli;
 use macfence::completions::VARIABLE;
 
-/// What macfence(8) says beside what the command line's definition does.
+/// The part of macfence(8) that does not come from the command line's definition.
 const MORE: &str = include_str!("man/macfence.8.more");
 
 fn main() -> Result<()> {
     let share = PathBuf::from(env::args_os().nth(1).context("usage: generate DIRECTORY")?);
-    // `help` of each subcommand is no page's matter.
+    // The subcommands `help` get no pages.
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let man8 = share.join("man/man8");
     fs::create_dir_all(&man8)?;
     pages(&command, &man8, MORE)?;
-    // Where each shell looks, and under which name.
+    // The files where the shells look.
     let shells: [(&dyn EnvCompleter, _, _); 3] = [
         (&Bash, "bash-completion/completions/macfence", ""),
-        // zsh takes this file for the function that completes, so it has to call what it defines.
+        // zsh runs this file as the function that completes, so its last line calls the function that it defines.
         (
             &Zsh,
             "zsh/site-functions/_macfence",
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
 /// Writes the page of a command and those of its subcommands, each ending with `more`.
 fn pages(command: &Command, dir: &Path, more: &str) -> Result<()> {
     let version = concat!("macfence ", env!("CARGO_PKG_VERSION"));
-    // An empty date would be left out, and the version printed in its place.
+    // man shows an omitted date as the version, so give it an empty one.
     let page = Man::new(without_summary(command))
         .section("8")
         .date(" ")
@@ -82,7 +82,8 @@ fn pages(command: &Command, dir: &Path, more: &str) -> Result<()> {
     Ok(())
 }
 
-/// The command with a description that does not begin with its summary, which the page's NAME has.
+/// Returns the command with a description that does not begin with its summary, because the page's
+/// NAME section has that.
 fn without_summary(command: &Command) -> Command {
     let command = command.clone();
     let long = command.get_long_about().map(ToString::to_string);
@@ -92,8 +93,8 @@ fn without_summary(command: &Command) -> Command {
     }
 }
 
-/// The text behind the options, as sections of a page. A line like `Examples:` begins one. Lines are
-/// kept as they are, since many of them are columns.
+/// Turns the help text that follows the options into sections of a page. A line like `Examples:`
+/// begins a section. Keeps line breaks, because many lines are columns.
 fn sections(help: &str) -> String {
     let mut page = String::new();
     for line in help.lines() {
@@ -106,7 +107,7 @@ fn sections(help: &str) -> String {
             }
             _ => {
                 let line = line.strip_prefix("  ").unwrap_or(line);
-                // A quote or dot at its beginning would be a command.
+                // man would take a quote or dot at the beginning of a line for a command.
                 page += "\\&";
                 page += &line
                     .replace('\\', "\\e")

@@ -1,29 +1,30 @@
-//! A sign of life for systemd's watchdog, which starts a service anew that gives none. Only the work
-//! itself gives it: a loop that hangs gives none. The work gives it before each step that may take long, so
-//! that many steps one after the other are no hang. The longest step is a wait for a program or a lock.
+//! Gives signs of life to systemd's watchdog, which restarts a service that gives none. There is no thread
+//! for this: only the work itself gives signs, so a loop that hangs gives none. It gives one before each
+//! step that may take long, so many steps in a row do not look like a hang. The longest step is a wait for
+//! a program or a lock.
 
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-/// How often a sign is to be given, where somebody waits for it.
+/// How often to give a sign; unset if systemd does not wait for one.
 static INTERVAL: OnceLock<Duration> = OnceLock::new();
 
-/// When the last one was given.
+/// When the last sign was given.
 static LAST: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// How much longer than until the next sign systemd may wait for us to be ready.
+/// The longest step. A service that is starting gets this much more time with each sign.
 const LONGEST_STEP: Duration = Duration::from_secs(180);
 
-/// Begins to give signs of life, if systemd wants them. Returns how often it must be given.
+/// Begins to give signs of life if systemd wants them. Returns how often.
 pub fn start() -> Option<Duration> {
     let limit = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())?;
     Some(*INTERVAL.get_or_init(|| limit / 6))
 }
 
-/// A sign of life, if it is time for one: whoever sends more than systemd reads has to wait. Nobody else
-/// listens, and nothing depends on it.
+/// Gives a sign of life if it is time for one; more often would fill systemd's socket and block us. Ignores
+/// errors, because nothing else depends on the sign.
 pub fn beat() {
     let (Some(interval), Ok(mut last)) = (INTERVAL.get(), LAST.lock()) else {
         return;
@@ -35,7 +36,7 @@ pub fn beat() {
     let longer = u32::try_from(LONGEST_STEP.as_micros()).unwrap_or(u32::MAX);
     let _ = sd_notify::notify(&[
         NotifyState::Watchdog,
-        // For the first look, which a service has to be through with in order to be ready.
+        // A service is ready only after its first look, which may take long.
         NotifyState::ExtendTimeoutUsec(longer),
     ]);
 }

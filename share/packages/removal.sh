@@ -1,8 +1,9 @@
-# Before macfence goes from a host. Nothing here may fail: the package would then stay half removed.
+# Runs before macfence is removed from a host. Nothing here may fail, because the package would then stay
+# half removed.
 if [ -d /run/systemd/system ]; then
   systemctl --quiet disable --now macfence.service macfence-sync.service macfence-metrics.timer || :
 fi
-# libvirt and Xen start no VM while a hook is there that finds no program.
+# With a hook that does not find its program, libvirt and Xen start no VM.
 if grep -qs macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/qemu.d/macfence; then
   macfence install-hook libvirt --remove || :
 fi

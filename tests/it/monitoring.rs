@@ -331,7 +331,7 @@ fn an_alert_fires_in_prometheus_for_metrics_read_by_node_exporter() {
     assert_eq!(alert["labels"]["severity"], "critical");
     let title = alert["annotations"]["title"].as_str().unwrap();
     assert!(
-        title.ends_with("that are not fenced as they should be: 1"),
+        title.ends_with("with a missing or wrong fence: 1"),
         "{title}"
     );
 }
