@@ -47,7 +47,11 @@ pub fn run(config: &Config, vms: &[VmName], follow: bool, json: bool) -> Result<
     let noted = noted(&*backend)?;
     let known = Known::gather(config, &*backend)?;
     for vm in vms {
-        ensure!(known.has(vm), "no VM {:?} is fenced or runs", vm.as_str());
+        ensure!(
+            known.has(vm),
+            "no VM {:?} is fenced or running",
+            vm.as_str()
+        );
     }
     if follow {
         return self::follow(config, &*backend, vms, json, &noted);
@@ -57,14 +61,14 @@ pub fn run(config: &Config, vms: &[VmName], follow: bool, json: bool) -> Result<
         return print(&(serde_json::to_string(&rows).context("JSON")? + "\n"));
     }
     if rows.is_empty() {
-        return print("nobody was dropped in the last 10 minutes\n");
+        return print("no drops were noted in the last 10 minutes\n");
     }
     print(&format!("{}\n", table(&rows)))
 }
 
 fn noted(backend: &dyn Backend) -> Result<Vec<Noted>> {
     let noted = backend.noted()?;
-    noted.with_context(|| format!("{} does not note whom it drops: use nft", backend.name()))
+    noted.with_context(|| format!("{} does not note what it drops: use nft", backend.name()))
 }
 
 fn rows(known: &Known, vms: &[VmName], noted: &[Noted]) -> impl Iterator<Item = Row> {

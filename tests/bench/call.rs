@@ -25,7 +25,7 @@ pub const POST_NEW: &str = "one-post of a new VM";
 pub const POST_SAME: &str = "one-post of a fenced VM";
 const REMOVE: &str = "remove";
 pub const SCRIPT: &str = "a new VM";
-/// Those who do it.
+/// The programs that do it.
 pub const OURS: &str = "macfence";
 pub const SEED: &str = "the ebtables script";
 /// The comparisons.
@@ -116,7 +116,7 @@ impl Pair {
         self.ours.macfence(["remove", &GUEST.name()]).ok();
     }
 
-    /// Fails if the rules were not there.
+    /// Fails if there were no such rules.
     fn take_the_seeds_rules_away(&self) {
         for rule in GUEST.of_the_seed() {
             let words: Vec<_> = ["-D"].into_iter().chain(rule.split(' ')).collect();

@@ -20,7 +20,7 @@ pub const ALL: &str = "from nothing";
 pub const NOTHING: &str = "with nothing to do";
 pub const ONE: &str = "with one VM changed";
 const LISTING: &str = "description of all VMs";
-/// Those who do it.
+/// The programs that do it.
 pub const SYNC: &str = "macfence sync";
 pub const NFT: &str = "nft -f";
 pub const NFT_JSON: &str = "nft -j -f";
@@ -33,7 +33,7 @@ pub const PEAK_NFT: &str = "peak MB of nft";
 /// The comparison.
 pub const TIMES_NFT: &str = "times nft -f";
 
-/// Calls that look at every VM after all are fenced.
+/// Commands that look at every VM, for a host whose VMs are all fenced.
 const CALLS: [(&str, &[&str]); 3] = [
     ("flush with nothing to do", &["flush"]),
     ("list", &["list"]),

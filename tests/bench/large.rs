@@ -1,6 +1,6 @@
-//! How long it takes until `watch` has fenced a VM that starts, on a host with few VMs and with many; and
-//! until it is through with many that start at once. libvirt's own test driver runs the domains. It reads
-//! them all from a file each time, which no other driver does: so that time is taken off.
+//! Measures how long `watch` takes to fence a VM that starts, on a host with few VMs and with many, and
+//! to fence many VMs that start at once. libvirt's own test driver runs the domains. Each time, it reads
+//! all of them from a file, as no other driver does, so that time is subtracted.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -14,10 +14,10 @@ use crate::lab::{Host, MACFENCE, need, until};
 use crate::vms::{BRIDGES, Vm};
 
 pub const PART: &str = "large";
-/// What is done.
+/// The work.
 pub const ONE: &str = "a VM that starts";
 pub const BURST: &str = "200 VMs that start";
-/// What is measured.
+/// The measured quantity.
 const WALL: &str = "ms from port to fence";
 const VIRSH: &str = "ms of two virsh that list";
 pub const OWN: &str = "ms from port to fence without virsh";
@@ -59,14 +59,14 @@ pub fn measure(figures: &mut Figures) {
     }
 }
 
-/// A host on which `watch` looks on.
+/// A host that runs `watch`.
 struct Large {
     size: usize,
     host: Host,
     dir: tempfile::TempDir,
-    /// The VMs that run: the first ones.
+    /// The number of running VMs: the first ones.
     count: usize,
-    /// How many have started until now.
+    /// The number of VMs started so far.
     started: usize,
     watch: Child,
 }
@@ -107,18 +107,18 @@ impl Large {
         self.dir.path().join("node.xml")
     }
 
-    /// How many VMs `watch` says to have fenced.
+    /// Returns how many VMs `watch` has reported as fenced.
     fn fenced(&self) -> usize {
         let log = std::fs::read_to_string(self.dir.path().join("log")).expect("a log");
         log.matches("fenced ").count()
     }
 
-    /// Lets it rest as long as it has looked.
+    /// Waits until `watch` has rested after its last look.
     fn rest(&self) {
         thread::sleep(Duration::from_secs(2));
     }
 
-    /// Starts VMs, and returns when the last one's port came.
+    /// Starts VMs, and returns when the last one's port was created.
     fn start(&mut self, vms: usize) -> Instant {
         tell(&self.node(), self.count + vms);
         let start = Instant::now();
@@ -128,7 +128,7 @@ impl Large {
         start
     }
 
-    /// Milliseconds until a VM that starts is fenced, and those that two virsh take.
+    /// Returns the milliseconds until a starting VM is fenced, and those that two virsh take.
     fn one(&mut self) -> (f64, f64) {
         let generation = self.host.generation();
         let start = self.start(1);
@@ -146,7 +146,7 @@ impl Large {
         (ms(wall), ms(start.elapsed()))
     }
 
-    /// How long after the last of many ports all are fenced. They end again afterwards.
+    /// Returns how long after the last of many ports all are fenced. Ends these VMs again.
     fn burst(&mut self) -> Duration {
         let before = self.count;
         for _ in 0..IN_A_BURST / 10 {
@@ -191,7 +191,7 @@ fn plug(host: &Host, vms: impl Iterator<Item = usize>) {
     host.ip(&vms.map(Vm).map(plug).collect::<String>());
 }
 
-/// Has the test driver run this many VMs.
+/// Makes the test driver run this many VMs.
 fn tell(node: &PathBuf, count: usize) {
     let mut text = "<node>\n".to_owned();
     for vm in (1..=count).map(Vm) {

@@ -1,4 +1,5 @@
-//! A host on which VMs come, grow and go while `watch` looks on and others reload their own rules.
+//! A host on which VMs start, get NICs and end while `watch` runs and other programs reload their
+//! own rules.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -26,7 +27,7 @@ impl Hypervisor {
         Self(dir)
     }
 
-    /// The domain is now this, or has ended.
+    /// Starts or changes a domain, or ends it if `xml` is `None`.
     fn runs(&self, name: &str, xml: Option<&str>) {
         let (new, file) = (self.0.path().join(name), self.file(name));
         match xml {
@@ -41,7 +42,7 @@ impl Hypervisor {
     }
 }
 
-/// The ports of the VMs that somebody was told are fenced, and was not told otherwise since.
+/// The ports of each VM that macfence has reported as fenced, and not as open since.
 type Promised = Mutex<BTreeMap<String, Vec<String>>>;
 
 struct Storm<'a> {
@@ -82,7 +83,7 @@ impl Storm<'_> {
                 xml,
             );
         };
-        // As libvirt does it: the port, the hook, then all others are told.
+        // The order is libvirt's: the port, the hook, and then the domain shows in virsh's list.
         self.host.ports("br0", &[&nics[0]]);
         hook("start", &described(1));
         promise(&nics[..1]);
@@ -90,7 +91,7 @@ impl Storm<'_> {
         self.host.ports("br0", &[&nics[1]]);
         self.hypervisor.runs(&name, Some(&described(2)));
         match number % 2 {
-            // Somebody asks for it, or nobody does.
+            // An explicit apply fences the second NIC, or watch does.
             0 => self.macfence(&["apply", &name], ""),
             _ => until("watch has fenced it", || self.holds(&nics[1])),
         }
@@ -110,7 +111,8 @@ impl Storm<'_> {
             .contains(&format!("oifname \"{port}\""))
     }
 
-    /// Whether all that was promised before and is still afterwards was in force in between.
+    /// Checks that the fences that were promised before, and still are afterwards, were there in
+    /// between.
     fn sample(&self) {
         let before = self.promised.lock().unwrap().clone();
         let ruleset = self
@@ -133,7 +135,7 @@ impl Storm<'_> {
 }
 
 #[test]
-fn a_vm_that_was_said_to_be_fenced_is_at_every_moment() {
+fn a_vm_reported_as_fenced_is_fenced_at_every_moment() {
     let host = Host::new();
     host.bridge("br0");
     let storm = Storm {

@@ -1,5 +1,5 @@
-//! Who was dropped is noted, and noting never lets a frame pass: not where a set is full or gone. Where
-//! somebody has emptied the chains that drop, the first command repairs them.
+//! nft notes what it drops, and never lets a frame pass because of that: not if a set is full or gone.
+//! If somebody empties the chains that drop, the first command repairs them.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
@@ -35,7 +35,7 @@ fn xml(name: &str, mac: &str) -> String {
 }
 
 impl Scene {
-    /// Two VMs of a network and one of another.
+    /// Two VMs of one network and one of another.
     fn new() -> Self {
         let host = Host::new();
         host.bridge("br0");
@@ -55,7 +55,7 @@ impl Scene {
         }
     }
 
-    /// Writes their definitions to files, as arguments.
+    /// Writes their definitions to files, and returns the arguments that name them.
     fn files(&self) -> (tempfile::TempDir, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         let mut args = Vec::new();
@@ -67,7 +67,7 @@ impl Scene {
         (dir, args)
     }
 
-    /// Fences all of them with one command, which lists the whole table.
+    /// Fences all of them with one command, which reads the whole table.
     fn fence_at_once(&self) {
         let (_dir, args) = self.files();
         self.host
@@ -75,7 +75,7 @@ impl Scene {
             .ok();
     }
 
-    /// What `check` finds.
+    /// Returns the findings of `check`.
     fn check(&self) -> String {
         let (_dir, args) = self.files();
         self.host
@@ -88,7 +88,7 @@ impl Scene {
         serde_json::from_str(&self.host.macfence(args).ok()).unwrap()
     }
 
-    /// What was noted, as `PORT REASON SOURCE`.
+    /// Returns the noted drops, as `PORT REASON SOURCE`.
     fn noted(&self) -> BTreeSet<String> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let rows = self.drops(&[]);
@@ -100,8 +100,7 @@ impl Scene {
         rows.iter().map(row).collect()
     }
 
-    /// Nobody hears what a VM sends under a false address, or what is from another network. Neighbours
-    /// hear each other.
+    /// Checks that nobody hears false addresses or other networks, and that neighbours hear each other.
     fn check_drops(&self, what: &str) {
         for tap in [&self.a, &self.neighbour, &self.stranger] {
             tap.heard();
@@ -133,7 +132,7 @@ impl Scene {
             .ok();
     }
 
-    /// Repeats a frame under so many false addresses.
+    /// Sends a frame under this many false addresses.
     fn flood(&self, addresses: u32) {
         for number in 0..addresses {
             let [_, b, c, d] = number.to_be_bytes();
@@ -144,11 +143,11 @@ impl Scene {
 }
 
 #[test]
-fn who_was_dropped_is_told_with_whose_address_it_is() {
+fn drops_are_listed_with_the_owner_of_the_source_address() {
     let scene = Scene::new();
     assert_eq!(scene.drops(&[]), [Value::Null; 0]);
     let said = scene.host.macfence(["drops"]).ok();
-    assert_eq!(said, "nobody was dropped in the last 10 minutes\n");
+    assert_eq!(said, "no drops were noted in the last 10 minutes\n");
     scene.check_drops("whole");
     let find = |source: &str| {
         let rows = scene.drops(&[]);
@@ -168,9 +167,9 @@ fn who_was_dropped_is_told_with_whose_address_it_is() {
     assert_eq!(foreign["direction"], "to");
     assert_eq!(foreign["reason"], "foreign");
     assert_eq!(foreign["whose"]["name"], "one-3");
-    // The broadcast is not noted.
+    // The broadcast was only counted.
     assert_eq!(foreign["frames"], 1);
-    // The bridge did not know where one-1 is: one-2 would have heard it as well.
+    // The bridge did not know the port of one-1, so it would have sent the frame to one-2 as well.
     assert_eq!(scene.drops(&["one-1"]).len(), 2);
     assert_eq!(scene.drops(&["one-2"]).len(), 1);
     let ran = scene.host.macfence(["drops", "nobody"]);
@@ -192,7 +191,7 @@ fn a_flood_of_false_addresses_is_bounded_and_hides_no_other_vm() {
         .iter()
         .filter(|row| row.starts_with("one-1-0 spoofed"))
         .count();
-    // 32 at once, and as many again every 20 seconds.
+    // 32 at once, and 32 more every 20 seconds.
     assert!((32..=320).contains(&of_a), "{of_a} addresses are noted");
     scene.check_drops("flooded");
     // In the middle of the flood.
@@ -200,13 +199,13 @@ fn a_flood_of_false_addresses_is_bounded_and_hides_no_other_vm() {
         .stranger
         .send(&frame(Kind::Ipv4, mac(A), mac(NEIGHBOUR), 0));
     assert!(scene.noted().contains(&format!("one-3-0 spoofed {A}")));
-    // What is counted is all of it.
+    // The counter counts all of them.
     let spoofed = &scene.host.list()[0]["nics"][0]["dropped"]["spoofed"];
     assert!(spoofed.as_u64().unwrap() >= 200_000, "{spoofed}");
 }
 
 #[test]
-fn drops_are_complete_with_full_sets() {
+fn frames_are_dropped_even_if_the_sets_are_full() {
     let scene = Scene::new();
     let set = "size 16384";
     assert!(scene.host.ruleset().contains(set));
@@ -227,7 +226,7 @@ fn drops_are_complete_with_full_sets() {
     assert!(scene.noted().iter().all(|row| row.starts_with("x ")));
 }
 
-/// Damage that is done by hand, whether frames are still dropped, and what `check` says.
+/// Damage done by hand, whether frames are still dropped, and the finding of `check`.
 const DAMAGE: &[(&str, bool, &str)] = &[
     (
         "flush chain bridge macfence dropped-spoofed\nflush chain bridge macfence dropped-foreign\n",
@@ -245,7 +244,7 @@ const DAMAGE: &[(&str, bool, &str)] = &[
         true,
         "the table has no set spoofed",
     ),
-    // Sets that are full with their first element, and rules that are left there.
+    // Sets that one element fills, and rules that stay.
     (
         "flush chain bridge macfence dropped-foreign\ndelete set bridge macfence foreign\n\
          add set bridge macfence foreign { type ifname . ether_addr; flags dynamic,timeout; timeout 3s; \
@@ -258,7 +257,7 @@ const DAMAGE: &[(&str, bool, &str)] = &[
 ];
 
 #[test]
-fn damage_is_found_by_check_and_repaired_by_a_call_for_several_vms() {
+fn check_finds_damage_and_a_call_for_several_vms_repairs_it() {
     let scene = Scene::new();
     let whole = scene.host.sorted_ruleset();
     let shape = |lines: &[String]| -> Vec<String> {
@@ -274,7 +273,7 @@ fn damage_is_found_by_check_and_repaired_by_a_call_for_several_vms() {
         }
         let found = scene.check();
         assert!(found.contains(words), "{damage}: {found}");
-        // A hook looks at none of this: calls that read the whole table do.
+        // A hook reads only its own chain. Commands that read the whole table find this damage.
         scene.fence_at_once();
         assert_eq!(
             shape(&scene.host.sorted_ruleset()),
@@ -291,7 +290,7 @@ fn damage_is_found_by_check_and_repaired_by_a_call_for_several_vms() {
 }
 
 #[test]
-fn the_earlier_layout_is_renewed_with_its_counters_by_the_first_fence() {
+fn the_first_fence_renews_the_earlier_layout_and_keeps_its_counters() {
     let scene = Scene::new();
     scene.check_drops("new");
     let counted = scene.host.list();
@@ -332,7 +331,7 @@ fn the_earlier_layout_is_renewed_with_its_counters_by_the_first_fence() {
 }
 
 #[test]
-fn what_comes_is_followed_until_nobody_reads() {
+fn new_drops_are_followed_until_the_reader_leaves() {
     let scene = Scene::new();
     scene.check_drops("before");
     let read = scene.host.run(|| {
@@ -362,7 +361,7 @@ fn what_comes_is_followed_until_nobody_reads() {
 }
 
 #[test]
-fn every_version_of_nft_tells_who_was_dropped() {
+fn every_version_of_nft_lists_drops() {
     for version in ["0.9.8", "1.1.3"] {
         let nft = fetched(&format!("nft/{version}/nft"));
         let dir = nft.parent().unwrap();
@@ -393,14 +392,14 @@ fn every_version_of_nft_tells_who_was_dropped() {
 }
 
 #[test]
-fn ebtables_notes_nobody_and_says_so() {
+fn drops_fails_with_ebtables_and_says_why() {
     let host = Host::new();
     let ran = host.macfence(["--backend", "ebtables", "drops"]);
-    let words = "ebtables does not note whom it drops";
+    let words = "ebtables does not note what it drops";
     assert!(ran.status == 2 && ran.stderr.contains(words), "{ran:?}");
 }
 
-/// What a socket that listens to a group of nflog is told within two seconds.
+/// Returns what a socket on this nflog group receives within two seconds.
 fn listen(host: &Host, group: u16, meanwhile: impl FnOnce() + Send) -> String {
     host.run(|| {
         let socket = socket(
@@ -450,7 +449,7 @@ fn some_drops_are_logged_and_all_are_dropped() {
     let before = scene.host.generation();
     apply(&["--config", config]);
     assert_eq!(scene.host.generation(), before);
-    // Nobody listens.
+    // Nobody listens to the group.
     scene.check_drops("logged");
     std::thread::sleep(Duration::from_secs(5));
     let told = listen(&scene.host, 5, || {
@@ -472,7 +471,7 @@ fn some_drops_are_logged_and_all_are_dropped() {
 }
 
 #[test]
-fn what_the_address_guard_drops_is_logged_with_every_version_of_nft() {
+fn every_version_of_nft_logs_drops_of_the_address_guard() {
     let config = tempfile::NamedTempFile::new().unwrap();
     let keys = "log = \"nflog:6\"\naddresses = \"mac\"\ndhcp-guard = true\nra-guard = true\n";
     std::fs::write(&config, keys).unwrap();
@@ -498,7 +497,7 @@ fn what_the_address_guard_drops_is_logged_with_every_version_of_nft() {
         let before = host.generation();
         apply("one-2", NEIGHBOUR);
         assert_eq!(host.generation(), before, "{version:?}");
-        // The frame's IP address is not the one that the MAC address stands for.
+        // The frame's IP address does not match the MAC address.
         let told = listen(&host, 6, || {
             b.send(&frame(Kind::Ipv4, mac(NEIGHBOUR), mac(A), 1));
         });

@@ -69,7 +69,7 @@ fn sorted(mut rules: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn the_rules_are_there_once_even_beside_rules_of_the_seed() {
+fn rules_are_added_once_even_next_to_the_seeds() {
     let host = host();
     let xml = domain("one-1", &[(A, "one-1-0", "br0")]);
     apply(&host, &xml, &[]).ok();

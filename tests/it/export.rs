@@ -1,4 +1,4 @@
-//! What is printed is what would be loaded.
+//! `export` prints exactly what `apply` loads.
 
 use std::process::Command;
 
@@ -30,7 +30,7 @@ const FLAGS: [&str; 6] = [
 ];
 
 #[test]
-fn an_empty_kernel_then_holds_what_apply_puts_there() {
+fn loading_the_export_gives_the_same_rules_as_apply() {
     for flags in [&[][..], &FLAGS] {
         let (host, vms) = host();
         let files = tempfile::tempdir().unwrap();
@@ -55,7 +55,7 @@ fn an_empty_kernel_then_holds_what_apply_puts_there() {
             host.ok("nft", &["list", "ruleset"])
         };
         assert_eq!(load(&empty), applied);
-        // A live kernel takes it as well, and holds it once.
+        // A running kernel takes it as well, and then holds it once.
         assert_eq!(load(&empty), applied);
         assert_eq!(load(&host), applied);
     }
@@ -88,7 +88,7 @@ fn exporting_needs_no_rights_no_nft_and_no_hypervisor() {
 }
 
 #[test]
-fn the_bridge_that_the_definition_names_counts() {
+fn export_uses_the_bridge_that_the_definition_names() {
     let host = Host::new();
     let export = |xml: &str, flags: &[&str]| {
         let args = ["export", "--xml", "-"].iter().chain(flags);

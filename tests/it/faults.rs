@@ -212,7 +212,7 @@ fn programs_that_hang_are_killed_and_named() {
 }
 
 #[test]
-fn rights_that_end_half_way_a_full_run_and_a_missing_sys() {
+fn missing_rights_a_full_run_and_a_missing_sys_are_reported() {
     let (host, virsh, _) = host();
     let before = host.sorted_ruleset();
     // An nft that may read but not load, as with the root of a container.

@@ -1,5 +1,5 @@
-//! A host with a thousand running VMs: `watch` asks only about what has changed. libvirt's own test driver
-//! runs the domains, which are lines of a file. (It would forget ports named `vnet1`.)
+//! A host with a thousand running VMs: `watch` asks only about changes. libvirt's own test driver runs the
+//! domains, which are lines of a file. (It would forget ports named `vnet1`.)
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,10 +14,10 @@ const VMS: usize = 1000;
 const BRIDGES: usize = 5;
 const BURST: usize = 200;
 
-/// The MAC addresses of a VM, each with its port.
+/// The NICs of a VM: MAC address and port.
 type Nics = Vec<(String, String)>;
 
-/// A host with `watch` on it, and a virsh and an nft that are counted.
+/// A host that runs `watch`, with a virsh and an nft that count their calls.
 struct Large {
     host: Host,
     domains: BTreeMap<String, Nics>,
@@ -52,7 +52,7 @@ impl Large {
         large
     }
 
-    /// Puts ports of these numbers on their bridges.
+    /// Creates ports with these numbers on their bridges.
     fn plug(&self, ports: impl Iterator<Item = usize>) {
         let mut batch = String::new();
         for port in ports {
@@ -66,13 +66,13 @@ impl Large {
         self.host.ip(&batch);
     }
 
-    /// A VM has this number, a port of this number, and an address of its own.
+    /// Starts a VM with this number, a port with this number, and an address of its own.
     fn starts(&mut self, vm: usize) {
         self.domains
             .insert(format!("vm{vm}"), vec![(mac(vm), format!("port{vm}"))]);
     }
 
-    /// What libvirt says from now on.
+    /// Writes the domains that libvirt knows from now on.
     fn tell(&self) {
         let mut node = "<node>\n".to_owned();
         for (name, nics) in &self.domains {
@@ -139,7 +139,7 @@ impl Large {
         std::fs::read_to_string(self.dir.path().join("calls")).unwrap()
     }
 
-    /// How many virsh and nft processes there were since the last call.
+    /// Returns how many virsh and nft processes ran since the last call.
     fn calls(&self) -> (usize, usize) {
         let log = self.log();
         std::fs::write(self.dir.path().join("calls"), "").unwrap();
@@ -147,7 +147,8 @@ impl Large {
         (count("virsh"), count("nft"))
     }
 
-    /// Waits until `watch` says this last. That took at most two processes of each kind.
+    /// Waits until these are the last lines of `watch`. Checks that it ran at most two processes of each
+    /// kind.
     fn expect(&self, lines: &[&str]) {
         until(lines[0], || {
             let said = self.said();
@@ -156,7 +157,7 @@ impl Large {
         self.took_few();
     }
 
-    /// Once all is done: it took at most two processes of each kind.
+    /// Checks, once `watch` is idle, that it ran at most two processes of each kind.
     fn took_few(&self) {
         self.settle();
         let (virsh, nft) = self.calls();
@@ -168,7 +169,7 @@ impl Large {
         );
     }
 
-    /// Where the map leads, for these ports.
+    /// Returns the chains to which the map leads for these ports.
     fn chains(&self, ports: &[&str]) -> Vec<String> {
         let list = self
             .host
@@ -204,7 +205,7 @@ fn mac(vm: usize) -> String {
 }
 
 #[test]
-fn whatever_changes_takes_two_virsh_and_two_nft_at_most() {
+fn no_change_takes_more_than_two_virsh_and_two_nft() {
     let mut large = Large::new();
     large.watch();
 
@@ -214,7 +215,7 @@ fn whatever_changes_takes_two_virsh_and_two_nft_at_most() {
     large.plug(1001..=1001);
     large.expect(&["fenced vm1001: port \"port1001\""]);
 
-    // Two end.
+    // Two VMs end.
     large.domains.remove("vm1001");
     large.domains.remove("vm7");
     large.tell();
@@ -224,7 +225,7 @@ fn whatever_changes_takes_two_virsh_and_two_nft_at_most() {
         "removed vm7: port \"port7\"",
     ]);
 
-    // Its port becomes another VM's before anybody has looked.
+    // Another VM gets the port of one that ended, before `watch` looks.
     large.domains.remove("vm3");
     large
         .domains
@@ -239,7 +240,7 @@ fn whatever_changes_takes_two_virsh_and_two_nft_at_most() {
     ]);
     assert_eq!(large.chains(&["port3"]), ["vm-other"]);
 
-    // A VM is started anew with another address.
+    // A VM restarts with another address.
     large
         .domains
         .insert("vm4".to_owned(), vec![(mac(1004), "port4".to_owned())]);
@@ -290,11 +291,11 @@ fn whatever_changes_takes_two_virsh_and_two_nft_at_most() {
     let ports: Vec<_> = burst.map(|vm| format!("port{vm}")).collect();
     let ports: Vec<_> = ports.iter().map(String::as_str).collect();
     until("all are fenced", || large.chains(&ports).len() == BURST);
-    // However long virsh takes on this machine.
+    // The number of processes does not depend on how slow virsh is here.
     let (virsh, nft) = large.calls();
     assert!(virsh <= 30 && nft <= 30, "{virsh} virsh, {nft} nft");
 
-    // In the end all is looked at, and nothing was missed.
+    // In the end `watch` examines everything. It had missed nothing.
     let uri = format!("test://{}", large.node().display());
     large.host.macfence(["--connect", &uri, "check"]).ok();
     assert_eq!(

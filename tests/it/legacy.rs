@@ -27,8 +27,8 @@ echo "guest: status $?"
 poweroff -f
 "#;
 
-/// Fences a VM with the program that is shipped, in a root of Debian 11 without a nft: with its C library
-/// and its ebtables, which is the legacy one.
+/// Fences a VM with the shipped program, in a root of Debian 11 without nft. It has that Debian's C
+/// library and its ebtables, which is the legacy one.
 const SHIPPED: &str = r#"
 for folder in dev proc sys; do mount -o bind /$folder /old/$folder; done
 /usr/sbin/ip link add br0 type bridge
@@ -42,7 +42,7 @@ chroot /old macfence remove one-1
 /usr/sbin/ip link del one-1-0
 "#;
 
-/// Puts what [`SHIPPED`] wants into the guest.
+/// Puts the files that [`SHIPPED`] needs into the guest.
 fn install_shipped(root: &Path) {
     let old = root.join("old");
     let from = fetched("ebtables/bullseye");

@@ -513,7 +513,7 @@ fn a_nic_that_comes_or_goes_changes_only_its_own_memory() {
 }
 
 #[test]
-fn an_alias_adds_its_addresses_to_its_nic_and_takes_them_away_when_it_goes() {
+fn an_alias_adds_its_addresses_to_its_nic_only_while_attached() {
     let lab = Lab::new();
     let all = nics();
     lab.post(&all);

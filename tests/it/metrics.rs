@@ -112,7 +112,7 @@ fn drops_fences_and_differences_are_counted() {
 }
 
 #[test]
-fn a_vm_of_opennebulas_has_its_number_and_an_unknown_bridge_its_name() {
+fn labels_have_opennebulas_vm_number_and_the_name_of_an_unknown_bridge() {
     let host = Host::new();
     host.bridge("br0");
     host.ports("br0", &["one-42-0"]);

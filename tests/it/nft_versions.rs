@@ -1,4 +1,4 @@
-//! The same with the nft of older and newer distributions, from their packages.
+//! The nft of an older and of a newer Debian work too. They come from Debian's packages.
 
 use std::process::Command;
 
@@ -23,7 +23,7 @@ fn check(version: &str) {
         ],
     );
 
-    // Every prefix length is written, read back and found unchanged; so is the text.
+    // With every prefix length, a second apply finds nothing to change, and export prints the same rules.
     for len in 8..=48 {
         let len = len.to_string();
         let flags = [
@@ -47,7 +47,7 @@ fn check(version: &str) {
             .exec(Command::new(nft).args(["-j", "-f", "-"]), &export)
             .ok();
         assert_eq!(words(&empty.ok(nft, &["list", "ruleset"])), words(&listed));
-        // Into a live kernel as well, be it its own or another's.
+        // The export also loads into kernels that hold these rules already.
         for host in [&empty, &host] {
             host.exec(Command::new(nft).args(["-j", "-f", "-"]), &export)
                 .ok();
@@ -60,7 +60,7 @@ fn check(version: &str) {
         assert_eq!(empty.ok(nft, &["list", "ruleset"]), listed);
     }
 
-    // A VM's life, with every way that the kernel is read: one chain, the map, the table.
+    // The life of a VM, with each way of reading the kernel: one chain, the map, and the table.
     host.ok(nft, &["flush", "ruleset"]);
     let apply = ["apply", "--xml", "-"];
     macfence(&apply, &both).ok();
@@ -112,7 +112,7 @@ fn check(version: &str) {
     }
     assert_eq!(host.ok(nft, &["list", "ruleset"]), "");
 
-    // More ports than it can be asked about at once.
+    // More ports than one question can name.
     let names: Vec<_> = (0..200).map(|nic| format!("many-ports-{nic:04}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     host.ports("br0", &names);
@@ -128,7 +128,7 @@ fn check(version: &str) {
     macfence(&["remove", "many"], "").ok();
     host.ok(nft, &["delete", "table", "bridge", "macfence"]);
 
-    // Beside other people's tables whose flags it prints as what is no JSON.
+    // Next to other people's tables with flags, which this nft prints as invalid JSON.
     let others = "table arp macfence { flags dormant; chain forward { }; chain vm-one-1 { drop; }; }; \
                   table bridge zzz { flags dormant; }";
     host.ok(nft, &[others]);
@@ -139,7 +139,8 @@ fn check(version: &str) {
     assert_eq!(list(&host), [r#""one-1""one-1-0""#]);
 }
 
-/// The words of a ruleset in any order: a map is listed in that of its hash table, whose seed is
+/// Returns the words of a ruleset, sorted: nft lists a map in the order of its hash table, which is
+/// random.
 /// random.
 fn words(ruleset: &str) -> Vec<String> {
     let words = ruleset

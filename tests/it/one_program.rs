@@ -1,4 +1,4 @@
-//! The program that is shipped runs on every host, whatever C library that has.
+//! The shipped program runs on every host, whatever C library the host has.
 
 use std::fs::{copy, create_dir_all};
 use std::os::unix::fs::symlink;
@@ -9,13 +9,13 @@ use nix::mount::{MsFlags, mount};
 
 use crate::lab::{Host, built, domain, fetched, need, tmpfs};
 
-/// The program that packages and the tarball have.
+/// Returns the program that the packages and the tarball contain.
 pub fn shipped() -> PathBuf {
     built("target/static/release/macfence", "make")
 }
 
 #[test]
-fn it_needs_no_loader_and_no_library_and_is_placed_at_random() {
+fn the_program_is_static_and_position_independent() {
     need("readelf");
     let host = Host::new();
     let program = shipped();
@@ -29,14 +29,14 @@ fn it_needs_no_loader_and_no_library_and_is_placed_at_random() {
     for hardening in ["DYN (", "GNU_RELRO", "NOW PIE", "GNU_STACK"] {
         assert!(said.contains(hardening), "{hardening}: {said}");
     }
-    // Looking up a user or a host would load libraries of the host's glibc.
+    // Looking up a user or a host name would load libraries of the host's glibc.
     let bytes = std::fs::read(program).unwrap();
     for lookup in [&b"libnss_"[..], b"nsswitch.conf"] {
         assert!(!bytes.windows(lookup.len()).any(|part| part == lookup));
     }
 }
 
-/// Fences a VM from inside this root, where nothing but a firewall with its libraries is.
+/// Fences a VM from inside this root, which holds only a firewall and its libraries.
 fn check(lower: &Path, nft: &str) {
     const ROOT: &str = "/run/system/root";
     let host = Host::new();
@@ -54,7 +54,7 @@ fn check(lower: &Path, nft: &str) {
         mount(overlay, ROOT, overlay, MsFlags::empty(), Some(&*layers)).unwrap();
         let root = Path::new(ROOT);
         for (link, to) in [("lib64", "usr/lib64"), ("lib", "usr/lib")] {
-            // The packages of a newer Debian count on these links.
+            // The packages of a newer Debian expect these links.
             if !root.join(link).exists() {
                 symlink(to, root.join(link)).unwrap();
             }
@@ -86,7 +86,7 @@ fn check(lower: &Path, nft: &str) {
     assert!(said.contains(nft), "{said}");
     let xml = domain("one-1", &[("02:00:c0:a8:00:05", "one-1-0", "br0")]);
     there(&["/usr/sbin/macfence", "apply", "--xml", "-"], &xml);
-    // Not by this machine's nft, which may not understand what a newer one wrote.
+    // This machine's nft may not understand rules of a newer one, so list them with nft in there.
     let ruleset = there(&["/usr/sbin/nft", "list", "ruleset"], "");
     assert!(ruleset.contains("vm-one-1"), "{ruleset}");
 }

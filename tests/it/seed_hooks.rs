@@ -126,7 +126,7 @@ fn flush_waits_for_all_ports_of_a_vm_that_ends() {
 }
 
 #[test]
-fn of_two_answers_about_a_vm_the_newer_one_wins() {
+fn the_newer_of_two_answers_about_a_vm_wins() {
     let (host, dir) = host("");
     host.ports("br0", &["one-1-0", "one-1-1"]);
     let one = [(A, "one-1-0", "br0")];

@@ -1,5 +1,5 @@
-//! What systemd sees of the service: signs of life for its watchdog, and lines in its journal that can be
-//! looked for. A socket of ours stands in for each.
+//! What systemd sees of the service: signs of life for its watchdog, and journal entries with fields. A
+//! socket of the test stands in for each.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +17,7 @@ use crate::lab::{Host, domain, fake_virsh, macfence_with, script, until};
 const A: &str = "02:00:c0:a8:00:05";
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// A host with one VM, and `watch` on it.
+/// A host with one VM that runs `watch`.
 struct Service {
     host: Host,
     virsh: tempfile::TempDir,
@@ -26,7 +26,7 @@ struct Service {
 }
 
 impl Service {
-    /// `systemd` listens here on a host with a journal, if `journal` is that.
+    /// Starts it. The returned socket is the journal's, if `journal` is true.
     fn start(watchdog: Duration, journal: bool) -> (Self, Option<UnixDatagram>) {
         let host = Host::new();
         host.bridge("br0");
@@ -58,14 +58,14 @@ impl Service {
         (service, journal)
     }
 
-    /// The next message to systemd.
+    /// Returns the next message to systemd.
     fn told(&self) -> String {
         let mut buffer = [0; 200];
         let len = self.manager.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..len]).into_owned()
     }
 
-    /// Whether there is a sign of life within this time, whatever was told before.
+    /// Tells whether a sign of life comes within this time. Ignores earlier messages.
     fn lives(&self, within: Duration) -> bool {
         self.manager.set_nonblocking(true).unwrap();
         while self.manager.recv(&mut [0; 200]).is_ok() {}
@@ -119,7 +119,7 @@ fn spawn(host: &Host, virsh: &tempfile::TempDir, watchdog: Duration, journal: bo
 }
 
 #[test]
-fn a_watch_that_hangs_gives_no_sign_of_life_and_its_fences_stay_until_the_next_one() {
+fn a_hanging_watch_gives_no_sign_of_life_and_its_fences_stay() {
     let watchdog = Duration::from_millis(900);
     let (mut service, _) = Service::start(watchdog, false);
     let (fenced, generation) = (service.host.fenced(), service.host.generation());
@@ -129,7 +129,7 @@ fn a_watch_that_hangs_gives_no_sign_of_life_and_its_fences_stay_until_the_next_o
     }
     service.signal(Signal::SIGSTOP);
     assert!(!service.lives(watchdog * 2));
-    // What systemd does then.
+    // systemd ends a hanging service this way.
     service.signal(Signal::SIGABRT);
     service.signal(Signal::SIGCONT);
     let status = service.child.wait().unwrap();
@@ -137,17 +137,17 @@ fn a_watch_that_hangs_gives_no_sign_of_life_and_its_fences_stay_until_the_next_o
     assert_eq!(service.host.generation(), generation);
     service.child = spawn(&service.host, &service.virsh, watchdog, false);
     until("it is ready", || service.told().contains("READY=1"));
-    // Not for a moment was anything changed.
+    // The rules have not changed meanwhile.
     assert_eq!(service.host.generation(), generation);
     assert_eq!(service.host.fenced(), fenced);
-    // And the new one does its work.
+    // The new process restores fences.
     service.host.ok("nft", &["flush ruleset"]);
     until("it is back", || service.host.fenced() == fenced);
 }
 
 #[test]
-fn a_virsh_that_hangs_is_no_hang_of_ours() {
-    // As in the unit: longer than the longest step.
+fn a_hanging_virsh_does_not_trigger_the_watchdog() {
+    // Longer than the longest step, as in the unit.
     let watchdog = Duration::from_secs(12);
     let (service, _) = Service::start(watchdog, false);
     script(&service.virsh, "virsh", "exec sleep 60");
@@ -164,7 +164,7 @@ fn a_virsh_that_hangs_is_no_hang_of_ours() {
     assert!(service.lives(watchdog));
 }
 
-/// The fields of a journal entry; those that come more than once, joined.
+/// Returns the fields of a journal entry. Joins those that occur more than once.
 fn fields(entry: &[u8]) -> BTreeMap<String, String> {
     let mut fields: BTreeMap<String, String> = BTreeMap::new();
     let mut rest = entry;
@@ -183,7 +183,7 @@ fn fields(entry: &[u8]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_changes_is_in_the_journal_with_the_vm_its_ports_and_what_was_done() {
+fn repairs_are_in_the_journal_with_vm_ports_and_action() {
     let (service, journal) = Service::start(Duration::from_secs(60), true);
     let journal = journal.unwrap();
     let next = || {
@@ -203,7 +203,7 @@ fn what_changes_is_in_the_journal_with_the_vm_its_ports_and_what_was_done() {
         next(),
         entry("fenced", "one-7-0", "fenced one-7: port \"one-7-0\"")
     );
-    // It gets a second NIC.
+    // The VM gets a second NIC.
     let nics = [
         (A, "one-7-0", "br0"),
         ("02:00:c0:a8:01:05", "one-7-1", "br0"),
@@ -219,12 +219,12 @@ fn what_changes_is_in_the_journal_with_the_vm_its_ports_and_what_was_done() {
         mended.starts_with("MACFENCE_ACTION=mended\nMACFENCE_PORT=one-7-0 one-7-1\n"),
         "{mended}"
     );
-    // It ends.
+    // The VM ends.
     std::fs::write(service.virsh.path().join("names"), "").unwrap();
     service.host.ip("link del one-7-0\nlink del one-7-1\n");
     let removed = "removed one-7: port \"one-7-0\"; port \"one-7-1\"";
     assert_eq!(next(), entry("removed", "one-7-0 one-7-1", removed));
-    // What is wrong is there as well, and nothing is said twice.
+    // Warnings are in the journal too, and only there.
     std::fs::write(service.virsh.path().join("macfence.toml"), "").unwrap();
     script(
         &service.virsh,
@@ -241,7 +241,7 @@ fn what_changes_is_in_the_journal_with_the_vm_its_ports_and_what_was_done() {
         (service.said("stdout"), service.said("stderr")),
         <_>::default()
     );
-    // Where the journal is away, it is said all the same.
+    // Without a journal, messages go to standard error.
     service.host.run(|| std::fs::remove_file(JOURNAL).unwrap());
     service.signal(Signal::SIGHUP);
     until("it is said", || {

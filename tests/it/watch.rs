@@ -1,4 +1,4 @@
-//! `watch` keeps VMs fenced whoever changes what, and costs nothing while nobody does.
+//! `watch` keeps VMs fenced whatever others change, and costs nothing while nothing changes.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
@@ -23,7 +23,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Starts it, with a stand-in for virsh if there is one, and waits until it is ready.
+    /// Starts it and waits until it is ready. A stand-in replaces virsh, if given.
     fn start(host: &'a Host, virsh: Option<&tempfile::TempDir>) -> Self {
         Self::start_with(host, virsh, &[])
     }
@@ -85,7 +85,7 @@ impl<'a> Watch<'a> {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    /// Resident memory in KiB, and open files.
+    /// Returns its resident memory in KiB, and its number of open files.
     fn size(&self) -> (u64, usize) {
         let proc = format!("/proc/{}", self.child.id());
         let status = std::fs::read_to_string(format!("{proc}/status")).unwrap();
@@ -108,7 +108,7 @@ impl Drop for Watch<'_> {
     }
 }
 
-/// A host with two VMs, and a virsh that writes down how often it is asked for a list.
+/// A host with two VMs, and a virsh that notes each request for a list.
 fn host() -> (Host, tempfile::TempDir) {
     let host = Host::new();
     host.bridge("br0");
@@ -132,7 +132,7 @@ fn asked(virsh: &tempfile::TempDir) -> usize {
 }
 
 #[test]
-fn what_others_flush_is_back_and_what_leaves_is_gone() {
+fn flushed_fences_come_back_and_fences_of_ended_vms_go() {
     let (host, virsh) = host();
     let watch = Watch::start(&host, Some(&virsh));
     assert_eq!(host.fenced(), ["a", "b"]);
@@ -154,7 +154,7 @@ fn what_others_flush_is_back_and_what_leaves_is_gone() {
     std::fs::write(virsh.path().join("names"), "a\n").unwrap();
     host.unplug("vnet1");
     watch.until_fenced(&["a"]);
-    // Another one starts: its port is there before the hypervisor tells of it.
+    // Another VM starts: its port exists before the hypervisor reports it.
     host.ports("br0", &["vnet2"]);
     std::fs::write(
         virsh.path().join("c.xml"),
@@ -201,18 +201,18 @@ fn a_nic_that_is_attached_to_a_running_domain_is_fenced() {
 }
 
 #[test]
-fn a_port_is_looked_for_however_many_came_before_that_were_nobodys() {
+fn the_vm_of_a_port_is_looked_for_after_many_ports_without_a_vm() {
     let (host, virsh) = host();
     let watch = Watch::start(&host, Some(&virsh));
     for n in 0..9 {
         host.ports("br0", &[&format!("veth{n}")]);
-        // Each of them is looked for by itself.
+        // `watch` looks for the VM of each port separately.
         thread::sleep(Duration::from_millis(300));
     }
-    // A port that a VM has left, and that another one gets; libvirt tells late.
+    // One VM leaves a port and another one gets it. libvirt reports that late.
     host.unplug("vnet1");
     host.ports("br0", &["vnet1", "vnet2"]);
-    // Long enough to look in vain more than once.
+    // Long enough for `watch` to look more than once and find nothing.
     thread::sleep(Duration::from_millis(1500));
     let file = |name: &str, text: &str| std::fs::write(virsh.path().join(name), text).unwrap();
     file("c.xml", &domain("c", &[(A, "vnet1", "br0")]));
@@ -222,10 +222,10 @@ fn a_port_is_looked_for_however_many_came_before_that_were_nobodys() {
 }
 
 #[test]
-fn a_burst_costs_few_looks_and_the_affairs_of_others_none() {
+fn a_burst_costs_few_looks_and_changes_in_other_tables_none() {
     let (host, virsh) = host();
     let watch = Watch::start(&host, Some(&virsh));
-    // What others do in their tables is no reason to look.
+    // Changes in other people's tables are no reason to look.
     let before = asked(&virsh);
     for n in 0..20 {
         host.ok(
@@ -239,7 +239,8 @@ fn a_burst_costs_few_looks_and_the_affairs_of_others_none() {
         ));
     }
     let whole = host.ok("nft", &["list", "ruleset"]);
-    // The sign that all of it has been heard by now; and many changes, in many transactions.
+    // Many changes of our own table, in many transactions. Once the table is whole again, `watch` has
+    // seen all earlier events too.
     let mut script = String::new();
     for _ in 0..60 {
         script += "nft add rule bridge macfence vm-a accept; \
@@ -255,7 +256,7 @@ fn a_burst_costs_few_looks_and_the_affairs_of_others_none() {
 }
 
 #[test]
-fn libvirt_being_away_is_said_once_and_takes_no_fence_away() {
+fn a_missing_libvirt_is_reported_once_and_fences_stay() {
     let (host, virsh) = host();
     let away = virsh.path().join("away");
     let watch = Watch::start(&host, Some(&virsh));
@@ -273,7 +274,7 @@ fn libvirt_being_away_is_said_once_and_takes_no_fence_away() {
         "macfence: warning: virsh: no libvirtd; the fences stay as they are\n\
          macfence: note: all running VMs can be fenced again\n"
     );
-    // Nor does it keep it from starting.
+    // A missing libvirt does not keep the service from starting either.
     std::fs::write(&away, "").unwrap();
     let watch = Watch::start(&host, Some(&virsh));
     assert_eq!(host.fenced(), ["a", "b"]);
@@ -281,11 +282,11 @@ fn libvirt_being_away_is_said_once_and_takes_no_fence_away() {
 }
 
 #[test]
-fn through_ten_thousand_events_it_stays_as_small_as_it_was() {
+fn ten_thousand_events_do_not_make_it_grow() {
     let (host, virsh) = host();
     let watch = Watch::start(&host, Some(&virsh));
     let whole = host.ok("nft", &["list", "ruleset"]);
-    // 200 events: rules that come one by one, and a port that does.
+    // 200 events: rules that come one by one, and a new port.
     let round = "add rule bridge macfence vm-a counter\n".repeat(199);
     let (mut kib, files) = watch.size();
     for n in 0..50 {
@@ -314,7 +315,7 @@ fn through_ten_thousand_events_it_stays_as_small_as_it_was() {
 }
 
 #[test]
-fn told_to_it_reads_the_configuration_again_and_keeps_the_old_one_if_that_is_wrong() {
+fn sighup_reloads_the_configuration_unless_it_is_wrong() {
     let (host, virsh) = host();
     let file = virsh.path().join("macfence.toml");
     let path = file.to_str().unwrap();
@@ -322,7 +323,7 @@ fn told_to_it_reads_the_configuration_again_and_keeps_the_old_one_if_that_is_wro
     let watch = Watch::start_with(&host, Some(&virsh), &["--config", path]);
     let prefix = || host.list()[0]["nics"][0]["prefix"].clone();
     assert_eq!(prefix(), "02:00:c0:a8:00:00/40");
-    // A rule of the network's: nothing else changes.
+    // A rule of a network changes, and nothing else.
     let section = "[[network]]\nmac = '02:00:c0:a8:00:00/40'\nprefix-len = 32\n";
     std::fs::write(&file, section).unwrap();
     kill(watch.pid(), Signal::SIGHUP).unwrap();
@@ -356,7 +357,7 @@ fn told_to_it_reads_the_configuration_again_and_keeps_the_old_one_if_that_is_wro
             .said("stderr")
             .contains(&format!("cannot read {path}"))
     });
-    // The old settings are kept against others.
+    // The service defends the old settings against changes by others.
     assert_eq!(host.generation(), before);
     host.ok("nft", &["flush ruleset"]);
     watch.until_fenced(&["a", "b"]);

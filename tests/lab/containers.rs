@@ -1,4 +1,4 @@
-//! What containers need on a lab host: cgroups, a small root, and a real Incus.
+//! Provides what containers need on a lab host: cgroups, a small root, and a real Incus.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use super::{Host, MACFENCE, Ran, fetched, need, script, tmpfs, until};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// What a container runs: it waits until it is told to, and then sends under a false address.
+/// The container's first process: it waits for a sign, and then sends under a false address.
 pub const INIT: &str = "ip link set eth0 up\n\
     while [ ! -e /go ]; do sleep 0.1; done\n\
     ip link set eth0 down\n\
@@ -19,12 +19,12 @@ pub const INIT: &str = "ip link set eth0 up\n\
     ip link set eth0 up\n\
     while :; do arping -D -c 1 -w 1 -I eth0 192.0.2.9; done\n";
 
-/// The machine's cgroups, shown on a host. Where it has both versions, the first one's, which has the
-/// controllers there.
+/// The machine's cgroups, mounted on a host. If the machine has both versions, the host gets the first,
+/// which has the controllers there.
 pub struct Cgroups<'a>(&'a Host);
 
 impl<'a> Cgroups<'a> {
-    /// Shows them.
+    /// Mounts them.
     pub fn mount(host: &'a Host) -> Self {
         host.run(|| {
             let none: Option<&str> = None;
@@ -57,7 +57,7 @@ impl<'a> Cgroups<'a> {
 }
 
 impl Drop for Cgroups<'_> {
-    /// Removes the groups that containers have left, which are the machine's.
+    /// Removes the groups that containers left, because they are in the machine's own cgroups.
     fn drop(&mut self) {
         let sweep = format!(
             "for i in 1 2 3 4 5; do \
@@ -66,12 +66,12 @@ impl Drop for Cgroups<'_> {
         );
         let mut shell = Command::new("sh");
         shell.args(["-c", &sweep]);
-        // Others may be at work there.
+        // This may fail if another test uses the groups.
         let _ = self.0.run(|| shell.status());
     }
 }
 
-/// Fills a directory with all that a container needs, and these instructions for it.
+/// Fills a directory with all that a container needs. `init` is the script that it runs.
 pub fn small_root(root: &Path, init: &str) {
     for dir in ["bin", "sbin", "proc", "sys", "dev", "etc", "tmp", "run"] {
         fs::create_dir_all(root.join(dir)).expect(dir);
@@ -83,21 +83,21 @@ pub fn small_root(root: &Path, init: &str) {
     script(root.join("sbin"), "init", init);
 }
 
-/// A real Incus of Debian 13 in a root of its own, as tests/setup has fetched it, with a storage pool and
-/// an image `bb`. Its instances are on the host's bridge `br0`.
+/// A real Incus of Debian 13, which tests/setup has fetched, in a root of its own. It has a storage pool
+/// and an image `bb`. Its instances are on the host's bridge `br0`.
 pub struct Incus<'a> {
     host: &'a Host,
     _cgroups: Cgroups<'a>,
     daemons: Child,
     _leash: ChildStdin,
-    /// Where the program `incus` is.
+    /// The directory with the program `incus`.
     pub dir: tempfile::TempDir,
 }
 
 /// The root of the host's Incus.
 const ROOT: &str = "/run/debian";
 
-/// What makes the root: Debian's files below a writable layer, and busybox for what they do not have.
+/// Makes the root: a writable layer over Debian's files, with busybox for missing programs.
 const MAKE_ROOT: &str = r#"
 set -e
 R=/run/debian
@@ -123,15 +123,15 @@ mkdir -p /run/incus
 ln -s $R/var/lib/incus/unix.socket /run/incus/unix.socket
 "#;
 
-/// What runs among the daemons: Incus, until we end. The machine's own root is taken away from it, as a
-/// container must never get hold of that.
+/// Runs Incus among the daemons until we end. Moves the machine's own root out of its reach, because a
+/// container must never get at it.
 const DAEMON: &str = "cd /run/debian && mkdir machine && busybox pivot_root . machine && \
     exec chroot . /bin/sh -c 'mount -t proc proc /proc && umount -l /machine && \
     { /usr/libexec/incus/incusd --group incus-admin --logfile /var/log/incus/incusd.log \
     >/tmp/log 2>&1 & cat; }'";
 
 impl<'a> Incus<'a> {
-    /// Starts it.
+    /// Starts Incus.
     pub fn start(host: &'a Host) -> Self {
         let fs = fetched("incus/fs");
         host.bridge("br0");
@@ -185,11 +185,11 @@ impl<'a> Incus<'a> {
         self.ok("storage create default dir");
         self.ok("profile device add default root disk path=/ pool=default");
         self.ok("profile device add default eth0 nic nictype=bridged parent=br0");
-        // What an idle container may do is not the matter, and needs no subordinate ids.
+        // The containers' privileges do not matter here. A privileged one needs no subordinate ids.
         self.ok("profile set default security.privileged=true");
     }
 
-    /// Installs macfence and this configuration where the daemon sees them.
+    /// Installs macfence and this configuration where the daemon finds them.
     pub fn install(&self, config: &Path) {
         self.host.run(|| {
             let root = Path::new(ROOT);
@@ -204,7 +204,7 @@ impl<'a> Incus<'a> {
         self.host.exec(command.args(args), "")
     }
 
-    /// Runs `incus` with these words, which must succeed.
+    /// Runs `incus` with these words. It must succeed.
     pub fn ok(&self, words: &str) -> String {
         self.run(&words.split(' ').collect::<Vec<_>>()).ok()
     }

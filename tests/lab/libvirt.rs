@@ -6,12 +6,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::{Host, Ran, bind, need, replace, script, tmpfs, until};
 
-/// A libvirtd, its helpers and its domains, in a process namespace of their own: they all end
-/// with it, and with us.
+/// A libvirtd, its helpers and its domains, in a process namespace of their own. They end with it,
+/// and it ends with us.
 pub struct Libvirt<'a> {
     host: &'a Host,
     daemons: Child,
-    /// A shell among them: what we write it runs, and it ends with us.
+    /// A shell in that namespace. It runs what we write to it, and ends with us.
     leash: ChildStdin,
     stdout: ChildStdout,
 }
@@ -28,7 +28,7 @@ impl<'a> Libvirt<'a> {
         Self::start_with_hook(host, include_str!("../../share/libvirt/macfence"))
     }
 
-    /// Starts libvirtd on a host, with this shell script as a hook for its domains.
+    /// Starts libvirtd on a host, with this shell script as the hook for its domains.
     pub fn start_with_hook(host: &'a Host, hook: &str) -> Self {
         for program in [
             "libvirtd",
@@ -40,19 +40,20 @@ impl<'a> Libvirt<'a> {
             need(program);
         }
         let mut daemons = host.run(|| {
-            // Nothing that this libvirt writes reaches the machine's own.
+            // Nothing that this libvirt writes may reach the machine's own.
             for dir in ["/var/lib/libvirt", "/var/log/libvirt"] {
                 tmpfs(dir);
             }
-            // What QEMU can do takes seconds to find out, so one libvirtd tells the next.
+            // libvirtd needs seconds to find out what QEMU can do. It caches that, so let all
+            // libvirtds share the cache.
             bind(
                 concat!(env!("CARGO_TARGET_TMPDIR"), "/libvirt"),
                 "/var/cache/libvirt",
             );
-            // As root, QEMU may use what libvirt thinks it may: else it is asked again and again.
+            // QEMU must run as the user that libvirt believes, or libvirtd asks it again and again.
             let config = "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n";
             replace("/etc/libvirt/qemu.conf", config);
-            // libvirt moves no domain to where it is already: each host has a number of its own.
+            // libvirt does not migrate a domain to the same host, so give each host its own UUID.
             let config = "/etc/libvirt/libvirtd.conf";
             let defaults = std::fs::read_to_string(config).expect(config);
             let number = "/proc/sys/kernel/random/uuid";
@@ -72,7 +73,8 @@ impl<'a> Libvirt<'a> {
                 }
             }
             std::fs::create_dir("/run/libvirt").expect("/run/libvirt");
-            // The first shell is process 1 there: it reaps what daemons leave.
+            // Process 1 of the namespace is a shell, so that it reaps the children that daemons
+            // leave.
             Command::new("unshare")
                 .args(["-p", "--fork", "--kill-child", "--mount-proc"])
                 .args(["sh", "-c", "sh; exit"])
@@ -98,19 +100,18 @@ impl<'a> Libvirt<'a> {
         until("libvirtd answers", || self.try_virsh(&["list"]).status == 0);
     }
 
-    /// Ends libvirtd; its domains run on.
+    /// Ends libvirtd. Its domains go on running.
     pub fn stop_daemon(&mut self) {
         assert!(self.shell("pid=$(cat /run/libvirtd.pid) && kill $pid"));
         until("libvirtd has ended", || self.shell("[ ! -e /proc/$pid ]"));
     }
 
-    /// Whether there is a QEMU for this domain.
+    /// Tells whether a QEMU runs for this domain.
     pub fn has_qemu(&mut self, name: &str) -> bool {
         self.shell(&format!("grep -qs 'guest[=]{name},' /proc/[0-9]*/cmdline"))
     }
 
-    /// Runs a command among the daemons, where processes have numbers of their own; tells whether
-    /// it succeeded.
+    /// Runs a command in the daemons' process namespace. Tells whether it succeeded.
     fn shell(&mut self, command: &str) -> bool {
         let line = format!("{command} && echo 0 || echo 1\n");
         self.leash.write_all(line.as_bytes()).expect("the shell");
@@ -119,7 +120,7 @@ impl<'a> Libvirt<'a> {
         status == *b"0\n"
     }
 
-    /// Runs virsh, which must succeed.
+    /// Runs virsh. It must succeed.
     pub fn virsh(&self, args: &[&str]) -> String {
         self.try_virsh(args).ok()
     }
@@ -135,12 +136,12 @@ impl<'a> Libvirt<'a> {
         self.try_create(&diskless(name, "", interfaces)).ok();
     }
 
-    /// Creates a domain, if it can be.
+    /// Creates a domain. This may fail.
     pub fn try_create(&self, xml: &str) -> Ran {
         self.with_xml(xml, |file| self.try_virsh(&["create", file]))
     }
 
-    /// Defines a domain, which outlives its QEMU.
+    /// Defines a domain, so that it outlives its QEMU.
     pub fn define(&self, xml: &str) {
         self.with_xml(xml, |file| self.virsh(&["define", file]));
     }
@@ -152,17 +153,17 @@ impl<'a> Libvirt<'a> {
         });
     }
 
-    /// Where other hosts reach it.
+    /// Returns the URI under which other hosts reach it.
     pub fn uri(&self) -> String {
         let root = format!("/proc/{}/root", self.daemons.id());
         format!("qemu+unix:///system?socket={root}/run/libvirt/libvirt-sock")
     }
 
-    /// Moves a running domain to the libvirt of another host of the lab, if that can be.
+    /// Migrates a running domain to the libvirt of another host of the lab. This may fail.
     pub fn try_migrate(&self, name: &str, to: &Self) -> Ran {
         let dir = tempfile::tempdir().expect("a directory");
         let daemon = to.uri();
-        // The hosts share no network, but they do share this.
+        // The hosts share no network, but they share this directory.
         let qemu = format!("unix://{}/qemu", dir.path().display());
         self.try_virsh(&["migrate", "--live", name, &daemon, "--migrateuri", &qemu])
     }
@@ -181,7 +182,7 @@ impl Drop for Libvirt<'_> {
     }
 }
 
-/// The XML of a domain without disks; `boot` is further elements of its `<os>`.
+/// Returns the XML of a domain without disks. `boot` is more content for its `<os>`.
 pub fn diskless(name: &str, boot: &str, interfaces: &str) -> String {
     format!(
         "<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>\
@@ -190,5 +191,5 @@ pub fn diskless(name: &str, boot: &str, interfaces: &str) -> String {
     )
 }
 
-/// Where the lab's libvirt listens.
+/// The URI of the lab's libvirt.
 pub const URI: &str = "qemu:///system";

@@ -1,6 +1,5 @@
-//! A host in namespaces of its own: bridges, ports whose far end is in our hands, and the real
-//! programs run on it. Nothing outside the namespaces changes, and nothing of them outlives the
-//! process.
+//! A host in its own namespaces: bridges, ports whose far ends the test holds, and the real programs.
+//! Nothing outside the namespaces changes, and all of it ends with the process.
 
 pub mod booted;
 pub mod containers;
@@ -31,7 +30,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 pub use paths::*;
 
-/// Where macfence's locks are.
+/// The directory of macfence's locks.
 pub const LOCKS: &str = "/run/macfence";
 
 /// A host: a network and a mount namespace, kept alive by these two files.
@@ -41,7 +40,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// An empty host. Needs root.
+    /// Creates an empty host. Needs root.
     pub fn new() -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -52,22 +51,23 @@ impl Host {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("unshare");
             let none: Option<&str> = None;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private /");
-            // The cgroups of the machine are not this host's: libvirt does without.
+            // These are the machine's cgroups and not this host's. libvirt works without them.
             let _ = umount2("/sys/fs/cgroup", MntFlags::MNT_DETACH);
-            // A network namespace's devices show only in a sysfs mounted from inside.
+            // A sysfs shows only the devices of the network namespace in which it was mounted.
             mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).expect("/sys");
-            // sudo and libvirt leave things here.
+            // sudo and libvirt write files here.
             tmpfs("/run");
             if Path::new("/etc/macfence.toml").exists() {
                 let null = Some("/dev/null");
                 mount(null, "/etc/macfence.toml", none, MsFlags::MS_BIND, none).expect("bind");
             }
-            // No frames but ours: no router solicitations, no duplicate address detection.
+            // Only our frames may be on the bridges: no router solicitations, no duplicate address
+            // detection.
             for which in ["all", "default"] {
                 let _ =
                     std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1");
             }
-            // Else made-up IP headers are dropped before the bridge's own hooks.
+            // Otherwise the IP layer drops made-up headers before the bridge's own hooks.
             for which in ["iptables", "ip6tables", "arptables"] {
                 let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{which}"), "0");
             }
@@ -81,7 +81,7 @@ impl Host {
         .expect("a lab host")
     }
 
-    /// Does something on the host.
+    /// Runs a function on the host.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -96,12 +96,12 @@ impl Host {
         })
     }
 
-    /// Does something on the host as a user without any rights.
+    /// Runs a function on the host as a user without any rights.
     pub fn run_as_nobody<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.run(|| {
-            // Unlike the C library's functions these change one thread only.
+            // These system calls change one thread only, unlike the C library's functions.
             let id = 65534;
-            // SAFETY: numbers, and a list without entries.
+            // SAFETY: the arguments are numbers and an empty list.
             let changed = unsafe {
                 libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>())
                     | libc::syscall(libc::SYS_setresgid, id, id, id)
@@ -112,7 +112,7 @@ impl Host {
         })
     }
 
-    /// The file of one of macfence's locks.
+    /// Opens the file of one of macfence's locks.
     pub fn lock_file(&self, name: &str) -> File {
         self.run(|| {
             let _ = std::fs::DirBuilder::new().mode(0o700).create(LOCKS);
@@ -133,7 +133,7 @@ impl Host {
             let mut child = pipes.spawn().unwrap_or_else(|e| panic!("{shown}: {e}"));
             let mut pipe = child.stdin.take().expect("a pipe");
             thread::scope(|scope| {
-                // A program may well end without reading all.
+                // The program may end before it has read everything.
                 scope.spawn(move || pipe.write_all(stdin.as_bytes()));
                 child.wait_with_output().expect("output")
             })
@@ -141,7 +141,7 @@ impl Host {
         Ran::new(shown, output)
     }
 
-    /// Runs a program that must succeed, and returns what it prints.
+    /// Runs a program that must succeed, and returns its output.
     pub fn ok(&self, program: &str, args: &[&str]) -> String {
         self.exec(Command::new(program).args(args), "").ok()
     }
@@ -160,7 +160,7 @@ impl Host {
         self.exec(Command::new(MACFENCE).args(args), stdin)
     }
 
-    /// Runs macfence as a user who has no rights, from a directory [`for_everybody`].
+    /// Runs macfence as a user without rights, from a directory made by [`for_everybody`].
     pub fn as_nobody(&self, dir: &tempfile::TempDir, args: &[&str], stdin: &str) -> Ran {
         let mut command = Command::new(dir.path().join("macfence"));
         self.exec(command.args(args).uid(65534).gid(65534), stdin)
@@ -171,28 +171,28 @@ impl Host {
         self.macfence_reading(xml, ["apply", "--xml", "-"])
     }
 
-    /// `ip`, one command a line.
+    /// Runs `ip` with one command per line.
     pub fn ip(&self, batch: &str) {
         self.exec(Command::new("ip").args(["-batch", "-"]), batch)
             .ok();
     }
 
-    /// A bridge that floods every frame to every port: silence then means a drop. It is hardened
-    /// already, so that nothing is left to say about it.
+    /// Creates a bridge that floods every frame to every port, so that silence means a drop. It is
+    /// hardened already, so macfence has nothing to say about it.
     pub fn bridge(&self, name: &str) {
         self.ip(&format!(
             "link add {name} type bridge mcast_snooping 0 no_linklocal_learn 1\nlink set {name} up\n"
         ));
     }
 
-    /// A port on a bridge whose other end, the NIC of a made-up VM, is in our hands.
+    /// Creates a port whose other end, the NIC of a made-up VM, the test holds.
     pub fn tap(&self, bridge: &str, port: &str) -> Tap {
         let tap = self.run(|| Tap::open(port));
         self.plug(bridge, port);
         tap
     }
 
-    /// Ports without anybody at the other end.
+    /// Creates ports with nothing at the other end.
     pub fn ports(&self, bridge: &str, ports: &[&str]) {
         for port in ports {
             self.ip(&format!("tuntap add {port} mode tap\n"));
@@ -200,7 +200,7 @@ impl Host {
         }
     }
 
-    /// The ports of a bridge.
+    /// Lists the ports of a bridge.
     pub fn ports_of(&self, bridge: &str) -> Vec<String> {
         let dir = format!("/sys/class/net/{bridge}/brif");
         let entries = self.run(|| std::fs::read_dir(&dir).expect(&dir));
@@ -226,7 +226,7 @@ impl Host {
         self.ip(&format!("link del {port}\n"));
     }
 
-    /// Lays a cable from a bridge of this host to a bridge of another.
+    /// Lays a cable between bridges of two hosts.
     pub fn cable(&self, bridge: &str, far: &Self, far_bridge: &str) {
         let peer = format!("/proc/{}/fd/{}", std::process::id(), far.net.as_raw_fd());
         self.ip(&format!(
@@ -236,7 +236,8 @@ impl Host {
         far.plug(far_bridge, "uplink");
     }
 
-    /// A VM of sorts: another network stack of this kernel at a port, with IPv6, whose NIC is `eth0`.
+    /// Creates a kind of VM: another network stack of this kernel at a port, with IPv6. Its NIC is
+    /// `eth0`.
     pub fn guest(&self, bridge: &str, port: &str, mac: &str) -> Self {
         let guest = Self::new();
         let peer = format!("/proc/{}/fd/{}", std::process::id(), guest.net.as_raw_fd());
@@ -250,12 +251,12 @@ impl Host {
         guest
     }
 
-    /// Takes a program away from the host.
+    /// Hides a program from the host.
     pub fn hide(&self, program: &str) {
         self.instead_of(program, Path::new("/dev/null"));
     }
 
-    /// Puts another file in the place of a program of the host.
+    /// Puts another file in the place of one of the host's programs.
     pub fn instead_of(&self, program: &str, file: &Path) {
         let none: Option<&str> = None;
         for dir in paths::SYSTEM_DIRS {
@@ -267,8 +268,7 @@ impl Host {
         }
     }
 
-    /// Puts a program of this directory in the place of the system's, for those who look nowhere
-    /// else.
+    /// Puts a program of this directory in the place of the system's, for callers that ignore `PATH`.
     pub fn put(&self, dir: &tempfile::TempDir, program: &str) {
         let place = need(program);
         let real = dir.path().join(program);
@@ -280,16 +280,16 @@ impl Host {
         self.run(mount).expect("a program");
     }
 
-    /// The whole ruleset of the host, with handles and counters, but for who was dropped.
+    /// Returns the host's ruleset with handles and counters, but without noted drops.
     pub fn ruleset(&self) -> String {
         let all = self.ok("nft", &["-a", "list", "ruleset"]);
         let lines = all.lines().filter(|line| !is_noted(line));
         lines.map(|line| format!("{line}\n")).collect()
     }
 
-    /// The lines of the ruleset, whatever order its rules were added in.
+    /// Returns the lines of the ruleset, in an order that does not depend on when rules were added.
     pub fn sorted_ruleset(&self) -> Vec<String> {
-        // Not one that a test has put before it.
+        // Not an nft that a test has put first in `PATH`.
         let all = self.ok("/usr/sbin/nft", &["list", "ruleset"]);
         let lines = all.lines().filter(|line| !is_noted(line));
         let mut lines: Vec<_> = lines.map(str::to_owned).collect();
@@ -297,12 +297,12 @@ impl Host {
         lines
     }
 
-    /// What `macfence list --json` says.
+    /// Returns the output of `macfence list --json`.
     pub fn list(&self) -> serde_json::Value {
         serde_json::from_str(&self.macfence(["list", "--json"]).ok()).expect("JSON")
     }
 
-    /// The names of the fenced VMs.
+    /// Returns the names of the fenced VMs.
     pub fn fenced(&self) -> Vec<String> {
         let list = self.list();
         let vms = list.as_array().expect("an array");
@@ -312,25 +312,25 @@ impl Host {
             .collect()
     }
 
-    /// How often the ruleset of the host has changed: the kernel's generation.
+    /// Returns the kernel's generation: how often the host's ruleset has changed.
     pub fn generation(&self) -> u32 {
         self.run(generation)
     }
 }
 
-/// Whether nft lists here who was dropped, which changes by itself.
+/// Tells whether this line lists noted drops, which change by themselves.
 fn is_noted(line: &str) -> bool {
     line.contains(" expires ")
 }
 
-/// Mounts an empty directory over this one, in the mount namespace of the caller.
+/// Mounts an empty directory over this one, in the caller's mount namespace.
 pub fn tmpfs(dir: &str) {
     std::fs::create_dir_all(dir).expect(dir);
     let (tmpfs, flags) = (Some("tmpfs"), MsFlags::empty());
     mount(tmpfs, dir, tmpfs, flags, Some("mode=755")).expect(dir);
 }
 
-/// Mounts one directory over another, in the mount namespace of the caller.
+/// Mounts one directory over another, in the caller's mount namespace.
 pub fn bind(dir: &str, over: &str) {
     for dir in [dir, over] {
         std::fs::create_dir_all(dir).expect(dir);
@@ -351,7 +351,7 @@ pub fn overlay(dir: &str) {
     mount(overlay, dir, overlay, MsFlags::empty(), Some(&*layers)).expect(dir);
 }
 
-/// Mounts a file with this content over another, in the mount namespace of the caller.
+/// Mounts a file with this content over another, in the caller's mount namespace.
 pub fn replace(file: &str, content: &str) {
     let new = tempfile::NamedTempFile::new_in("/run").expect("a file");
     std::fs::write(new.path(), content).expect(file);
@@ -360,7 +360,7 @@ pub fn replace(file: &str, content: &str) {
     mount(Some(new.path()), file, none, MsFlags::MS_BIND, none).expect(file);
 }
 
-/// Installs macfence and its entry points, in the mount namespace of the caller.
+/// Installs macfence and its entry points, in the caller's mount namespace.
 pub fn install() {
     tmpfs("/usr/local");
     std::fs::create_dir_all("/usr/local/sbin").expect("a directory");
@@ -372,7 +372,7 @@ pub fn install() {
     }
 }
 
-/// Waits until something is so, at most a minute.
+/// Waits at most a minute until a condition is true.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
@@ -381,11 +381,11 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What tells, in the script of an nft of ours, that it is to load something: we ask in its own
-/// language, and load JSON, if not only to see whether it works.
+/// A condition for scripts that stand in for nft: true if macfence wants to load something. macfence
+/// loads JSON, and asks in nft's own language. `-c` only tries whether nft works.
 pub const IS_LOADING: &str = "[ \"$1\" != -c ] && [ \"$(head -c 1 /dev/stdin)\" = '{' ]";
 
-/// A directory with a virsh that knows these running domains, by name and XML.
+/// Creates a directory with a virsh that knows these running domains, by name and XML.
 pub fn fake_virsh(domains: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let mut names = String::new();
@@ -401,11 +401,11 @@ pub fn fake_virsh(domains: &[(&str, &str)]) -> tempfile::TempDir {
     dir
 }
 
-/// How a program ended and what it said.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Ran {
     command: String,
-    /// The exit status; -1: killed.
+    /// The exit status, or -1 if it was killed.
     pub status: i32,
     /// Its standard output.
     pub stdout: String,
@@ -424,19 +424,19 @@ impl Ran {
         }
     }
 
-    /// The standard output of a program that must have succeeded.
+    /// Returns the standard output. Panics if the program failed.
     pub fn ok(self) -> String {
         assert_eq!(self.status, 0, "{}: {}", self.command, self.stderr);
         self.stdout
     }
 
-    /// Makes sure that it succeeded without a word.
+    /// Panics if the program failed or printed a message.
     pub fn quiet(self) {
         let said = (self.status, &*self.stdout, &*self.stderr);
         assert_eq!(said, (0, "", ""), "{}", self.command);
     }
 
-    /// The one line of an error that macfence must have ended with.
+    /// Returns the one error line of macfence. Panics if it did not fail in this way.
     pub fn error(self) -> String {
         assert_eq!(self.status, 1, "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
@@ -453,7 +453,8 @@ impl Ran {
     }
 }
 
-/// The far end of a port: what is written enters the bridge, what leaves it to the port is read.
+/// The far end of a port. Frames written here enter the bridge; frames that leave through the port
+/// are read here.
 pub struct Tap(File);
 
 impl Tap {
@@ -491,7 +492,7 @@ impl Tap {
         let _ = (&self.0).write_all(frame);
     }
 
-    /// Every frame that has arrived since the last call.
+    /// Returns every frame that has arrived since the last call.
     pub fn heard(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut buffer = [0; 2048];
@@ -505,7 +506,7 @@ impl Tap {
     }
 }
 
-/// The domain XML of a VM with these NICs: MAC address, port and bridge.
+/// Returns the domain XML of a VM with these NICs: MAC address, port and bridge.
 pub fn domain(name: &str, nics: &[(&str, &str, &str)]) -> String {
     let name = name.replace('&', "&amp;").replace('<', "&lt;");
     let nics: String = nics
@@ -522,8 +523,8 @@ pub fn domain(name: &str, nics: &[(&str, &str, &str)]) -> String {
     )
 }
 
-/// Asks the kernel for the generation of this namespace's ruleset (`NFT_MSG_GETGEN`), as
-/// `nft monitor` shows it but without having to be there when it changes.
+/// Asks the kernel for the generation of this namespace's ruleset (`NFT_MSG_GETGEN`). `nft monitor`
+/// would have to run before it changes.
 fn generation() -> u32 {
     use nix::sys::socket::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
@@ -546,7 +547,7 @@ fn generation() -> u32 {
     sendto(fd, &request, &NetlinkAddr::new(0, 0), MsgFlags::empty()).expect("a request");
     let mut answer = [0; 4096];
     let len = recv(fd, &mut answer, MsgFlags::empty()).expect("an answer");
-    // nlmsghdr 16, nfgenmsg 4, nlattr 4: NFTA_GEN_ID comes first, big-endian.
+    // nlmsghdr has 16 bytes, nfgenmsg 4, nlattr 4. NFTA_GEN_ID comes first, big-endian.
     assert!(len >= 28 && answer[22..24] == [1, 0], "NFTA_GEN_ID");
     u32::from_be_bytes(answer[24..28].try_into().expect("four bytes"))
 }

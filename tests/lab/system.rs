@@ -1,4 +1,4 @@
-//! A small Debian that systemd has booted, in a container on a host's network.
+//! A small Debian booted by systemd, in a container on a host's network.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 
 use super::{Host, Ran, fetched, need, until};
 
-/// Mounts a layer above the Debian in `$1` and boots it, with the other arguments for systemd-nspawn. Its
-/// control groups are its own.
+/// Mounts a layer over the Debian in `$1` and boots it. Passes the other arguments to systemd-nspawn. It
+/// has its own control groups.
 const BOOT: &str = r#"
 mount -t tmpfs tmpfs /run
 mkdir -p /run/debian/root /run/debian/upper /run/debian/work
@@ -33,24 +33,25 @@ for group in $groups; do
 done
 "#;
 
-/// The booted system. It ends when this is dropped.
+/// The booted system. Dropping it ends the system.
 pub struct System<'a> {
     host: &'a Host,
-    /// Has the host's network open.
+    /// A process that keeps the host's network open.
     network: Child,
     nspawn: Child,
-    /// Its systemd, as we see it.
+    /// The process id of its systemd, as we see it.
     init: u32,
 }
 
 impl<'a> System<'a> {
-    /// Boots it, with each folder at a place of its own, and waits until all has started.
+    /// Boots it with these folders mounted, and waits until all has started.
     pub fn boot(host: &'a Host, folders: &[(&Path, &str)]) -> Self {
         need("systemd-nspawn");
         let debian = fetched("debian");
         let mut sleep = Command::new("sleep");
         let network = host.run(|| sleep.arg("infinity").spawn().expect("sleep"));
-        // The network is the host's, the mounts are this machine's: a host has no control groups.
+        // Take the network from the host, and the mounts from this machine, because a host has no control
+        // groups.
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", network.id()));
         command.args(["unshare", "-m", "sh", "-euc", BOOT, "sh"]);
@@ -70,11 +71,11 @@ impl<'a> System<'a> {
         system
     }
 
-    /// Whether systemd has started all. Looks for its process until then.
+    /// Tells whether systemd has started everything. Looks for its process until then.
     fn is_up(&mut self) -> bool {
         let ended = self.nspawn.try_wait().expect("systemd-nspawn");
         assert!(ended.is_none(), "systemd-nspawn: {ended:?}");
-        // The shell's child is systemd-nspawn, and that one's is the first process inside.
+        // The shell starts systemd-nspawn, and that starts the first process of the system.
         let Some(init) = child(self.nspawn.id()).and_then(child) else {
             return false;
         };
@@ -82,7 +83,7 @@ impl<'a> System<'a> {
         self.run("systemctl is-system-running").stdout == "running\n"
     }
 
-    /// Runs a shell script there.
+    /// Runs a shell script in it.
     pub fn run(&self, script: &str) -> Ran {
         let mut enter = Command::new("nsenter");
         enter.args(["-a", "-t", &self.init.to_string()]);
@@ -92,12 +93,12 @@ impl<'a> System<'a> {
         self.host.exec(&mut enter, "")
     }
 
-    /// Its root folder, as we see it.
+    /// Returns its root folder, as we see it.
     pub fn root(&self) -> PathBuf {
         format!("/proc/{}/root", self.init).into()
     }
 
-    /// Writes an executable file there.
+    /// Writes an executable file into it.
     pub fn write(&self, path: &str, content: &str) {
         let file = self.root().join(path.trim_start_matches('/'));
         fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
@@ -110,7 +111,7 @@ impl Drop for System<'_> {
     fn drop(&mut self) {
         let id = |id: u32| Pid::from_raw(id.cast_signed());
         if self.init != 0 {
-            // Its first process takes everything with it.
+            // Its first process ends all others with it.
             let _ = kill(id(self.init), Signal::SIGKILL);
         } else {
             let _ = self.nspawn.kill();
@@ -121,7 +122,7 @@ impl Drop for System<'_> {
     }
 }
 
-/// The first child of a process.
+/// Returns the first child of a process.
 fn child(of: u32) -> Option<u32> {
     let mut pgrep = Command::new("pgrep");
     let found = pgrep.args(["-P", &of.to_string()]).output().expect("pgrep");

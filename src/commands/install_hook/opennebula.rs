@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_of_a_driver_come_and_go_alone() {
+    fn only_macfences_files_of_a_driver_are_installed_and_removed() {
         let dir = tree();
         let at = |path: &str| dir.path().join(path);
         let said = try_act(dir.path(), &["bridge"], false).unwrap();

@@ -92,7 +92,7 @@ fn nic(host: &Host) -> Value {
 }
 
 #[test]
-fn what_a_guard_drops_is_counted_for_its_vm_alone_on_an_old_host() {
+fn drops_of_a_guard_are_counted_for_its_own_vm_on_an_old_host() {
     let scene = Scene::new(host());
     let plain = plain();
     enforce(&scene.host, &fence(plain.clone()));

@@ -44,7 +44,7 @@ fn look(agenda: &mut Agenda, now: Instant, found: &[&str]) -> Task {
 }
 
 #[test]
-fn a_port_that_came_is_looked_for_until_it_is_found_or_has_left() {
+fn the_vm_of_a_new_port_is_looked_for_until_found_or_the_port_leaves() {
     let (mut agenda, start) = idle();
     agenda.hear(vec![port("p0"), port("p1")], TABLES, start);
     assert_eq!(agenda.due(), Some(start + QUIET));
@@ -68,7 +68,7 @@ fn a_port_that_came_is_looked_for_until_it_is_found_or_has_left() {
 }
 
 #[test]
-fn looks_at_parts_are_followed_by_one_at_the_whole() {
+fn partial_looks_are_followed_by_a_look_at_everything() {
     let (mut agenda, start) = idle();
     agenda.hear(vec![gone("p0")], TABLES, start);
     assert!(!look(&mut agenda, start + QUIET, &[]).is_whole);
@@ -87,7 +87,7 @@ fn looks_at_parts_are_followed_by_one_at_the_whole() {
 }
 
 #[test]
-fn where_something_is_not_known_everything_is_looked_at() {
+fn if_something_is_unknown_everything_is_examined() {
     let (mut agenda, now) = idle();
     agenda.hear(vec![Event::Lost], TABLES, now);
     assert!(look(&mut agenda, now, &[]).is_whole);
@@ -114,7 +114,7 @@ fn only_our_tables_count() {
 }
 
 #[test]
-fn of_all_that_is_heard_only_our_own_echo_is_left_out() {
+fn only_events_of_our_own_changes_are_removed() {
     let others = || tables(&["other"]);
     let ours = || tables(&["macfence"]);
     let without = |events, writes, touched: &[&str]| {
