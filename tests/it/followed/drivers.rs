@@ -22,6 +22,21 @@ pub fn prepare_host(cloud: &Cloud) {
     assert!(said.contains("libexec/macfence/driver-post"), "{said}");
 }
 
+/// Does what the page says for the front-end.
+pub fn prepare_front_end(cloud: &Cloud, has_macfence: bool) {
+    let install = commands("opennebula-drivers.md", "On the front-end");
+    let [as_root, sync, by_hand] = &install[..] else {
+        panic!("{install:?}");
+    };
+    if has_macfence {
+        let said = cloud.root(&cloud.front, as_root);
+        assert!(said.contains(sync), "{said}");
+        cloud.oneadmin(&cloud.front, sync);
+    } else {
+        cloud.oneadmin(&cloud.front, by_hand);
+    }
+}
+
 #[test]
 fn the_page_of_the_drivers_leads_to_fenced_vms_and_back() {
     for has_macfence in [true, false] {
@@ -33,17 +48,7 @@ fn follow(cloud: &Cloud, has_macfence: bool) {
     let (front, host) = (&cloud.front, &cloud.host);
     let before = (tree(front, FRONT_END), tree(host, REMOTES));
     prepare_host(cloud);
-    let install = commands("opennebula-drivers.md", "On the front-end");
-    let [as_root, sync, by_hand] = &install[..] else {
-        panic!("{install:?}");
-    };
-    if has_macfence {
-        let said = cloud.root(front, as_root);
-        assert!(said.contains(sync), "{said}");
-        cloud.oneadmin(front, sync);
-    } else {
-        cloud.oneadmin(front, by_hand);
-    }
+    prepare_front_end(cloud, has_macfence);
 
     let see = commands("opennebula-drivers.md", "How to see that it works");
     let [resume, list, fence_others] = &see[..] else {

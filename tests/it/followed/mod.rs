@@ -2,6 +2,8 @@
 //! page says. OpenNebula's own commands are stand-ins that do to files what the real ones do.
 
 mod drivers;
+mod migrating;
+mod oned_conf;
 mod state_hooks;
 
 use std::fs;
@@ -94,7 +96,11 @@ impl Cloud {
             front.hide("ebtables");
         }
         let host = Host::new();
-        host.run(|| overlay("/etc"));
+        host.run(|| {
+            overlay("/etc");
+            tmpfs("/root");
+            fs::copy(source("share/macfence.toml"), "/etc/macfence.toml").unwrap();
+        });
         Oneadmin::without_hooks(&host);
         host.run(|| bind(at("host").to_str().unwrap(), REMOTES));
         host.ip("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n");
@@ -102,7 +108,9 @@ impl Cloud {
         let (one, two) = (xml("one-42", VM), xml("one-43", NEIGHBOUR));
         let virsh = fake_virsh(&[("one-42", &one), ("one-43", &two)]);
         host.put(&virsh, "virsh");
-        front.ok("chown", &["-R", "oneadmin:", dir.path().to_str().unwrap()]);
+        for owned in ["/var/lib/one", dir.path().to_str().unwrap()] {
+            front.ok("chown", &["-R", "oneadmin:", owned]);
+        }
         let cloud = Self {
             front,
             host,
@@ -121,7 +129,8 @@ impl Cloud {
     /// Runs commands of a page as `oneadmin`, each of which must succeed.
     fn oneadmin(&self, host: &Host, commands: &str) -> String {
         let one = Oneadmin::known(host);
-        one.run(&format!("set -e\n{commands}"), "").ok()
+        let at_home = "cd /var/lib/one 2>/dev/null || cd /";
+        one.run(&format!("set -e\n{at_home}\n{commands}"), "").ok()
     }
 
     /// The template of VM 42, as its driver gets it.

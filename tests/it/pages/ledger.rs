@@ -18,7 +18,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("README.md", "", "not yet followed"),
     ("configuration.md", "", "not yet followed"),
     ("getting-started.md", "", "not yet followed"),
-    ("oned-conf.md", "", "not yet followed"),
     ("incus.md", "", "not yet followed"),
     (
         "libvirt.md",
