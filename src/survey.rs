@@ -21,7 +21,7 @@ use crate::vm::{Place, Port, Vm, VmName};
 pub struct Host<'a> {
     /// Ports whose owners' requests are unknown. The addresses that are guarded there now stay guarded.
     pub unknown: &'a BTreeSet<Port>,
-    /// Tells where a port is. Fails if nobody can tell.
+    /// Tells where a port is. Fails if the kernel does not tell.
     pub place_of: &'a dyn Fn(&Port) -> Result<Place>,
     /// Fails if the firewall cannot hold this fence: it does not take every name.
     pub can_hold: &'a dyn Fn(&Fence) -> Result<()>,
@@ -66,7 +66,7 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Compares what running VMs should have with what the kernel holds.
+    /// Compares the fences that running VMs should have with those in the kernel.
     ///
     /// # Errors
     /// If `host` cannot tell where a port is.

@@ -9,7 +9,7 @@ use netlink_packet_core::NlasIterator;
 use super::{DEVICES, netlink, read};
 use crate::vm::Port;
 
-/// What a device is.
+/// The kind of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Device {
     /// A tap, veth, macvtap or Xen's vif: the host's end of a VM's or container's NIC.
@@ -78,8 +78,7 @@ fn is_tap(flags: &str) -> bool {
     u32::from_str_radix(digits, 16).is_ok_and(|flags| flags & IFF_TAP != 0)
 }
 
-/// The bus of the hardware behind a device: `pci`, `virtio`, `xen-backend`; `None` if it has no
-/// hardware.
+/// The bus of the hardware behind a device: `pci`, `virtio`, `xen-backend`; `None` if it has no hardware.
 fn bus(port: &Port) -> Result<Option<String>> {
     let link = Path::new(DEVICES)
         .join(port.as_str())

@@ -1,5 +1,5 @@
-//! Reads from sysfs what a bridge does with frames by itself: the states of its ports, and where it has
-//! learned addresses.
+//! Reads from sysfs what decides where a bridge sends frames: the states of its ports, and the
+//! addresses that it has learned.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -7,7 +7,8 @@
 //!   shorten the time for which addresses are remembered. BPDU guard on the port stops both.
 //!   `root_block` stops only the first, and each BPDU that it stops makes the kernel send an event,
 //!   which would wake `macfence watch`.
-//! - A bridge remembers for 300 s what a VM made it learn before the fence: see [`forget`].
+//! - A bridge remembers for 300 s the false addresses that a VM made it learn before the fence: see
+//!   [`forget`].
 //!
 //! macfence never reverts a setting, because another program may want it too. It ends with the bridge,
 //! or when the port leaves the bridge.
@@ -109,7 +110,7 @@ pub struct Findings {
 pub struct Hardened {
     /// The weaknesses that it removed.
     pub changes: Vec<Change>,
-    /// What it cannot change. This is the same at each call, so report it once.
+    /// The weaknesses that it cannot remove. They are the same at each call, so report them once.
     pub unsupported: Vec<Unsupported>,
 }
 

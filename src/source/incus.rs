@@ -93,7 +93,7 @@ fn ask(path: &str) -> Result<String> {
     process::run_with("incus", &args, NO_CONFIGURATION)?.checked()
 }
 
-/// An instance, as far as is of interest: [its documentation][1].
+/// The fields of an instance that we need: [documentation][1].
 ///
 /// [1]: https://linuxcontainers.org/incus/docs/main/api/
 #[derive(Clone, Debug, Deserialize)]
@@ -129,7 +129,7 @@ fn server_name(json: &str) -> Result<String> {
         server_name: String,
     }
     let server: Server =
-        serde_json::from_str(json).context("what Incus says of itself cannot be read")?;
+        serde_json::from_str(json).context("Incus' description of its server cannot be read")?;
     Ok(server.environment.server_name)
 }
 

@@ -17,7 +17,7 @@ pub(super) struct Said {
     pub by_uuid: bool,
 }
 
-/// What has happened since a hypervisor was last asked.
+/// Changes since a hypervisor was last asked.
 #[derive(Debug, Default)]
 pub struct Doubt {
     /// The ports that have joined a bridge or changed there, and have not left since.

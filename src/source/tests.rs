@@ -60,7 +60,7 @@ impl Hypervisor for Made {
 /// What made-up hypervisors were asked for.
 type Asked = Rc<RefCell<Vec<String>>>;
 
-/// Hypervisors with these words and VMs, and what they are asked for.
+/// Made-up hypervisors with these names and VMs, and a record of what they were asked for.
 fn made(all: &[(&'static str, &[Vm])]) -> (Vec<Box<dyn Hypervisor>>, Asked) {
     let asked = Asked::default();
     let made = |(words, vms): &(&'static str, &[Vm])| -> Box<dyn Hypervisor> {

@@ -243,7 +243,7 @@ fn ask_for(uri: &str, script: &str, count: usize, answer: &mut Answer) -> Result
             let rest = rest.trim();
             ensure!(
                 rest.is_empty(),
-                "virsh printed what is not domain XML: {}",
+                "virsh printed text that is not domain XML: {}",
                 quote::quoted(rest)
             );
             // virsh goes on after a domain that it does not know, and exits with the status of the

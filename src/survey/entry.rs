@@ -176,7 +176,7 @@ impl Entry {
 /// Why NICs of running VMs have no guard.
 pub(super) type Open<'a> = BTreeMap<(&'a VmName, Port), (Cause, String)>;
 
-/// Lists the held fences when nobody knows which VMs run.
+/// Lists the held fences if it is unknown which VMs run.
 ///
 /// # Errors
 /// If `place_of` cannot tell where a port is.

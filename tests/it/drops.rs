@@ -231,12 +231,12 @@ const DAMAGE: &[(&str, bool, &str)] = &[
     (
         "flush chain bridge macfence dropped-spoofed\nflush chain bridge macfence dropped-foreign\n",
         false,
-        "dropped-spoofed lets pass what it should drop",
+        "dropped-spoofed lets frames pass that it should drop",
     ),
     (
         "insert rule bridge macfence dropped-foreign meta pkttype broadcast accept\n",
         false,
-        "dropped-foreign lets pass what it should drop",
+        "dropped-foreign lets frames pass that it should drop",
     ),
     (
         "flush chain bridge macfence dropped-spoofed\ndelete set bridge macfence spoofed\n\

@@ -27,7 +27,7 @@ const IPV6_SOURCE: &str = "false IPv6 source";
 const PROBE: &str = ":: and a false target";
 const ADVERT: &str = "false neighbour advertisement";
 
-/// What a rule of the address guard checks.
+/// The check in a rule of the address guard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
     /// A check that is the same for every NIC, by its name in [`fixed`].

@@ -18,7 +18,7 @@ pub enum Rule {
         /// The only source addresses that it may carry, the NIC's own first.
         senders: Vec<MacAddr>,
         /// Whether the port hears all networks. Noted here to tell such a port from one that has lost
-        /// its rule `Foreign`. What the port should hear is in [`crate::memory`].
+        /// its rule `Foreign`. [`crate::memory`] knows what the port should hear.
         hears_all: bool,
     },
     /// Drops a frame from the port that the bridge itself would act on: a control frame, or an IGMP or
@@ -260,7 +260,7 @@ fn defects(guard: &ActualGuard, rules: &[(&Rule, u64)]) -> Vec<String> {
         if before.any(|before| rule.is_void_behind(before)) {
             let port = &guard.port;
             defects.push(format!(
-                "a rule behind the one whose drops at \"{port}\" it should log"
+                "a rule that should log drops at \"{port}\" comes after the rule that drops"
             ));
         }
     }
@@ -273,8 +273,11 @@ fn defects(guard: &ActualGuard, rules: &[(&Rule, u64)]) -> Vec<String> {
     // A second rule about the address or the network already shows in the guard itself.
     rules.retain(|rule| !matches!(rule, Rule::Spoofed { .. } | Rule::Foreign { .. }));
     if !rules.is_empty() {
-        let (surplus, port) = (rules.len(), &guard.port);
-        defects.push(format!("{surplus} rules too many for port \"{port}\""));
+        let port = &guard.port;
+        defects.push(match rules.len() {
+            1 => format!("1 rule too many for port \"{port}\""),
+            n => format!("{n} rules too many for port \"{port}\""),
+        });
     }
     defects
 }

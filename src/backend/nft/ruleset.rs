@@ -231,7 +231,8 @@ impl Ruleset {
             match outdated.count() {
                 0 => {}
                 n => found.push(format!(
-                    "{n} rules of the chain drop without noting whom, as an earlier version did"
+                    "{n} rules of the chain drop frames without noting the sender: they are an earlier \
+                     version's"
                 )),
             }
             let fenced: BTreeSet<_> = ours.iter().map(|(rule, _)| rule.port().as_str()).collect();

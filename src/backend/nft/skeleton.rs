@@ -181,7 +181,9 @@ impl Actual {
                     "the {kind} {name} is not hooked in as it should be"
                 ));
             } else if desired.drops_in_the_end() && !actual.drops_in_the_end() {
-                defects.push(format!("the {kind} {name} lets pass what it should drop"));
+                defects.push(format!(
+                    "the {kind} {name} lets frames pass that it should drop"
+                ));
             } else if !actual.has_the_rules_of(&desired) {
                 defects.push(format!("the {kind} {name} has other rules than its own"));
             }

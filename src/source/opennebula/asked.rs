@@ -1,4 +1,4 @@
-//! Reads what a user requests for a NIC of a template.
+//! Reads the requests of a template for a NIC.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -69,7 +69,7 @@ fn rules_that_belong_to_another_guard_are_a_defect() {
     let mut rules = Rule::of(&guard(network(&[])));
     rules.push(overheard);
     let read = guards(rules.iter().map(|rule| (rule, 0)));
-    let defect = "1 rules too many for port \"one-1-0\"";
+    let defect = "1 rule too many for port \"one-1-0\"";
     assert_eq!(read[0].defects, [defect]);
     assert_eq!(read[0].whole(), None);
 }

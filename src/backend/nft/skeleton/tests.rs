@@ -31,7 +31,7 @@ fn the_skeleton_has_no_defects_itself() {
 fn every_chain_is_compared_separately() {
     for (name, desired) in whole().chains {
         let without_rules = if name.starts_with(DROPPED) {
-            "lets pass what it should drop"
+            "lets frames pass that it should drop"
         } else {
             "has other rules than its own"
         };
