@@ -316,7 +316,7 @@ fn the_units_are_such_as_systemd_takes_and_hold_the_service_in() {
     let units = ["macfence.service", "macfence-sync.service"];
     let sandbox = |unit: &str| {
         let text = shipped(unit);
-        let (_, sandbox) = text.split_once("# nft and virsh").unwrap();
+        let (_, sandbox) = text.split_once("CapabilityBoundingSet=").unwrap();
         sandbox.split_once("[Install]").unwrap().0.to_owned()
     };
     assert_eq!(sandbox(units[0]), sandbox(units[1]));

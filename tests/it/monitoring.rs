@@ -355,7 +355,7 @@ fn systemd_accepts_the_timer_and_the_drop_in() {
     let service = shipped("share/systemd/macfence-metrics.service");
     // The service has the same sandbox as the others.
     let others = shipped("share/systemd/macfence-sync.service");
-    let (_, sandbox) = others.split_once("# nft and virsh").unwrap();
+    let (_, sandbox) = others.split_once("CapabilityBoundingSet=").unwrap();
     let (sandbox, _) = sandbox.split_once("[Install]").unwrap();
     for line in sandbox.lines().filter(|line| !line.starts_with("UMask=")) {
         assert!(service.contains(line), "{line}");
