@@ -8,6 +8,7 @@ use std::process::Command;
 use nix::mount::{MsFlags, mount};
 
 use crate::install::{HOOKS, expected, hook_is, sorted, tree};
+use crate::lab::pages::commands;
 use crate::lab::{Host, Ran, built, fetched, need, source, tmpfs};
 
 /// The name of the package for an OpenNebula front-end.
@@ -129,15 +130,23 @@ fn the_deb_installs_with_apt_alone_and_goes_again() {
     assert_eq!(depends, "nftables (>= 0.9.8) | ebtables\n");
 
     let debian = Debian::on(&host);
-    host.run(|| fs::copy(&deb, Path::new(Debian::ROOT).join("package.deb")).unwrap());
+    let root = Path::new(Debian::ROOT);
+    // Answers that apt would ask for, and no other user, who could not read the package.
+    let answers = "APT::Get::Assume-Yes true;\nAPT::Install-Recommends false;\n\
+        APT::Sandbox::User root;\nDpkg::Use-Pty 0;\n";
+    host.run(|| {
+        fs::copy(&deb, root.join(deb.file_name().unwrap())).unwrap();
+        fs::write(root.join("etc/apt/apt.conf.d/answers"), answers).unwrap();
+        let install = commands("getting-started.md", "1. Install").concat();
+        fs::write(root.join("install"), format!("set -e\ncd /\n{install}")).unwrap();
+    });
     let before = debian.files();
     let new = || {
         let mut files = debian.files();
         files.retain(|path| !before.contains(path));
         files
     };
-    let options = "-qq -y --no-install-recommends -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0";
-    let ran = debian.run(&format!("apt-get install {options} /package.deb"));
+    let ran = debian.run("sh /install");
     assert!(!ran.stderr.contains("warning"), "{ran:?}");
     ran.ok();
     debian.has_macfence();

@@ -1,7 +1,9 @@
 //! Pages below `docs/`, followed literally: their commands are run as they stand, by those and where the
 //! page says. OpenNebula's own commands are stand-ins that do to files what the real ones do.
 
+mod configuration;
 mod drivers;
+mod getting_started;
 mod migrating;
 mod oned_conf;
 mod state_hooks;

@@ -16,8 +16,6 @@ const LANGUAGES: [&str; 5] = ["sh", "console", "toml", "ini", "text"];
 /// Commands that no test takes from their page: page, heading (empty: every one) and why.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("README.md", "", "not yet followed"),
-    ("configuration.md", "", "not yet followed"),
-    ("getting-started.md", "", "not yet followed"),
     ("incus.md", "", "not yet followed"),
     (
         "libvirt.md",
