@@ -256,7 +256,8 @@ impl Terms {
             || format!("{license}-{}", of.name),
             |(name, _)| name.clone(),
         );
-        self.0.entry(name).insert_entry(own).key().clone()
+        self.0.insert(name.clone(), own);
+        name
     }
 }
 
