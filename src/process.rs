@@ -117,12 +117,17 @@ pub fn run_patiently(
     exec(program, command, "", limit)
 }
 
-/// Like [`run_patiently`], for the program at this path.
+/// Like [`run_patiently`], for the program at this path, and with this standard input.
 ///
 /// # Errors
 /// Like [`run_patiently`].
-pub fn run_path(path: &Path, args: &[&str], limit: Duration) -> Result<Output, Unfinished> {
-    exec("the program", Exec::cmd(path).args(args), "", limit)
+pub fn run_path(
+    path: &Path,
+    args: &[&str],
+    stdin: &str,
+    limit: Duration,
+) -> Result<Output, Unfinished> {
+    exec("the program", Exec::cmd(path).args(args), stdin, limit)
 }
 
 /// A program that did not end by itself.

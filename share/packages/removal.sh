@@ -4,7 +4,7 @@ if [ -d /run/systemd/system ]; then
   systemctl --quiet disable --now macfence.service macfence-sync.service macfence-metrics.timer || :
 fi
 # With a hook that does not find its program, libvirt and Xen start no VM.
-if grep -qs macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/qemu.d/macfence; then
+if grep -qs macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/lxc /etc/libvirt/hooks/*.d/macfence; then
   macfence install-hook libvirt --remove || :
 fi
 if [ -e /etc/xen/scripts/vif-post.d/macfence.hook ]; then

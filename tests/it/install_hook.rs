@@ -6,11 +6,14 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
+
 use crate::lab::oneadmin::{Oneadmin, REMOTES};
 use crate::lab::{Host, PROGRAM, Ran, install, need, script, tmpfs};
 
 const HOOKS: &str = "/etc/libvirt/hooks";
 const HOOK: &str = "/etc/libvirt/hooks/qemu.d/macfence";
+const LXC_HOOK: &str = "/etc/libvirt/hooks/lxc.d/macfence";
 
 /// A host with macfence, a libvirt and no hooks.
 fn host() -> Host {
@@ -49,12 +52,19 @@ fn libvirts_hook_is_a_copy_with_the_programs_path_and_goes_without_a_trace() {
     let before = tree(&host, HOOKS);
     let said = run(&host, "libvirt").ok();
     assert!(said.contains("systemctl restart libvirtd"), "{said}");
-    let (text, mode) = host.run(|| {
-        let mode = fs::symlink_metadata(HOOK).unwrap().mode();
-        (fs::read_to_string(HOOK).unwrap(), mode)
-    });
-    assert_eq!(mode, 0o100_755);
-    assert!(text.contains(&format!(" {PROGRAM} hook libvirt")), "{text}");
+    // For QEMU's domains, and for the containers of the LXC driver, which is here too.
+    for hook in [HOOK, LXC_HOOK] {
+        assert!(
+            said.contains(&format!("{hook}: installed and tried")),
+            "{said}"
+        );
+        let (text, mode) = host.run(|| {
+            let mode = fs::symlink_metadata(hook).unwrap().mode();
+            (fs::read_to_string(hook).unwrap(), mode)
+        });
+        assert_eq!(mode, 0o100_755);
+        assert!(text.contains(&format!(" {PROGRAM} hook libvirt")), "{text}");
+    }
     let with = tree(&host, HOOKS);
     run(&host, "libvirt").ok();
     assert_eq!(tree(&host, HOOKS), with);
@@ -62,6 +72,72 @@ fn libvirts_hook_is_a_copy_with_the_programs_path_and_goes_without_a_trace() {
     assert_eq!(tree(&host, HOOKS), before);
     let said = run(&host, "libvirt --remove").ok();
     assert!(said.contains("no hook of macfence's"), "{said}");
+}
+
+/// Takes libvirt's LXC driver away from a host.
+fn without_lxc(host: &Host) {
+    let find = "find /usr/lib /usr/lib64 -name libvirt_driver_lxc.so 2>/dev/null";
+    let modules = host.ok("sh", &["-c", find]);
+    assert!(!modules.is_empty(), "libvirt-daemon-driver-lxc is missing");
+    for module in modules.lines() {
+        let none: Option<&str> = None;
+        let hide = || mount(Some("/dev/null"), module, none, MsFlags::MS_BIND, none);
+        host.run(hide).unwrap();
+    }
+}
+
+#[test]
+fn the_lxc_driver_gets_a_hook_only_where_it_is_and_nobody_elses_is_replaced() {
+    let host = host();
+    let file = "/etc/libvirt/hooks/lxc.d/macfence";
+    host.run(|| {
+        fs::create_dir(Path::new(file).parent().unwrap()).unwrap();
+        fs::write(file, "#!/bin/sh\necho theirs\n").unwrap();
+    });
+    let before = tree(&host, HOOKS);
+    // Nor does QEMU's driver get one then.
+    failed(&run(&host, "libvirt"), &[file, "not macfence's"]);
+    let said = run(&host, "libvirt --remove").ok();
+    assert!(said.contains(&format!("{file}: left")), "{said}");
+    assert_eq!(tree(&host, HOOKS), before);
+    host.ok("rm", &[file]);
+    host.ok("rmdir", &["/etc/libvirt/hooks/lxc.d"]);
+
+    // doctor looks at both, and misses the one that the configuration asks for.
+    let config = tempfile::NamedTempFile::new().unwrap();
+    fs::write(config.path(), "connect = ['qemu:///system', 'lxc:///']\n").unwrap();
+    let hooks = || {
+        let config = config.path().to_str().unwrap();
+        let found = host
+            .macfence(["doctor", "--json", "--config", config])
+            .stdout;
+        let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+        let found = found.as_array().unwrap().clone().into_iter();
+        found
+            .filter(|found| found["topic"] == "libvirt hook")
+            .collect::<Vec<_>>()
+    };
+    run(&host, "libvirt").ok();
+    let found = hooks();
+    let text = found[0]["text"].as_str().unwrap();
+    assert!(
+        found.len() == 1 && text.contains(HOOK) && text.contains(LXC_HOOK),
+        "{found:?}"
+    );
+    host.ok("chmod", &["a-x", LXC_HOOK]);
+    assert_eq!(hooks()[0]["level"], "fail");
+    host.ok("rm", &[LXC_HOOK]);
+    let found = hooks();
+    assert_eq!(
+        (&found[0]["level"], &found[1]["level"]),
+        (&"ok".into(), &"warn".into())
+    );
+    run(&host, "libvirt --remove").ok();
+
+    without_lxc(&host);
+    run(&host, "libvirt").ok();
+    assert!(host.run(|| Path::new(HOOK).exists() && !Path::new(LXC_HOOK).exists()));
+    assert_eq!(hooks().len(), 1);
 }
 
 #[test]
@@ -101,7 +177,12 @@ fn an_old_libvirt_gets_the_single_file_unless_that_is_somebody_elses() {
         host.run(|| fs::read_to_string(&file).unwrap())
             .contains(PROGRAM)
     );
-    assert!(!host.run(|| Path::new(HOOK).exists()));
+    for hook in [HOOK, LXC_HOOK] {
+        assert!(!host.run(|| Path::new(hook).exists()));
+    }
+    assert!(host.run(|| Path::new(HOOKS).join("lxc").is_file()));
+    run(&host, "libvirt --remove").ok();
+    assert_eq!(tree(&host, HOOKS).lines().count(), 1);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use super::finding::{Finding, Level};
 use crate::commands::install_hook::apparmor::{self, Profile};
 use crate::commands::install_hook::libvirt::{
-    DAEMONS, DIRECTORY, FILE, WITH_DIRECTORY, attempt, is_older, is_shipped,
+    DAEMONS, DRIVERS, Driver, LXC, WITH_DIRECTORY, attempt, is_older, is_shipped,
 };
 use crate::process;
 
@@ -27,6 +27,7 @@ const INSTALL: &str = "run \"macfence install-hook libvirt\"";
 /// A hook that calls macfence.
 #[derive(Clone, Debug)]
 struct Hook {
+    driver: &'static Driver,
     path: PathBuf,
     is_link: bool,
     is_executable: bool,
@@ -42,58 +43,64 @@ struct Facts {
     hooks: Vec<Hook>,
     /// Whether AppArmor confines libvirt; `None`: this kernel has no AppArmor, or it is off.
     is_confined: Option<bool>,
+    /// Whether the configuration names libvirt's LXC driver, and the host has it.
+    has_containers: bool,
 }
 
-/// Checks the hook. Also tells whether libvirt calls macfence.
-pub fn look() -> (Vec<Finding>, bool) {
-    match facts() {
+/// Checks the hook. Also tells whether libvirt calls macfence. `connect` names the libvirts that are asked
+/// for VMs.
+pub fn look(connect: &[String]) -> (Vec<Finding>, bool) {
+    match facts(connect) {
         Ok(facts) => judge(&facts),
         Err(e) => (vec![Finding::unknown(TOPIC, &e)], false),
     }
 }
 
-fn facts() -> Result<Facts> {
+fn facts(connect: &[String]) -> Result<Facts> {
     let Ok(said) = process::run("virsh", &["--version"], "") else {
         return Ok(Facts::default());
     };
-    let (is_confined, profiles) = match apparmor::enforced(&DAEMONS) {
-        Ok(profiles) if !apparmor::is_on() => (None, profiles),
-        Ok(profiles) => (Some(!profiles.is_empty()), profiles),
+    let is_confined = match apparmor::enforced(&DAEMONS) {
+        Ok(_) if !apparmor::is_on() => None,
+        Ok(profiles) => Some(!profiles.is_empty()),
         // If the profiles cannot be listed, assume the worse.
-        Err(_) => (Some(true), Vec::new()),
+        Err(_) => Some(true),
     };
     let mut hooks = hooks()?;
     for hook in &mut hooks {
-        hook.failure = failure(hook, &profiles);
+        hook.failure = failure(hook);
     }
+    let has_containers = connect.iter().any(|uri| uri.starts_with("lxc:")) && LXC.is_there();
     Ok(Facts {
         libvirt: Some(said.checked()?.trim().to_owned()),
         hooks,
         is_confined,
+        has_containers,
     })
 }
 
 fn hooks() -> Result<Vec<Hook>> {
-    let mut paths = vec![PathBuf::from(FILE)];
-    match fs::read_dir(DIRECTORY) {
-        Ok(entries) => {
-            for entry in entries {
-                paths.push(
-                    entry
-                        .with_context(|| format!("cannot read {DIRECTORY}"))?
-                        .path(),
-                );
+    let mut hooks = Vec::new();
+    for driver in DRIVERS {
+        let cannot = || format!("cannot read {}", driver.directory);
+        let mut paths = vec![PathBuf::from(driver.file)];
+        match fs::read_dir(driver.directory) {
+            Ok(entries) => {
+                for entry in entries {
+                    paths.push(entry.with_context(cannot)?.path());
+                }
             }
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(cannot),
         }
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(e).with_context(|| format!("cannot read {DIRECTORY}")),
+        paths.sort();
+        hooks.extend(paths.into_iter().filter_map(|path| hook(driver, path)));
     }
-    paths.sort();
-    Ok(paths.into_iter().filter_map(hook).collect())
+    Ok(hooks)
 }
 
 /// The hook at this path, if it is one of macfence's.
-fn hook(path: PathBuf) -> Option<Hook> {
+fn hook(driver: &'static Driver, path: PathBuf) -> Option<Hook> {
     let is_link = path.symlink_metadata().ok()?.is_symlink();
     let target = fs::read_link(&path).unwrap_or_default();
     let names_us = |path: &Path| path.to_string_lossy().contains("macfence");
@@ -105,6 +112,7 @@ fn hook(path: PathBuf) -> Option<Hook> {
     }
     let mode = path.metadata().map(|file| file.permissions().mode());
     Some(Hook {
+        driver,
         is_link,
         is_executable: mode.is_ok_and(|mode| mode & 0o111 != 0),
         failure: None,
@@ -114,14 +122,15 @@ fn hook(path: PathBuf) -> Option<Hook> {
 
 /// Calls the shipped script as libvirt would, and returns why it fails. Other people's scripts are not
 /// called, because their effects are unknown.
-fn failure(hook: &Hook, profiles: &[Profile]) -> Option<String> {
+fn failure(hook: &Hook) -> Option<String> {
     if hook.is_link || !hook.is_executable || !is_shipped(&hook.path) {
         return None;
     }
-    if let Err(e) = attempt(None, &hook.path) {
+    if let Err(e) = attempt(hook.driver, None, &hook.path) {
         return Some(format!("{} fails: {e:#}", hook.path.display()));
     }
-    let refused = |profile: &Profile| attempt(Some(profile), &hook.path).is_err();
+    let refused = |profile: &Profile| attempt(hook.driver, Some(profile), &hook.path).is_err();
+    let profiles = hook.driver.profiles().unwrap_or_default();
     profiles.iter().find(|profile| refused(profile)).map(|profile| {
         format!(
             "AppArmor's profile {} does not let libvirt execute {} or what it runs, so that libvirt starts no \
@@ -170,6 +179,11 @@ fn judge(facts: &Facts) -> (Vec<Finding>, bool) {
         );
         found.push(Finding::ok(TOPIC, text));
     }
+    let is_for_containers = |hook: &Hook| *hook.driver == LXC;
+    if facts.has_containers && !facts.hooks.iter().any(is_for_containers) {
+        let text = "libvirt's LXC driver does not call macfence, so that containers start unfenced";
+        found.push(Finding::warn(TOPIC, text).fix(INSTALL));
+    }
     (found, is_called)
 }
 
@@ -196,8 +210,9 @@ fn wrong(hook: &Hook, facts: &Facts, version: &str) -> Option<Finding> {
         let text = format!("{path} is not executable, so libvirt ignores it");
         return Some(Finding::fail(TOPIC, text).fix(format!("run \"chmod 755 {path}\"")));
     }
-    if hook.path.starts_with(DIRECTORY) && is_older(version, WITH_DIRECTORY) {
-        let text = format!("libvirt {version} does not look into {DIRECTORY}");
+    let directory = hook.driver.directory;
+    if hook.path.starts_with(directory) && is_older(version, WITH_DIRECTORY) {
+        let text = format!("libvirt {version} does not look into {directory}");
         let fix = format!("delete {path} and {INSTALL}");
         return Some(Finding::fail(TOPIC, text).fix(fix));
     }
@@ -215,6 +230,7 @@ mod tests {
         Facts {
             libvirt: Some("9.0.0".to_owned()),
             hooks: vec![Hook {
+                driver: DRIVERS[0],
                 path: path.into(),
                 is_link,
                 is_executable,
@@ -249,9 +265,24 @@ mod tests {
 
     #[test]
     fn a_hook_that_fails_when_it_is_tried_is_reported() {
-        let mut failing = facts(FILE, false, true);
+        let mut failing = facts(DRIVERS[0].file, false, true);
         failing.hooks[0].failure = Some("no".to_owned());
         assert_eq!(level(&failing), Level::Fail);
+    }
+
+    #[test]
+    fn containers_that_the_configuration_names_need_a_hook_of_their_own() {
+        let mut facts = facts("/etc/libvirt/hooks/qemu.d/macfence", false, true);
+        facts.has_containers = true;
+        let (found, is_called) = judge(&facts);
+        let levels: Vec<_> = found.iter().map(|found| found.level).collect();
+        assert!(is_called && levels == [Level::Ok, Level::Warn], "{found:?}");
+        assert_eq!(found[1].fix.as_deref(), Some(INSTALL));
+        let mut hook = facts.hooks[0].clone();
+        hook.driver = &LXC;
+        hook.path = LXC.in_directory.into();
+        facts.hooks.push(hook);
+        assert_eq!(level(&facts), Level::Ok);
     }
 
     #[test]
@@ -259,7 +290,7 @@ mod tests {
         let mut old = facts("/etc/libvirt/hooks/qemu.d/macfence", false, true);
         old.libvirt = Some("6.4.0".to_owned());
         assert_eq!(level(&old), Level::Fail);
-        old.hooks[0].path = FILE.into();
+        old.hooks[0].path = DRIVERS[0].file.into();
         assert_eq!(level(&old), Level::Ok);
         old.hooks.clear();
         assert_eq!(level(&old), Level::Absent);

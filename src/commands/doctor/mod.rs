@@ -60,7 +60,7 @@ fn findings(flags: Global) -> Result<Vec<Finding>> {
     let directory = service::look_at_locks();
     let running = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
     all.push(vms::hypervisor(&running));
-    let (found, has_hook) = hook::look();
+    let (found, has_hook) = hook::look(&config.connect);
     all.extend(found);
     let (found, has_driver) = opennebula::look();
     all.extend(found);

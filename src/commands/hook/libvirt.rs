@@ -55,6 +55,7 @@ pub fn run(config: &Config, name: &VmName, operation: &str) -> Result<()> {
             unfence(config, &vm, &keep, |port, _| !is_anothers(port))
         }
         TRIAL => {
+            described(name, &xml)?;
             let _lock = lock::exclusive()?;
             backend::choose(config.backend).ports().map(|_| ())
         }

@@ -79,17 +79,17 @@ impl Profile {
         Path::new(PROFILES).join(format!("usr.sbin.{}", self.daemon))
     }
 
-    /// Runs a program under this profile, as a confined process would.
+    /// Runs a program under this profile, as a confined process would. The program reads `input` from a pipe,
+    /// as libvirt's hooks do.
     ///
     /// # Errors
     /// If the program cannot be run, or fails.
-    pub fn run(&self, program: &str, args: &[&str]) -> Result<()> {
+    pub fn run(&self, program: &str, args: &[&str], input: &str) -> Result<()> {
         // The shell confines itself first, so that the profile decides what it may execute next. Our words
         // are arguments and never part of the script.
         const SCRIPT: &str = r#"printf 'changeprofile %s' "$1" >/proc/self/attr/current || exit 125
-            shift
-            exec "$@""#;
-        let args = [&["-c", SCRIPT, "sh", &*self.name, program], args].concat();
+            printf '%s' "$2" | { shift 2; exec "$@"; }"#;
+        let args = [&["-c", SCRIPT, "sh", &*self.name, input, program], args].concat();
         process::run_patiently("sh", &args, PATIENCE)?
             .checked()
             .map(|_| ())
