@@ -9,6 +9,7 @@ use macfence::mac::MacAddr;
 use macfence::vm::Port;
 
 use crate::lab::frame::{Kind, frame};
+use crate::lab::pages::commands;
 use crate::lab::{Host, Tap, until};
 
 const ATTACKER: &str = "02:00:c0:a8:00:05";
@@ -173,7 +174,8 @@ fn a_disabled_port_stays_disabled_until_it_is_set_down_and_up() {
     assert_eq!(harden_all(&host).changes.len(), 1);
     assert_eq!(setting(&host, "vnet0/brport/state"), DISABLED);
 
-    host.ip("link set dev vnet0 down\nlink set dev vnet0 up\n");
+    let reset = commands("threat-model.md", "Settings of bridges");
+    host.ok("sh", &["-ec", &reset.concat()]);
     assert_ne!(setting(&host, "vnet0/brport/state"), DISABLED);
     assert_eq!(setting(&host, "vnet0/brport/bpdu_guard"), "1");
 }

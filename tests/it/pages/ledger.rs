@@ -5,7 +5,11 @@
 use std::fs;
 use std::path::Path;
 
-use super::pages;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use macfence::cli::Cli;
+
+use super::{pages, prose};
 use crate::lab::pages::{Block, blocks, prompted};
 use crate::lab::source;
 
@@ -92,6 +96,42 @@ fn every_command_of_the_pages_is_run_by_a_test() {
     let idle = EXCEPTIONS.iter().zip(is_needed).filter(|(_, is)| !is);
     let idle: Vec<_> = idle.map(|(exception, _)| exception).collect();
     assert!(idle.is_empty(), "no exception is needed for {idle:?}");
+}
+
+/// The macfence commands in a page's text: what stands in backticks and begins with its name.
+fn mentioned(text: &str) -> Vec<String> {
+    let text = prose(text).collect::<Vec<_>>().join(" ");
+    let spans = text.split('`').skip(1).step_by(2);
+    // What ends with a blank is the beginning of a line in a log.
+    let commands = spans.filter(|span| span.starts_with("macfence ") && !span.ends_with(' '));
+    commands.map(str::to_owned).collect()
+}
+
+#[test]
+fn every_macfence_command_of_the_pages_is_one_that_there_is() {
+    let mut seen = 0;
+    for (path, text) in pages() {
+        let page = path.file_name().unwrap().to_str().unwrap();
+        let blocks = blocks(page).into_iter();
+        let run = blocks
+            .filter_map(|block| block.commands())
+            .collect::<String>();
+        let run = run.lines().filter(|line| line.starts_with("macfence "));
+        let run = run.map(|line| (line.to_owned(), false));
+        let mentioned = mentioned(&text).into_iter().map(|line| (line, true));
+        for (line, is_mentioned) in run.chain(mentioned) {
+            // Behind these the shell goes on.
+            let (command, _) = line.split_once(['|', '&', '>', '#']).unwrap_or((&line, ""));
+            let parsed = Cli::command().try_get_matches_from(command.split_whitespace());
+            if let Err(e) = parsed {
+                // A mention may leave out what the command acts on.
+                let is_short = e.kind() == ErrorKind::MissingRequiredArgument;
+                assert!(is_mentioned && is_short, "{page}: {line}: {e}");
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "{seen}");
 }
 
 #[test]
