@@ -20,7 +20,7 @@ use crate::lab::oneadmin::{self, Oneadmin, REMOTES};
 use crate::lab::{
     Host, Ran, Tap, bind, domain, fake_virsh, install, overlay, script, source, tmpfs,
 };
-use crate::opennebula::{SPOOFING, extract, with_port};
+use crate::opennebula::{extract, with_port};
 
 /// The directory of OpenNebula's drivers and hooks on a front-end.
 const FRONT_END: &str = "/var/lib/one/remotes";
@@ -135,9 +135,9 @@ impl Cloud {
         one.run(&format!("set -e\n{at_home}\n{commands}"), "").ok()
     }
 
-    /// The template of VM 42, as its driver gets it.
+    /// The template of VM 42, as its driver gets it. Its user has not asked for isolation.
     fn template(&self) -> String {
-        extract(&[with_port(0, VM, "bridge", SPOOFING)])
+        extract(&[with_port(0, VM, "bridge", "")])
     }
 
     /// Lets the host's virsh know no other VM.
