@@ -66,7 +66,10 @@ fn compact(text: &str) -> String {
 fn is_taken(page: &str, block: &Block, tests: &[String]) -> bool {
     let pair = compact(&format!("{page:?},{:?}", block.heading));
     let whole = format!("played({page:?}");
-    let is_played = |text: &String| block.language == "console" && text.contains(&whole);
+    // Only root's commands are played.
+    let is_roots = !block.text.lines().any(|line| line.starts_with("$ "));
+    let is_transcript = block.language == "console" && is_roots;
+    let is_played = |text: &String| is_transcript && text.contains(&whole);
     tests
         .iter()
         .any(|text| text.contains(&pair) || is_played(text))
