@@ -31,13 +31,18 @@ pub fn prompted(line: &str) -> Option<&str> {
     line.strip_prefix("# ").or(line.strip_prefix("$ "))
 }
 
-/// The code blocks of a page.
-pub fn blocks(page: &str) -> Vec<Block> {
+/// The text of README.md or of a page below `docs/`.
+pub fn text(page: &str) -> String {
     let path = match page {
         "README.md" => source(page),
         _ => source(&format!("docs/{page}")),
     };
-    let text = std::fs::read_to_string(&path).expect(page);
+    std::fs::read_to_string(&path).expect(page)
+}
+
+/// The code blocks of a page.
+pub fn blocks(page: &str) -> Vec<Block> {
+    let text = text(page);
     let (mut heading, mut blocks, mut is_inside) = ("", Vec::<Block>::new(), false);
     for line in text.lines() {
         match (is_inside, line.strip_prefix("```"), blocks.last_mut()) {

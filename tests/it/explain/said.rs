@@ -7,6 +7,7 @@ use macfence::mac::MacAddr;
 use serde_json::json;
 
 use crate::lab::frame::{Kind, frame, number};
+use crate::lab::pages::text;
 use crate::lab::{
     Host, MACFENCE, Ran, Tap, domain, fake_virsh, need, path_with, prepend, source, tmpfs,
 };
@@ -503,11 +504,10 @@ fn rules_are_printed_as_nft_lists_them() {
     }
 }
 
-/// A page below `docs/` with what its commands print now. Each line that starts with `# ` in a console block
+/// README.md, or a page below `docs/`, with what its commands print now. Each line that starts with `# ` in a console block
 /// is run.
 pub fn played(page: &str, run: impl Fn(&str) -> String) -> String {
-    let page = source(&format!("docs/{page}"));
-    let page = std::fs::read_to_string(page).unwrap();
+    let page = text(page);
     let mut played = String::new();
     // Whether we are in a console block, and whether something in it was run.
     let (mut is_console, mut is_run) = (false, false);

@@ -1,7 +1,9 @@
 //! Checks README and `docs/`: links lead somewhere, sentences are short, and what a page shows of
 //! the program is what the program does.
 
+mod contributing;
 mod figures;
+mod followed;
 mod keys;
 mod ledger;
 mod transcripts;

@@ -5,11 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use macfence::mac::MacAddr;
+
 use super::page;
 use crate::explain::played;
+use crate::lab::frame::{Kind, frame};
 use crate::lab::libvirt::Libvirt;
 use crate::lab::pages::blocks;
-use crate::lab::{Host, MACFENCE, domain, overlay, path_with, source};
+use crate::lab::{Host, MACFENCE, domain, fake_virsh, overlay, path_with, prepend, source};
 
 /// Makes `/etc` writable in the mount namespace of the caller.
 fn own_etc() {
@@ -46,6 +49,43 @@ fn getting_started_leads_to_a_vm_that_is_fenced_and_hears_its_router() {
         lines.map(|line| format!("{line}\n")).collect()
     });
     is_or_becomes("docs/getting-started.md", &text, &played);
+}
+
+#[test]
+fn the_five_commands_of_the_readme_lead_from_nothing_to_fenced_vms() {
+    const MACS: [&str; 2] = ["02:00:c0:a8:00:05", "02:00:c0:a8:01:07"];
+    const PORTS: [&str; 2] = ["one-42-0", "one-43-0"];
+    let host = Host::new();
+    host.run(own_etc);
+    host.bridge("br0");
+    let taps = PORTS.map(|port| host.tap("br0", port));
+    host.ip("addr add 192.168.0.2/24 dev br0\n\
+         neigh add 192.168.0.1 lladdr 00:16:3e:00:00:01 dev br0 nud reachable\n");
+    let virsh = fake_virsh(&[
+        ("one-42", &domain("one-42", &[(MACS[0], PORTS[0], "br0")])),
+        ("one-43", &domain("one-43", &[(MACS[1], PORTS[1], "br0")])),
+    ]);
+    let path = prepend(Path::new(MACFENCE).parent().unwrap(), &path_with(&virsh));
+    // Two networks go on to talk, each to all, until the reader looks at the list.
+    let talk = |from: usize, frames: u32| {
+        let src: MacAddr = MACS[from].parse().unwrap();
+        let all = "ff:ff:ff:ff:ff:ff".parse().unwrap();
+        for number in 0..frames {
+            taps[from].send(&frame(Kind::Ipv4, src, all, number));
+        }
+    };
+    let played = played("README.md", |line| {
+        if line == "macfence list" {
+            talk(1, 112);
+            talk(0, 97);
+        }
+        let mut shell = Command::new("/bin/sh");
+        let ran = host.exec(shell.args(["-c", line]).env("PATH", &path), "");
+        assert_eq!((ran.status, &*ran.stderr), (0, ""), "{line}");
+        let lines = ran.stdout.lines().map(str::trim_end);
+        lines.map(|line| format!("{line}\n")).collect()
+    });
+    is_or_becomes("README.md", &page("README.md"), &played);
 }
 
 /// Compares a page with the desired text. Under `INSTA_UPDATE=always` it writes the page instead.
