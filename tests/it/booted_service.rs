@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::lab::pages::blocks;
 use crate::lab::{MACFENCE, booted, source};
 
 const SCRIPT: &str = r#"
@@ -51,6 +52,18 @@ for i in $(seq 100); do nft list ruleset | grep -q one-7-0 && break; sleep .5; d
 nft list ruleset | grep -q one-7-0 || fail "not back"
 journalctl --no-pager -b MACFENCE_VM=one-7 -o cat
 journalctl --no-pager -b -u macfence -p warning -o cat
+echo "== legacy ebtables, with the drop-in of the page"
+systemctl stop macfence
+nft flush ruleset
+update-alternatives --set ebtables /usr/sbin/ebtables-legacy
+printf 'connect = "test:///etc/node.xml"\nbackend = "ebtables"\n' >/etc/macfence.toml
+grep -v '^#' /proc/modules | grep ebtable_nat && fail "ebtable_nat is there already"
+cp ebtables-legacy.conf /etc/systemd/system/macfence.service.d/
+systemctl daemon-reload
+systemctl start macfence || fail "start with legacy ebtables"
+ebtables --version
+ebtables-legacy -t nat -L | grep one-7-0 || fail "legacy ebtables: not fenced"
+[ -z "$(nft list ruleset)" ] || fail "nft was used: $(nft list ruleset)"
 echo well
 "#;
 
@@ -63,6 +76,11 @@ fn a_service_that_hangs_is_started_again_while_its_fences_stay() {
             &source("share/systemd/macfence.service"),
         ),
     ];
+    let drop_in = blocks("service.md").into_iter();
+    let mut drop_in = drop_in.filter(|block| block.text.contains("ebtable_nat"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, drop_in.next().unwrap().text).unwrap();
+    let files = [&files[..], &[("ebtables-legacy.conf", file.path())]].concat();
     let ran = booted::run(&files, SCRIPT);
     println!("{}", ran.stdout);
     assert_eq!(ran.status, 0);

@@ -51,7 +51,7 @@ fn each_target_and_each_filter_of_tests_is_there() {
     let page = text(PAGE);
     let commands: Vec<_> = quoted(&page)
         .into_iter()
-        .filter(|text| text.contains("make") || text.starts_with("cargo "))
+        .filter(|text| text.contains("make") || text.contains("cargo "))
         .collect();
     let targets = commands
         .iter()
@@ -61,7 +61,8 @@ fn each_target_and_each_filter_of_tests_is_there() {
     targets.iter().for_each(|target| can_be_made(target));
     let filters: Vec<_> = commands
         .iter()
-        .filter_map(|text| text.strip_prefix("cargo test --test it -- "))
+        .filter_map(|text| text.split_once("cargo test --test it -- "))
+        .map(|(_, filter)| filter)
         .collect();
     assert!(!filters.is_empty());
     for filter in filters {
@@ -125,6 +126,19 @@ fn each_file_and_each_name_of_the_code_in_the_walks_is_there() {
         }
     }
     assert!(checked > 60, "{checked}");
+}
+
+#[test]
+fn the_walk_of_a_guard_names_each_file_that_its_example_is_in() {
+    let page = text(PAGE);
+    let named = quoted(part(&page, "Add a guard"));
+    for (file, text) in sources() {
+        let is_test = file.contains("/tests/") || file.ends_with("tests.rs");
+        if text.contains("ra_guard") && !is_test {
+            let is_named = named.iter().any(|name| file.ends_with(&format!("/{name}")));
+            assert!(is_named, "{file}");
+        }
+    }
 }
 
 /// The methods that a trait wants from who implements it: those without a body.
