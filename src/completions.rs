@@ -31,6 +31,11 @@ pub fn answer(arguments: &[OsString]) -> Result<bool> {
     if arguments.get(1).is_none_or(|first| first != "--") {
         return Ok(false);
     }
+    // To complete `~/`, the C library would look up the user, and load the host's libraries for that. A
+    // statically linked program cannot rely on them.
+    if env::var_os("HOME").is_none() {
+        return Ok(true);
+    }
     let answer = CompleteEnv::with_factory(command).var(VARIABLE);
     let directory = env::current_dir().ok();
     Ok(answer.try_complete(arguments, directory.as_deref())?)
