@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, Error};
 use clap::{Args, Parser, Subcommand, ValueHint};
 
-pub use self::hook::{Caller, Entry};
+pub use self::hook::{Caller, Entry, VifCommand};
 use crate::backend;
 use crate::mac::{MacAddr, MacPrefix, PrefixLen};
 use crate::quote::beginning;

@@ -7,7 +7,7 @@ fi
 if grep -qs macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/lxc /etc/libvirt/hooks/*.d/macfence; then
   macfence install-hook libvirt --remove || :
 fi
-if [ -e /etc/xen/scripts/vif-post.d/macfence.hook ]; then
+if [ -e /etc/xen/scripts/vif-post.d/macfence.hook ] || [ -e /etc/xen/scripts/vif-macfence ]; then
   macfence install-hook xen --remove || :
 fi
 for hook in /etc/libvirt/hooks/*.d/macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/lxc; do

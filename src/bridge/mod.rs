@@ -1,8 +1,10 @@
 //! Tells which port is on which bridge, as sysfs has it, and changes the settings of bridges and ports
-//! that stop what no rule can stop: [`harden()`] and [`forget`].
+//! that stop what no rule can stop: [`harden()`] and [`forget`]. A port that a script has announced is on its
+//! bridge for us already: [`announce`].
 //!
 //! A new network namespace shows its devices only in a sysfs mounted from inside it.
 
+mod announced;
 mod device;
 pub mod forwarding;
 mod harden;
@@ -16,6 +18,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use announced::announce;
 pub use harden::{Change, Findings, Hardened, Unsupported, Weakness, forget, harden, weaknesses};
 pub use proxy::proxies;
 pub use veth::{is_veth_on_bridge, other_end};
@@ -29,11 +32,23 @@ const DEVICES: &str = "/sys/class/net";
 const ENODEV: i32 = 19;
 const EINVAL: i32 = 22;
 
-/// The Linux bridge that `port` is on now; `None` if it is on none, or the port does not exist.
+/// The Linux bridge that `port` is on now, or that a script is about to put it on; `None` if it is on none,
+/// or the port does not exist.
 ///
 /// # Errors
 /// If sysfs cannot be read. "Unknown" must not be taken for "on no bridge".
 pub fn of(port: &Port) -> Result<Option<String>> {
+    if let Some(bridge) = now(port)? {
+        return Ok(Some(bridge));
+    }
+    match announced::bridge_of(port) {
+        // A script may have done meanwhile what it had announced, and ended.
+        None => now(port),
+        announced => Ok(announced),
+    }
+}
+
+fn now(port: &Port) -> Result<Option<String>> {
     let link = Path::new(DEVICES).join(port.as_str()).join("brport/bridge");
     match std::fs::read_link(&link) {
         // A bridge whose name is not UTF-8 cannot be named in the configuration, but the port is still
@@ -61,7 +76,8 @@ pub fn place(port: &Port) -> Result<Place> {
         return Ok(Place::NoBridge);
     };
     Ok(match device::of(port)? {
-        None => Place::NoBridge,
+        // It may get its name only when it gets its bridge.
+        None => announced::bridge_of(port).map_or(Place::NoBridge, Place::Nic),
         Some(Device::Nic) => Place::Nic(bridge),
         Some(Device::Other(what)) => Place::Other(bridge, what),
     })

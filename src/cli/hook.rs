@@ -1,6 +1,6 @@
 //! Subcommands for programs that call macfence.
 
-use clap::{Subcommand, ValueHint};
+use clap::{Subcommand, ValueEnum, ValueHint};
 
 use crate::vm::VmName;
 
@@ -35,13 +35,23 @@ pub enum Caller {
     },
     /// Have Xen's vif scripts fence every domain before its guest runs
     ///
-    /// Writes a hook to /etc/xen/scripts/vif-post.d, after it has tried it.
+    /// Writes a script and a hook below /etc/xen/scripts, after it has tried them, and sets
+    /// vif.default.script in /etc/xen/xl.conf. If another script is set there, nothing is changed.
     #[command(after_long_help = include_str!("../help/install-hook.txt"))]
     Xen {
-        /// Remove the hook
+        /// Remove the script, the hook and the setting
         #[arg(long)]
         remove: bool,
     },
+}
+
+/// What Xen calls a vif script with, when there is a port for it to put on a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VifCommand {
+    /// A vif
+    Online,
+    /// An HVM guest's emulated interface
+    Add,
 }
 
 /// Who calls, and with what.
@@ -108,9 +118,13 @@ pub enum Entry {
     },
     /// Fence a domain before its guest runs, for Xen's vif scripts
     ///
-    /// They call it for each port that has come to its bridge.
+    /// They call it for each port that has come to its bridge, or with --before for one that is about to.
     #[command(after_long_help = include_str!("../help/hook.txt"))]
     Xen {
+        /// The calling process is about to put the port on its bridge: for a vif (online), or for an HVM
+        /// guest's emulated interface (add)
+        #[arg(long, value_name = "COMMAND")]
+        before: Option<VifCommand>,
         /// Path of the port in xenstore, as in $XENBUS_PATH: it ends in the numbers of the domain and its
         /// interface
         #[arg(value_name = "PATH")]

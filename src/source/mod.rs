@@ -162,6 +162,15 @@ impl Hypervisors {
         xen::numbered(number)
     }
 
+    /// Returns the port that Xen's script is about to put on a bridge for an interface of this domain: the device
+    /// itself, or QEMU's with `-emu` as the ending.
+    ///
+    /// # Errors
+    /// If xenstore cannot be asked, or does not tell.
+    pub fn coming(&self, domain: u32, index: u32, ending: &str) -> Result<xen::Coming> {
+        xen::coming(domain, index, ending)
+    }
+
     /// Returns the VMs with these names, in the same order, each from the first hypervisor that knows it.
     ///
     /// # Errors

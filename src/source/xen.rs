@@ -7,6 +7,7 @@
 mod store;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,7 +18,7 @@ use crate::process;
 use crate::quote::quoted;
 use crate::vm::{Nic, Vm, VmName};
 
-pub use self::store::{Backend, Backends};
+pub use self::store::{Backend, Backends, Coming};
 
 /// What Xen's library says where its hypervisor does not answer (`tools/libs/call/linux.c`).
 const NOT_BOOTED: &str = "Could not obtain handle on privileged command interface";
@@ -89,6 +90,20 @@ pub(super) fn numbered(id: u32) -> Result<Vm> {
     one(&name, id)
 }
 
+/// Whether an interface of a domain that runs was made with this script of xl's. Also where nobody tells.
+pub fn runs_with(script: &Path) -> bool {
+    store::names_script(script)
+}
+
+/// The port that Xen's script is about to put on a bridge for this interface: see [`Backend::coming`].
+///
+/// # Errors
+/// If xenstore cannot be asked, or does not tell.
+pub(super) fn coming(id: u32, index: u32, ending: &str) -> Result<Coming> {
+    let backends = store::ask(Some(id))?;
+    backends.of(id, index)?.coming(ending, bridge::exists)
+}
+
 fn one(name: &VmName, id: u32) -> Result<Vm> {
     let interfaces = ask(&["network-list", &id.to_string()])?;
     vm(name, id, &interfaces, &store::ask(Some(id))?)
@@ -118,7 +133,7 @@ fn vm(name: &VmName, id: u32, listing: &str, backends: &Backends) -> Result<Vm> 
             }
         };
         let backend = backends.of(id, index)?;
-        let port = backend.port(bridge::is_there)?;
+        let port = backend.port(bridge::is_on_one)?;
         // What an HVM guest sends through until it has loaded its drivers; others have none.
         let emulated = backend.emulated(|port| bridge::of(port).map(|bridge| bridge.is_some()))?;
         for port in [Some(port), emulated].into_iter().flatten() {

@@ -69,6 +69,7 @@ const FILES: &str = "\
 644 share/macfence/prometheus/dashboard.json
 644 share/macfence/prometheus/opennebula-node-exporter.conf
 755 share/macfence/xen/macfence.hook
+755 share/macfence/xen/vif-macfence
 644 share/man/man5/macfence.toml.5
 644 share/man/man8/macfence-apply.8
 644 share/man/man8/macfence-check.8

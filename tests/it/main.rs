@@ -60,3 +60,4 @@ mod two_hosts;
 mod watch;
 mod words;
 mod xen;
+mod xen_scripts;

@@ -29,7 +29,7 @@ pub fn store(dir: &tempfile::TempDir, backends: &[(&str, &str)]) {
     let mut listing = String::new();
     for (path, name) in backends {
         let path = format!("/local/domain/0/backend/vif/{path}");
-        listing += &format!("{path} = \"\"\n{path}/mac = \"02:00:00:00:00:01\"\n");
+        listing += &format!("{path} = \"\"\n{path}/bridge = \"br0\"\n");
         if !name.is_empty() {
             listing += &format!("{path}/vifname = \"{name}\"\n");
         }

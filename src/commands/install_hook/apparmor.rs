@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::changes::Changes;
+use super::marks::{Marks, existing};
 use crate::process;
 
 /// The directory of the profiles.
@@ -20,14 +21,8 @@ const PROFILES: &str = "/etc/apparmor.d";
 /// The profiles in the kernel. Each line has a name and a mode.
 const LOADED: &str = "/sys/kernel/security/apparmor/profiles";
 
-/// The first and the last line of our part of a file. The rest of the file is not ours.
-const BEGIN: &str =
-    "# macfence: begin. \"macfence install-hook libvirt --remove\" takes this away.";
-const END: &str = "# macfence: end";
-
-/// The first line if we created the file.
-const BEGIN_NEW: &str =
-    "# macfence: begin. \"macfence install-hook libvirt --remove\" takes this file away.";
+/// The lines around what we write into a file.
+const MARKS: Marks = Marks("libvirt");
 
 /// How long loading a profile may take. A slow machine needs seconds to compile one.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -111,7 +106,7 @@ impl Profile {
         let local = local(&self.daemon);
         let before = existing(&local)?;
         let rule = format!("{} PUx,", program.display());
-        changes.write(&local, &with(before.as_deref(), &rule), 0o644)?;
+        changes.write(&local, &MARKS.with(before.as_deref(), &rule), 0o644)?;
         changes.before_undone(file.clone());
         load(&file)?;
         Ok(local)
@@ -129,10 +124,10 @@ pub fn take_back(daemons: &[&str], changes: &mut Changes) -> Result<Vec<PathBuf>
         let Some(before) = existing(&local)? else {
             continue;
         };
-        if !before.contains(BEGIN) && !before.contains(BEGIN_NEW) {
+        if !MARKS.are_in(&before) {
             continue;
         }
-        match without(&before) {
+        match MARKS.without(&before) {
             Some(rest) => changes.write(&local, &rest, 0o644)?,
             None => changes.delete(&local)?,
         }
@@ -150,14 +145,6 @@ fn local(daemon: &str) -> PathBuf {
     Path::new(PROFILES).join(format!("local/usr.sbin.{daemon}"))
 }
 
-fn existing(file: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
-    }
-}
-
 /// Loads a profile again. Does not use the cache, which does not notice that an included file is gone.
 ///
 /// # Errors
@@ -173,44 +160,9 @@ pub fn load(profile: &Path) -> Result<()> {
         .with_context(|| format!("cannot load the AppArmor profile {path}"))
 }
 
-/// Returns this text with our rule at its end. `before` is `None` if the file does not exist.
-fn with(before: Option<&str>, rule: &str) -> String {
-    let kept = before.and_then(without);
-    let (begin, kept) = match kept {
-        Some(kept) => (BEGIN, kept),
-        None => (BEGIN_NEW, String::new()),
-    };
-    let end = if kept.is_empty() || kept.ends_with('\n') {
-        ""
-    } else {
-        "\n"
-    };
-    format!("{kept}{end}{begin}\n{rule}\n{END}\n")
-}
-
-/// Returns this text without our lines, or `None` if the file holds nothing else.
-fn without(text: &str) -> Option<String> {
-    let mut kept = String::new();
-    let (mut is_ours, mut is_new) = (false, false);
-    for line in text.split_inclusive('\n') {
-        let word = line.trim_end();
-        if word == BEGIN || word == BEGIN_NEW {
-            is_ours = true;
-            is_new |= word == BEGIN_NEW;
-        } else if is_ours {
-            is_ours = word != END;
-        } else {
-            kept += line;
-        }
-    }
-    (!is_new || !kept.is_empty()).then_some(kept)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const RULE: &str = "/usr/local/sbin/macfence PUx,";
 
     #[test]
     fn profiles_are_read_as_the_kernel_lists_them() {
@@ -225,31 +177,5 @@ mod tests {
             Path::new("/etc/apparmor.d/usr.sbin.virtqemud")
         );
         assert_eq!(parse("libvirtd (complain)\n", &daemons), []);
-    }
-
-    #[test]
-    fn what_is_added_to_a_file_can_be_taken_out_again() {
-        for before in [
-            "",
-            "# Site-specific additions\n",
-            "/opt/x Ux,\n\n/opt/y Ux,\n",
-        ] {
-            let added = with(Some(before), RULE);
-            assert!(added.starts_with(before) && added.contains(RULE), "{added}");
-            assert_eq!(without(&added).as_deref(), Some(before));
-            // Again, for another program.
-            let again = with(Some(&added), "/opt/macfence PUx,");
-            assert!(!again.contains(RULE) && again.contains("/opt/macfence PUx,"));
-            assert_eq!(without(&again).as_deref(), Some(before));
-        }
-    }
-
-    #[test]
-    fn a_file_that_was_made_for_the_addition_goes_with_it_unless_others_wrote_into_it() {
-        let added = with(None, RULE);
-        assert_eq!(without(&added), None);
-        assert_eq!(with(Some(&added), RULE), added);
-        let others = format!("{added}/opt/x Ux,\n");
-        assert_eq!(without(&others).as_deref(), Some("/opt/x Ux,\n"));
     }
 }

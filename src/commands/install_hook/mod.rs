@@ -6,6 +6,7 @@
 pub mod apparmor;
 mod changes;
 pub mod libvirt;
+mod marks;
 mod opennebula;
 mod program;
 mod selinux;

@@ -1,8 +1,9 @@
-//! What xenstore says of the host's ends of interfaces: their names, where the domain's configuration
-//! has chosen one (`vifname=`).
+//! What xenstore says of the host's ends of interfaces: their bridges, and their names, where the domain's
+//! configuration has chosen one (`vifname=`).
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -28,6 +29,19 @@ pub struct Backend {
     index: u32,
     /// The name that the domain's configuration has for it.
     name: Option<String>,
+    /// The bridge that its configuration, or that of Xen's tools, names.
+    bridge: Option<String>,
+}
+
+/// A port that Xen's script is about to put on a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coming {
+    /// Its name now, which the kernel or QEMU gave it.
+    pub now: Port,
+    /// Its name on the bridge.
+    pub port: Port,
+    /// The bridge.
+    pub bridge: String,
 }
 
 /// Asks for those of this domain, or of all.
@@ -40,11 +54,26 @@ pub(super) fn ask(domain: Option<u32>) -> Result<Backends> {
     Backends::read(&output.checked()?)
 }
 
+/// Whether an interface of a domain was made with this script. Also where xenstore does not tell.
+pub(super) fn names_script(script: &Path) -> bool {
+    let Ok(output) = process::run("xenstore-ls", &["-f", PATH], "") else {
+        return true;
+    };
+    if !output.success() {
+        return !output.says(NO_PATH);
+    }
+    let line = format!("/script = \"{}\"", script.display());
+    output
+        .checked()
+        .is_ok_and(|listing| listing.lines().any(|listed| listed.ends_with(&line)))
+}
+
 impl Backends {
     /// Reads what `xenstore-ls -f` prints:
     ///
     /// ```text
     /// /local/domain/0/backend/vif/1/0 = ""
+    /// /local/domain/0/backend/vif/1/0/bridge = "xenbr0"
     /// /local/domain/0/backend/vif/1/0/vifname = "tenant7"
     /// ```
     ///
@@ -66,12 +95,18 @@ impl Backends {
                 domain,
                 index,
                 name: None,
+                bridge: None,
             });
-            if (keys.next(), keys.next()) == (Some("vifname"), None) {
-                let name = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
-                let name =
-                    name.with_context(|| format!("xenstore listed a name as {}", quoted(value)))?;
-                backend.name = Some(name.to_owned()).filter(|name| !name.is_empty());
+            let text = || -> Result<Option<String>> {
+                let text = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+                let text =
+                    text.with_context(|| format!("xenstore listed a name as {}", quoted(value)))?;
+                Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
+            };
+            match (keys.next(), keys.next()) {
+                (Some("vifname"), None) => backend.name = text()?,
+                (Some("bridge"), None) => backend.bridge = text()?,
+                _ => {}
             }
         }
         Ok(Self(backends))
@@ -88,22 +123,55 @@ impl Backends {
 }
 
 impl Backend {
-    /// Its device. The kernel makes it under a name of its own, and Xen's script renames it; a script of the
-    /// operator's need not.
+    /// Its device. The kernel makes it under a name of its own, and Xen's script renames it before it puts it
+    /// on a bridge; a script of the operator's need not.
     ///
     /// # Errors
     /// If no device can have that name.
-    pub fn port(&self, is_there: impl FnOnce(&Port) -> bool) -> Result<Port> {
+    pub fn port(&self, is_on_bridge: impl FnOnce(&Port) -> bool) -> Result<Port> {
         let own = self.to_string().parse()?;
         match &self.name {
-            Some(name) if !is_there(&own) => name.parse().with_context(|| {
-                format!(
-                    "vifname of interface {} of domain {}",
-                    self.index, self.domain
-                )
-            }),
-            _ => Ok(own),
+            Some(_) if is_on_bridge(&own) => Ok(own),
+            _ => self.named(""),
         }
+    }
+
+    /// The port that Xen's script puts on a bridge for it: the device itself, or QEMU's with `-emu` as the
+    /// ending. `exists` tells whether the host has a bridge of this name.
+    ///
+    /// # Errors
+    /// If no device can have that name, or xenstore names no bridge.
+    pub fn coming(&self, ending: &str, exists: impl Fn(&str) -> bool) -> Result<Coming> {
+        let bridge = self.bridge.as_deref().with_context(|| {
+            format!(
+                "interface {} of domain {} names no bridge: add bridge= to its configuration",
+                self.index, self.domain
+            )
+        })?;
+        // As vif-bridge does for configurations of old.
+        let older = bridge.strip_prefix("xenbr").map(|n| format!("eth{n}"));
+        let bridge = match older {
+            Some(older) if !exists(bridge) && exists(&older) => older,
+            _ => bridge.to_owned(),
+        };
+        Ok(Coming {
+            now: format!("{self}{ending}").parse()?,
+            port: self.named(ending)?,
+            bridge,
+        })
+    }
+
+    /// The name that its configuration has for its device with this ending, or else the kernel's.
+    fn named(&self, ending: &str) -> Result<Port> {
+        let Some(name) = &self.name else {
+            return format!("{self}{ending}").parse();
+        };
+        format!("{name}{ending}").parse().with_context(|| {
+            format!(
+                "vifname of interface {} of domain {}",
+                self.index, self.domain
+            )
+        })
     }
 
     /// The device that QEMU has for it, if there is one. Few domains have, and only until their guest has

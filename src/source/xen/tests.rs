@@ -118,7 +118,11 @@ fn what_a_real_xen_tells_before_a_guest_runs_is_read() {
         (port(0, ""), port(1, "")),
         ("tenant7".into(), "vif1.1".into())
     );
-    assert_eq!(port(0, "vif1.0"), "vif1.0", "not renamed yet");
+    assert_eq!(
+        port(0, "vif1.0"),
+        "vif1.0",
+        "put there by a script that renames nothing"
+    );
     for (domain, index) in [(1, 2), (2, 0)] {
         let error = backends.of(domain, index).unwrap_err().to_string();
         let words = format!("no interface {index} of domain {domain}");
@@ -190,4 +194,32 @@ proptest! {
         bytes.splice(at..(at + len).min(STORE.len()), text.bytes());
         let _ = Backends::read(&String::from_utf8_lossy(&bytes));
     }
+}
+
+#[test]
+fn what_is_about_to_come_to_a_bridge_has_the_name_that_the_script_will_give_it() {
+    let coming = |listing: &str, ending: &str, there: &[&str]| {
+        let backends = Backends::read(listing).unwrap();
+        let exists = |bridge: &str| there.contains(&bridge);
+        let coming = backends.of(1, 0).unwrap().coming(ending, exists);
+        let words = |c: Coming| format!("{} {} {}", c.now, c.port, c.bridge);
+        coming.map(words).map_err(|e| format!("{e:#}"))
+    };
+    let said = |words: &str| Ok(words.to_owned());
+    assert_eq!(
+        coming(STORE, "", &["xenbr0"]),
+        said("vif1.0 tenant7 xenbr0")
+    );
+    let emulated = said("vif1.0-emu tenant7-emu xenbr0");
+    assert_eq!(coming(STORE, "-emu", &["xenbr0"]), emulated);
+    let plain = STORE.replace("tenant7", "");
+    assert_eq!(coming(&plain, "", &[]), said("vif1.0 vif1.0 xenbr0"));
+    // As configurations of old have it, and Xen's script.
+    assert_eq!(coming(&plain, "", &["eth0"]), said("vif1.0 vif1.0 eth0"));
+    let error = coming(&STORE.replace("/bridge = ", "/ = "), "", &[]).unwrap_err();
+    assert!(error.contains("names no bridge"), "{error}");
+    let long = STORE.replace("tenant7", "a-name-of-12");
+    assert_eq!(coming(&long, "", &[]), said("vif1.0 a-name-of-12 xenbr0"));
+    let error = coming(&long, "-emu", &[]).unwrap_err();
+    assert!(error.contains("vifname of interface 0"), "{error}");
 }
