@@ -51,6 +51,7 @@ mod package_life;
 mod packages;
 mod pages;
 mod privileges;
+mod real_xen;
 mod same_verdict;
 mod seed_hooks;
 mod semantics;
