@@ -3,22 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, copy, create_dir_all};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::lab::{MACFENCE, fetched, need, script, source};
-use crate::legacy::{install, pack};
+use crate::lab::{fetched, need, source};
+use crate::legacy::pack;
+use crate::one_program::shipped;
 
-/// How long it may take from power on to power off, in seconds, on a machine with other things to do.
-const TIME_LIMIT: &str = "1800";
+/// How long a boot may take from power on to power off, in seconds. An idle machine needs about a third.
+const TIME_LIMIT: &str = "900";
 
-/// What the dom0 runs as macfence: with the libraries that it was built with here.
-const PROGRAM: &str = "exec /x/lib64/ld-linux-x86-64.so.2 \
-    --library-path /x/lib/x86_64-linux-gnu /x/program \"$@\"";
+/// How often it is booted at most. A Xen under emulation hangs now and then.
+const ATTEMPTS: u32 = 2;
 
 /// The guests' addresses: two of one network, and two of others.
 const PV: &str = "02:00:c0:a8:00:05";
@@ -65,17 +65,22 @@ fn boot() -> Found {
     let dir = tempfile::tempdir().unwrap();
     let [second, third] = ["second", "third"].map(|name| dir.path().join(name));
     files(dir.path(), &kernel, &second);
-    std::fs::File::create(&third)
-        .unwrap()
-        .set_len(64 << 20)
-        .unwrap();
+    let try_once = || boot_once(dir.path(), [&xen, &kernel, &initrd, &disk, &second, &third]);
+    let found = (0..ATTEMPTS).find_map(|_| try_once());
+    found.expect("Xen did not come through its boot; the output has its console")
+}
+
+/// What was found, if the boot came through.
+fn boot_once(dir: &Path, files: [&PathBuf; 6]) -> Option<Found> {
+    let [xen, kernel, initrd, disk, second, third] = files;
+    fs::File::create(third).unwrap().set_len(64 << 20).unwrap();
     let started = Instant::now();
     let mut qemu = Command::new("timeout");
     qemu.args([TIME_LIMIT, "qemu-system-x86_64", "-accel", "tcg"]);
     // Xen does not come up on the processors that QEMU makes by default.
     qemu.args("-cpu phenom,+svm,+npt,-rdtscp -smp 1 -m 1200".split(' '));
     qemu.args("-nographic -nic none -no-reboot -monitor none".split(' '));
-    let console = dir.path().join("console");
+    let console = dir.join("console");
     qemu.arg("-serial")
         .arg(format!("file:{}", console.display()));
     qemu.arg("-kernel").arg(xen).args([
@@ -88,11 +93,7 @@ fn boot() -> Found {
         initrd.display()
     );
     qemu.args(["-initrd", &modules]);
-    for (file, more) in [
-        (&disk, "snapshot=on"),
-        (&second, "readonly=on"),
-        (&third, ""),
-    ] {
+    for (file, more) in [(disk, "snapshot=on"), (second, "readonly=on"), (third, "")] {
         let drive = format!("file={},format=raw,if=virtio,{more}", file.display());
         qemu.args(["-drive", drive.trim_end_matches(',')]);
     }
@@ -101,13 +102,12 @@ fn boot() -> Found {
     let said = String::from_utf8_lossy(&output.stderr);
     let console = format!("{}{said}", String::from_utf8_lossy(&console));
     println!("{console}\nbooted for {:.0?}", started.elapsed());
-    let found = dir.path().join("found");
+    let found = dir.join("found");
     create_dir_all(&found).unwrap();
-    let unpacked = tar().arg("-xf").arg(&third).arg("-C").arg(&found).status();
-    assert!(unpacked.unwrap().success(), "{console}");
-    let found = Found(texts(&found));
-    assert!(found.0.contains_key("done"), "{console}");
-    found
+    // The disk is empty if the boot was ended.
+    let unpacked = tar().arg("-xf").arg(third).arg("-C").arg(&found).status();
+    let found = texts(&found);
+    (unpacked.unwrap().success() && found.contains_key("done")).then_some(Found(found))
 }
 
 /// The texts of the files in a directory, by their names.
@@ -128,12 +128,13 @@ fn tar() -> Command {
 /// The second disk: what the host and its guests run.
 fn files(dir: &Path, kernel: &Path, disk: &Path) {
     let (tree, guest) = (dir.join("tree"), dir.join("guest"));
+    create_dir_all(&tree).unwrap();
     for folder in ["bin", "dev", "proc", "sys", "tmp"] {
         create_dir_all(guest.join(folder)).unwrap();
     }
     let of_test = |name: &str| source(&format!("tests/it/real_xen/{name}"));
-    install(Path::new(MACFENCE), &tree, "/program");
-    script(&tree, "macfence", PROGRAM);
+    // Emulated, the program for tests takes seconds for what this one does at once.
+    copy(shipped(), tree.join("macfence")).unwrap();
     copy(kernel, tree.join("vmlinuz")).unwrap();
     for name in ["init", "dom0"] {
         copy(of_test(name), tree.join(name)).unwrap();
