@@ -231,7 +231,8 @@ impl Memory {
     }
 
     /// Forgets the VMs that have ended: those that are not `alive`, if that is known, and whose ports
-    /// are all gone. Returns the files that cannot be deleted.
+    /// are all gone. Keeps those for which `may_return` is true: their ports may come back without notice.
+    /// Returns the files that cannot be deleted.
     ///
     /// # Errors
     /// If the directory cannot be read.
@@ -239,6 +240,7 @@ impl Memory {
         &self,
         alive: Option<&BTreeSet<VmName>>,
         is_there: impl Fn(&Port) -> bool,
+        may_return: impl Fn(&VmName) -> bool,
     ) -> Result<Vec<String>> {
         let alive_files: BTreeSet<_> = alive
             .into_iter()
@@ -254,6 +256,7 @@ impl Memory {
             };
             if has_ended
                 && !alive_files.contains(&name)
+                && !record::vm_of(&name).is_some_and(|vm| may_return(&vm))
                 && let Err(e) = self.place.delete(&name)
             {
                 trouble.push(format!("{e:#}"));

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::lock;
 use crate::memory::Memory;
 use crate::report;
+use crate::source::may_return;
 use crate::vm::Port;
 
 /// How long a port may take to leave its bridge after its VM has ended. The seed waited as long.
@@ -61,7 +62,7 @@ fn flush(config: &Config, backend: &dyn Backend) -> Result<()> {
     let gone = gone(&backend.ports()?)?;
     backend.release(&gone)?;
     if let Some(memory) = Memory::existing()? {
-        let trouble = memory.forget_ended(None, bridge::is_there)?;
+        let trouble = memory.forget_ended(None, bridge::is_there, may_return)?;
         trouble.iter().for_each(|trouble| report::warning(trouble));
     }
     for port in gone {

@@ -19,7 +19,7 @@ use crate::lock;
 use crate::memory::Memory;
 use crate::policy::Policy;
 use crate::report::{Action, Change};
-use crate::source::{Doubt, Running};
+use crate::source::{Doubt, Running, may_return};
 use crate::survey::{Extent, Host, Survey};
 use crate::vm::{Port, Vm, VmName};
 
@@ -135,7 +135,8 @@ impl Known {
         let mut known = self.clone();
         known.note(&survey, described, &runs, &plan);
         let mut open = self.open.clone();
-        for vm in self.vms.keys().filter(|vm| !runs.contains(vm)) {
+        let ended = self.vms.keys().filter(|vm| !runs.contains(vm));
+        for vm in ended.filter(|vm| !may_return(vm)) {
             if let Err(e) = memory.forget_if_ended(vm, bridge::is_there) {
                 open.push(format!("{e:#}"));
             }

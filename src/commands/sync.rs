@@ -15,7 +15,7 @@ use crate::fence::{ActualFence, Fence};
 use crate::lock;
 use crate::memory::Memory;
 use crate::report::{self, Action, Change};
-use crate::source::{Hypervisors, Running};
+use crate::source::{Hypervisors, Running, may_return};
 use crate::survey::{Extent, Survey};
 use crate::vm::{Port, VmName};
 
@@ -78,7 +78,7 @@ pub fn sync(config: &Config, running: Running) -> Result<Done> {
     }
     writes += usize::from(backend.release(&survey.gone)?);
     let mut changed = changes(&survey, &held);
-    open.extend(memory.forget_ended(Some(&alive), bridge::is_there)?);
+    open.extend(memory.forget_ended(Some(&alive), bridge::is_there, may_return)?);
     match harden(config, &survey.ports) {
         Ok(done) => {
             touched.extend(hardened(&done, &mut changed));

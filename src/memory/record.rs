@@ -48,6 +48,13 @@ pub fn file_name(vm: &VmName) -> Result<String> {
     Ok(name)
 }
 
+/// The VM whose file has this name; `None` if the name has escapes, which names of OpenNebula's form have
+/// not.
+pub fn vm_of(name: &str) -> Option<VmName> {
+    let vm: VmName = name.strip_suffix(SUFFIX)?.parse().ok()?;
+    file_name(&vm).is_ok_and(|own| own == name).then_some(vm)
+}
+
 /// Tells whether a file of this name may belong to a VM.
 pub fn is_file_name(name: &str) -> bool {
     name.ends_with(SUFFIX)

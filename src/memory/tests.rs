@@ -183,14 +183,32 @@ fn only_vms_that_have_ended_are_forgotten() {
         .map(|name| name.parse().unwrap())
         .into();
     // It is unknown which VMs run, or a port still exists.
-    memory.forget_ended(None, |_| true).unwrap();
+    memory.forget_ended(None, |_| true, |_| false).unwrap();
     assert_eq!(left(), "broken broken-runs ended planted runs");
-    let trouble = memory.forget_ended(Some(&alive), |_| true).unwrap();
+    let trouble = memory
+        .forget_ended(Some(&alive), |_| true, |_| false)
+        .unwrap();
     assert!(trouble[0].contains("planted.json"), "{trouble:?}");
     assert_eq!(left(), "broken-runs ended planted runs");
-    memory.forget_ended(Some(&alive), |_| false).unwrap();
+    memory
+        .forget_ended(Some(&alive), |_| false, |_| false)
+        .unwrap();
     assert_eq!(left(), "broken-runs planted runs");
-    memory.forget_ended(None, |_| false).unwrap();
+    // The VM's ports may come back.
+    let may_return = |vm: &VmName| vm.as_str() != "broken-runs";
+    memory.forget_ended(None, |_| false, may_return).unwrap();
+    assert_eq!(left(), "broken-runs planted runs");
+    write(dir.path().join("vms/one-7.json"), "x").unwrap();
+    let may_return = |vm: &VmName| vm.as_str() == "one-7";
+    memory
+        .forget_ended(Some(&alive), |_| false, may_return)
+        .unwrap();
+    assert_eq!(left(), "broken-runs one-7 planted runs");
+    memory
+        .forget_ended(Some(&alive), |_| false, |_| false)
+        .unwrap();
+    assert_eq!(left(), "broken-runs planted runs");
+    memory.forget_ended(None, |_| false, |_| false).unwrap();
     assert_eq!(left(), "broken-runs planted");
 }
 

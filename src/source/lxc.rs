@@ -15,6 +15,15 @@ use crate::vm::{Port, Vm, VmName};
 /// LXC on this host.
 pub(super) struct Lxc;
 
+/// Tells whether this VM may be a container whose ports come back without notice. When a container
+/// reboots, LXC deletes its ports and creates them again, and OpenNebula runs no hook. Without its record
+/// the new ports would stay open, and nobody would know. So the record stays until `hook one-clean`.
+/// Until then it does no harm, because only a port with the VM's own number is fenced by it.
+#[must_use]
+pub fn may_return(vm: &VmName) -> bool {
+    vm.one_id().is_some() && Lxc.is_there()
+}
+
 impl Hypervisor for Lxc {
     fn is_there(&self) -> bool {
         process::find("lxc-start").is_ok()
