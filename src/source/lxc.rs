@@ -10,7 +10,7 @@ use super::{Doubt, Hypervisor, Kind, Last, Running};
 use crate::bridge;
 use crate::memory::Memory;
 use crate::process;
-use crate::vm::{Port, Vm, VmName};
+use crate::vm::{Nic, Port, Vm, VmName};
 
 /// LXC on this host.
 pub(super) struct Lxc;
@@ -70,6 +70,7 @@ fn containers(others: &Running) -> Result<Running> {
 
 /// Of these VMs those with a port now, with these ports only. A port must be `one-<ID>-<NIC_ID>`, and a
 /// veth on a bridge: the tap of a VM is for its hypervisor to tell. Nor may one of `others` have it.
+/// What the template asks for is left out: the caller reads it under the lock, and it may be newer then.
 fn running(
     remembered: Vec<Vm>,
     others: &Running,
@@ -82,7 +83,7 @@ fn running(
         let mut nics = Vec::new();
         for nic in vm.nics {
             if is_own(&nic.port, &vm.name) && !taken.contains(&nic.port) && is_veth(&nic.port)? {
-                nics.push(nic);
+                nics.push(Nic { asked: None, ..nic });
             }
         }
         if !nics.is_empty() {
@@ -105,7 +106,7 @@ fn is_own(port: &Port, vm: &VmName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::Nic;
+    use crate::vm::Asked;
 
     fn vm(name: &str, ports: &[&str]) -> Vm {
         let mac = "02:00:00:00:00:01".parse().unwrap();
@@ -136,6 +137,17 @@ mod tests {
         assert_eq!(yielded("one-7", &ports, &[], &ports), ports);
         assert_eq!(yielded("one-7", &ports, &[], &["one-7-1"]), ["one-7-1"]);
         assert!(yielded("one-7", &ports, &[], &[]).is_empty());
+    }
+
+    #[test]
+    fn what_the_template_asks_for_is_not_told_because_it_may_be_outdated() {
+        let mut remembered = vm("one-7", &["one-7-0"]);
+        remembered.nics[0].asked = Some(Asked {
+            hears_all: true,
+            ..Asked::default()
+        });
+        let vms = running(vec![remembered], &Running::default(), &|_| Ok(true)).unwrap();
+        assert_eq!(vms, [vm("one-7", &["one-7-0"])]);
     }
 
     #[test]
