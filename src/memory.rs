@@ -44,6 +44,15 @@ pub struct Unknown {
     pub why: Vec<String>,
 }
 
+/// The VMs that are remembered, except for those that somebody knows already.
+#[derive(Debug, Default)]
+pub struct Others {
+    /// What their templates said.
+    pub vms: Vec<Vm>,
+    /// Those whose files cannot be believed, and why.
+    pub failed: Vec<(VmName, Error)>,
+}
+
 impl Memory {
     /// Opens the memory for changes; the caller must hold the lock. If there is none yet, creates it
     /// from the rules that version 0.1 left in the kernel, which `actual` reads.
@@ -145,18 +154,23 @@ impl Memory {
         unknown
     }
 
-    /// The VMs that are remembered, without `known`. The files that cannot be believed are left out: whose
-    /// they are is unknown.
+    /// The VMs that are remembered, without `known`.
     ///
     /// # Errors
     /// If the directory cannot be read.
-    pub fn others(&self, known: &BTreeSet<&VmName>) -> Result<Vec<Vm>> {
+    pub fn others(&self, known: &BTreeSet<&VmName>) -> Result<Others> {
         let known: BTreeSet<_> = known.iter().flat_map(|vm| record::file_name(vm)).collect();
         let mut names = self.place.names()?;
         names.retain(|name| !known.contains(name));
         names.sort();
-        let records = names.iter().filter_map(|name| self.place.read(name).ok()?);
-        Ok(records.map(Record::into_vm).collect())
+        let mut others = Others::default();
+        for name in names {
+            match self.place.read(&name) {
+                Ok(record) => others.vms.extend(record.map(Record::into_vm)),
+                Err(e) => others.failed.extend(record::vm_of(&name).map(|vm| (vm, e))),
+            }
+        }
+        Ok(others)
     }
 
     fn record(&self, vm: &VmName) -> Result<Option<Record>> {

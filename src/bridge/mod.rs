@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 pub use announced::announce;
 pub use harden::{Change, Findings, Hardened, Unsupported, Weakness, forget, harden, weaknesses};
 pub use proxy::proxies;
-pub use veth::{is_veth_on_bridge, other_end};
+pub use veth::{is_veth_on_bridge, other_end, veths_on_bridges};
 
 use self::device::Device;
 use crate::vm::{Place, Port};

@@ -36,6 +36,22 @@ pub fn other_end(end: &Port, mac: MacAddr) -> Result<Option<Port>> {
     Ok(None)
 }
 
+/// Lists the veths that are on bridges.
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn veths_on_bridges() -> Result<Vec<Port>> {
+    let devices = fs::read_dir(DEVICES).with_context(|| format!("cannot read {DEVICES}"))?;
+    let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut veths = Vec::new();
+    for port in names.filter_map(|name| name.parse().ok()) {
+        if is_veth_on_bridge(&port)? {
+            veths.push(port);
+        }
+    }
+    Ok(veths)
+}
+
 /// Tells whether `port` is a veth on a bridge.
 ///
 /// # Errors

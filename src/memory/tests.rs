@@ -125,6 +125,25 @@ fn a_file_that_cannot_be_believed_is_named_and_not_believed() {
 }
 
 #[test]
+fn vms_that_nobody_knows_are_told_and_so_are_those_whose_files_cannot_be_believed() {
+    let (dir, memory) = memory();
+    for name in ["one-1", "one-2", "one-3", "a_b"] {
+        memory.note(&vm(name, Some(asked(true)))).unwrap();
+    }
+    for file in ["one-2.json", "a_5fb.json"] {
+        write(dir.path().join("vms").join(file), "x").unwrap();
+    }
+    let known = "one-3".parse().unwrap();
+    let others = memory.others(&[&known].into()).unwrap();
+    assert_eq!(others.vms, [vm("one-1", Some(asked(true)))]);
+    let [(name, why)] = &*others.failed else {
+        panic!("{:?}", others.failed);
+    };
+    assert_eq!(name.as_str(), "one-2");
+    assert!(format!("{why:#}").contains("one-2.json: it is not a valid record"));
+}
+
+#[test]
 fn a_link_that_waits_for_the_writer_is_not_followed() {
     let (dir, memory) = memory();
     let elsewhere = dir.path().join("elsewhere");

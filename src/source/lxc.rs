@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 
 use super::{Doubt, Hypervisor, Kind, Last, Running};
 use crate::bridge;
@@ -43,11 +43,14 @@ impl Hypervisor for Lxc {
 
     fn named(&self, names: &[VmName]) -> Vec<Result<Vm>> {
         let all = match self.running() {
-            Ok(all) => all.vms,
+            Ok(all) => all,
             Err(e) => return names.iter().map(|_| Err(anyhow!("{e:#}"))).collect(),
         };
         let find = |name: &VmName| {
-            let vm = all.iter().find(|vm| vm.name == *name).cloned();
+            if let Some((_, why)) = all.failed.iter().find(|(failed, _)| failed == name) {
+                return Err(anyhow!("{why:#}"));
+            }
+            let vm = all.vms.iter().find(|vm| vm.name == *name).cloned();
             vm.ok_or_else(|| anyhow!("no LXC container {:?} is remembered", name.as_str()))
         };
         names.iter().map(find).collect()
@@ -62,10 +65,23 @@ fn containers(others: &Running) -> Result<Running> {
     let failed = others.failed.iter().map(|(name, _)| name);
     let known = others.vms.iter().map(|vm| &vm.name).chain(failed).collect();
     let remembered = memory.others(&known)?;
+    let veths = if remembered.failed.is_empty() {
+        Vec::new()
+    } else {
+        bridge::veths_on_bridges()?
+    };
     Ok(Running {
-        vms: running(remembered, others, &bridge::is_veth_on_bridge)?,
-        failed: Vec::new(),
+        vms: running(remembered.vms, others, &bridge::is_veth_on_bridge)?,
+        failed: undescribed(remembered.failed, &veths),
     })
+}
+
+/// Of the VMs whose records cannot be believed, those with a port now. `veths` are the ones on bridges.
+fn undescribed(failed: Vec<(VmName, Error)>, veths: &[Port]) -> Vec<(VmName, Error)> {
+    let runs = |(vm, _): &(VmName, Error)| veths.iter().any(|port| is_own(port, vm));
+    let failed = failed.into_iter().filter(runs);
+    let why = "it is unknown which MAC addresses the container has";
+    failed.map(|(vm, e)| (vm, e.context(why))).collect()
 }
 
 /// Of these VMs those with a port now, with these ports only. A port must be `one-<ID>-<NIC_ID>`, and a
@@ -148,6 +164,22 @@ mod tests {
         });
         let vms = running(vec![remembered], &Running::default(), &|_| Ok(true)).unwrap();
         assert_eq!(vms, [vm("one-7", &["one-7-0"])]);
+    }
+
+    #[test]
+    fn a_container_whose_record_is_damaged_is_reported_while_a_veth_of_its_is_there() {
+        let failed = |veths: &[&str]| {
+            let veths: Vec<_> = veths.iter().map(|veth| veth.parse().unwrap()).collect();
+            let failed = vec![("one-7".parse().unwrap(), anyhow!("it is damaged"))];
+            let failed = undescribed(failed, &veths).into_iter();
+            let failed = failed.map(|(vm, why)| format!("{vm}: {why:#}"));
+            failed.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            failed(&["one-70-0", "one-7-3"]),
+            ["one-7: it is unknown which MAC addresses the container has: it is damaged"]
+        );
+        assert!(failed(&["one-70-0", "one-7", "eth0"]).is_empty());
     }
 
     #[test]

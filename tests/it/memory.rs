@@ -300,6 +300,29 @@ fn a_container_that_only_opennebula_knows_is_restored_while_its_port_is_there() 
     assert_eq!(lab.host.sorted_ruleset(), whole);
     lab.call(&["check"], "").quiet();
 
+    // Its record is damaged: it is named, and what is fenced stays. The next post mends the record.
+    let file = "/run/macfence/vms/one-43.json";
+    let good = lab.host.run(|| fs::read(file).unwrap());
+    let named = |ran: Ran| {
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        let why = "one-43: it is unknown which MAC addresses the container has: ";
+        let said = ran.stdout + &ran.stderr;
+        assert!(said.contains(why) && said.contains(file), "{said}");
+    };
+    lab.host.run(|| fs::write(file, "damaged").unwrap());
+    for command in ["check", "sync"] {
+        named(lab.call(&[command], ""));
+    }
+    assert_eq!(lab.host.sorted_ruleset(), whole);
+    assert_eq!(lab.host.run(|| fs::read(file).unwrap()), b"damaged");
+    let posted = lab.call(&["hook", "one-post"], &container);
+    assert!(
+        posted.stderr.contains("the file was replaced"),
+        "{posted:?}"
+    );
+    assert_eq!(lab.host.run(|| fs::read(file).unwrap()), good);
+    lab.call(&["check"], "").quiet();
+
     // By the service, and on a host that has nothing but LXC.
     fs::write(
         lab.virsh.path().join("macfence.toml"),
@@ -325,7 +348,6 @@ fn a_container_that_only_opennebula_knows_is_restored_while_its_port_is_there() 
     lab.call(&["check"], "").quiet();
 
     // A port goes, and then the container with the other one.
-    let file = "/run/macfence/vms/one-43.json";
     let there = |port: &str| lab.host.ruleset().contains(&format!("\"{port}\""));
     lab.host.ip("link del one-43-0\n");
     until("a port's rules are gone", || !there("one-43-0"));
