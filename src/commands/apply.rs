@@ -9,11 +9,17 @@ use super::shared::{described, warn_of_the_other_kind};
 use crate::cli::Vms;
 use crate::config::Config;
 use crate::fence::Keep;
+use crate::source::may_have;
 
 /// Runs it.
 pub fn run(config: &Config, asked: &Vms) -> Result<()> {
     let (vms, _hypervisors) = described(config, asked)?;
-    let done = fence_vms(config, vms, &Keep::nothing(), Told::OfRunning)?;
+    let names: Vec<_> = vms.iter().map(|vm| vm.name.clone()).collect();
+    let keep = Keep {
+        ports: Box::new(|port| may_have(&names, port)),
+        ..Keep::nothing()
+    };
+    let done = fence_vms(config, vms, &keep, Told::OfRunning)?;
     // Only for people at a terminal: a hook would log this for each VM, and run another program each
     // time.
     if done.changed && io::stderr().is_terminal() {

@@ -24,6 +24,13 @@ pub fn may_return(vm: &VmName) -> bool {
     vm.one_id().is_some() && Lxc.is_there()
 }
 
+/// Tells whether one of these VMs may be a container that has this port. Its record may lack a NIC.
+#[must_use]
+pub fn may_have(vms: &[VmName], port: &Port) -> bool {
+    let is_veth = || bridge::is_veth_on_bridge(port).unwrap_or(true);
+    vms.iter().any(|vm| is_own(port, vm)) && is_veth()
+}
+
 impl Hypervisor for Lxc {
     fn is_there(&self) -> bool {
         process::find("lxc-start").is_ok()

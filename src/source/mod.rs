@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use anyhow::{Error, Result, anyhow};
 
 pub use self::last::{Doubt, Last};
-pub use self::lxc::may_return;
+pub use self::lxc::{may_have, may_return};
 use crate::lock::{self, Lock};
 use crate::vm::{Vm, VmName};
 

@@ -323,6 +323,15 @@ fn a_container_that_only_opennebula_knows_is_restored_while_its_port_is_there() 
     assert_eq!(lab.host.run(|| fs::read(file).unwrap()), good);
     lab.call(&["check"], "").quiet();
 
+    // A record without one of its NICs: what is fenced stays.
+    let mut partial: Value = serde_json::from_slice(&good).unwrap();
+    partial["nics"].as_array_mut().unwrap().remove(0);
+    let partial = partial.to_string();
+    lab.host.run(|| fs::write(file, partial).unwrap());
+    lab.call(&["apply", "one-43"], "").quiet();
+    assert_eq!(lab.host.sorted_ruleset(), whole);
+    lab.host.run(|| fs::write(file, good).unwrap());
+
     // By the service, and on a host that has nothing but LXC.
     fs::write(
         lab.virsh.path().join("macfence.toml"),
