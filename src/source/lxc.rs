@@ -92,7 +92,8 @@ fn undescribed(failed: Vec<(VmName, Error)>, veths: &[Port]) -> Vec<(VmName, Err
 }
 
 /// Of these VMs those with a port now, with these ports only. A port must be `one-<ID>-<NIC_ID>`, and a
-/// veth on a bridge: the tap of a VM is for its hypervisor to tell. Nor may one of `others` have it.
+/// veth on a bridge: the tap of a VM is for its hypervisor to tell. Nor may one of `others` have it
+/// with the same address. If one has it with another address, both claim it, and the caller reports that.
 /// What the template asks for is left out: the caller reads it under the lock, and it may be newer then.
 fn running(
     remembered: Vec<Vm>,
@@ -100,12 +101,13 @@ fn running(
     is_veth: &dyn Fn(&Port) -> Result<bool>,
 ) -> Result<Vec<Vm>> {
     let taken = others.vms.iter().flat_map(|vm| &vm.nics);
-    let taken: BTreeSet<_> = taken.map(|nic| &nic.port).collect();
+    let taken: BTreeSet<_> = taken.map(|nic| (&nic.port, nic.mac)).collect();
     let mut running = Vec::new();
     for mut vm in remembered {
         let mut nics = Vec::new();
         for nic in vm.nics {
-            if is_own(&nic.port, &vm.name) && !taken.contains(&nic.port) && is_veth(&nic.port)? {
+            let is_taken = taken.contains(&(&nic.port, nic.mac));
+            if is_own(&nic.port, &vm.name) && !is_taken && is_veth(&nic.port)? {
                 nics.push(Nic { asked: None, ..nic });
             }
         }
@@ -207,7 +209,11 @@ mod tests {
 
     #[test]
     fn a_port_that_another_hypervisor_tells_of_is_left_to_it() {
-        let other = vm("web", &["one-7-0"]);
-        assert!(yielded("one-7", &["one-7-0"], &[other], &["one-7-0"]).is_empty());
+        let mut other = vm("web", &["one-7-0"]);
+        assert!(yielded("one-7", &["one-7-0"], &[other.clone()], &["one-7-0"]).is_empty());
+        // The same NIC has the same address. A container's port is not somebody's for its name alone.
+        other.nics[0].mac = "02:00:00:00:00:02".parse().unwrap();
+        let both = yielded("one-7", &["one-7-0"], &[other], &["one-7-0"]);
+        assert_eq!(both, ["one-7-0"]);
     }
 }
