@@ -44,6 +44,10 @@ pub fn run(cli: Cli) -> Result<Exit> {
     if let Command::InstallHook { caller } = cli.command {
         return install_hook::run(caller).map(|()| Exit::Done);
     }
+    if let Command::Watch = cli.command {
+        // It reads the configuration more than once.
+        return watch::run(cli.global).map(|()| Exit::Done);
+    }
     let flags = cli.global.clone();
     let config = Config::new(cli.global)?;
     match cli.command {
@@ -51,7 +55,6 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Remove { vms } => remove::run(&config, vms),
         Command::Flush => flush::run(&config),
         Command::Sync => sync::run(&config),
-        Command::Watch => watch::run(config, &flags),
         Command::List { json, graph } => list::run(&flags, json, graph),
         Command::Check { json, xml } => return check::run(&config, json, xml),
         Command::Explain(question) => return explain::run(&config, &question),
@@ -61,7 +64,7 @@ pub fn run(cli: Cli) -> Result<Exit> {
         Command::Migrate { dry_run } => migrate::run(&config, dry_run),
         Command::Hook { entry } => hook::run(&config, entry),
         // They have already run above.
-        Command::Doctor { .. } | Command::InstallHook { .. } => Ok(()),
+        Command::Doctor { .. } | Command::InstallHook { .. } | Command::Watch => Ok(()),
     }
     .map(|()| Exit::Done)
 }

@@ -1,8 +1,10 @@
 //! `macfence watch`: keeps every running VM fenced, whoever changes the host. It sleeps until the
 //! kernel reports a change, and then does what `sync` does: for the VMs that have changed if it knows
-//! them, else for all. On SIGHUP it reads the configuration again.
+//! them, else for all. It reads the configuration again on SIGHUP, and before a look if the file has
+//! changed: `sync` has then used the new file, and must not be undone.
 
 mod agenda;
+mod settings;
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -15,6 +17,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::agenda::{Agenda, Task, without_echo};
+use self::settings::{Settings, State, WRITING};
 use super::known::Known;
 use super::shared::{print, warn_of_unknown_bridges};
 use super::sync::{self, Done};
@@ -25,17 +28,18 @@ use crate::heartbeat;
 use crate::report;
 use crate::source::{Hypervisors, Last};
 
-/// Runs until a signal ends it. `flags` are those from which `config` was made.
-pub fn run(mut config: Config, flags: &Global) -> Result<()> {
+/// Runs until a signal ends it.
+pub fn run(flags: Global) -> Result<()> {
+    let mut settings = Settings::new(flags)?;
     let end = told_by(&[SIGTERM, SIGINT]).context("cannot wait for signals")?;
     let mut reload = told_by(&[SIGHUP]).context("cannot wait for signals")?;
     let heartbeat = heartbeat::start();
     // Start listening before the first look, so that no later change is missed.
     let events = Events::listen()?;
-    warn_of_unknown_bridges(&config);
+    warn_of_unknown_bridges(&settings.config);
     let mut watch = Watch::default();
     watch.agenda.start_over(Instant::now());
-    watch.look(&config, &events)?;
+    watch.look(&mut settings, &events)?;
     notify(NotifyState::Ready);
     loop {
         heartbeat::beat();
@@ -64,13 +68,13 @@ pub fn run(mut config: Config, flags: &Global) -> Result<()> {
         if is_to_reload {
             // Several signals count as one.
             while reload.read(&mut [0; 64]).is_ok_and(|len| len > 0) {}
-            watch.reload(&mut config, flags);
+            watch.reload(&mut settings);
         }
         let heard = events.read()?;
         watch.agenda.hear(heard, watch.tables, Instant::now());
         let due = watch.agenda.due();
         if due.is_some_and(|due| due <= Instant::now()) {
-            watch.look(&config, &events)?;
+            watch.look(&mut settings, &events)?;
         }
     }
 }
@@ -107,24 +111,33 @@ struct Watch {
 
 impl Watch {
     /// Reads the configuration again. If it is wrong, keeps the old settings.
-    fn reload(&mut self, config: &mut Config, flags: &Global) {
-        match Config::new(flags.clone()) {
-            Ok(new) => *config = new,
-            Err(e) => {
-                report::warning(&format!("{e:#}; the settings stay as they are"));
-                return;
-            }
+    fn reload(&mut self, settings: &mut Settings) {
+        if let Err(e) = settings.read_again() {
+            report::warning(&format!("{e:#}; the settings stay as they are"));
+            return;
         }
         report::note("the configuration has been read again");
-        warn_of_unknown_bridges(config);
+        warn_of_unknown_bridges(&settings.config);
         // Another firewall has other tables.
         self.tables = None;
         self.agenda.start_over(Instant::now());
     }
 
+    /// Reads the configuration again if its file has changed.
+    fn follow_file(&mut self, settings: &mut Settings, now: Instant) {
+        match settings.state(now) {
+            State::Same => return,
+            State::Changed => self.reload(settings),
+            State::Unfinished => {}
+        }
+        self.agenda.look_again(now + WRITING);
+    }
+
     /// Repairs the host, and reports what was done.
-    fn look(&mut self, config: &Config, events: &Events) -> Result<()> {
+    fn look(&mut self, settings: &mut Settings, events: &Events) -> Result<()> {
         let start = Instant::now();
+        self.follow_file(settings, start);
+        let config = &settings.config;
         let task = self.agenda.take(start);
         let done = self.set_right(config, &task);
         let end = Instant::now();

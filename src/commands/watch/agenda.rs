@@ -46,6 +46,8 @@ pub struct Agenda {
     parts: Option<(Instant, Instant)>,
     /// When to try again after a failure, and how long the last wait was.
     retry: Option<(Instant, Duration)>,
+    /// When the caller asked to look next.
+    asked: Option<Instant>,
     /// When the rest after a look ends.
     rest: Option<Instant>,
 }
@@ -76,7 +78,8 @@ impl Agenda {
         let retry = self.retry.map(|(when, _)| when);
         let newcomers = self.newcomers.values().map(|port| port.came + port.next);
         let due = self.changes.map(settled).into_iter().chain(retry);
-        let due = due.chain(newcomers).chain(self.whole_due()).min()?;
+        let due = due.chain(newcomers).chain(self.whole_due());
+        let due = due.chain(self.asked).min()?;
         Some(self.rest.map_or(due, |rest| due.max(rest)))
     }
 
@@ -117,9 +120,15 @@ impl Agenda {
         self.changes = Some((now, now));
     }
 
+    /// Demands a look at this time, even if nothing happens.
+    pub fn look_again(&mut self, when: Instant) {
+        self.asked = Some(when);
+    }
+
     /// Returns what to examine now, and removes it from the agenda.
     pub fn take(&mut self, now: Instant) -> Task {
         self.changes = None;
+        self.asked = self.asked.filter(|when| *when > now);
         let is_due = self.whole_due().is_some_and(|due| due <= now);
         Task {
             is_whole: std::mem::take(&mut self.is_lost) || is_due,

@@ -141,3 +141,18 @@ fn at_most_half_of_the_time_is_spent_on_looking() {
     agenda.hear(vec![gone("p0")], TABLES, start + ms(700));
     assert_eq!(agenda.due(), Some(start + ms(1400)));
 }
+
+#[test]
+fn a_look_that_is_asked_for_comes_once() {
+    let (mut agenda, start) = idle();
+    let when = start + ms(1000);
+    agenda.look_again(when);
+    assert_eq!(agenda.due(), Some(when));
+    // A look before that time does not replace it.
+    agenda.hear(vec![tables(&["macfence"])], TABLES, start);
+    agenda.take(start + QUIET);
+    assert_eq!(agenda.due(), Some(when));
+    let task = look(&mut agenda, when, &[]);
+    assert!(!task.is_whole && !task.is_rewritten);
+    assert_ne!(agenda.due(), Some(when));
+}
