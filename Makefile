@@ -99,7 +99,8 @@ front_end = install -d $(2)/usr/share/macfence $(2)/usr/share/doc/macfence-openn
 
 # $(call scripts,KIND): a package's maintainer scripts, as target/KIND/scripts.
 scripts = install -d target/$(1)/scripts && for script in share/packages/$(1)/*; do \
-	sed -e '/^@removal@$$/{r share/packages/removal.sh' -e 'd}' $$script >target/$(1)/scripts/$${script\#\#*/}; done
+	sed -e '/^@removal@$$/{r share/packages/removal.sh' -e 'd}' \
+	  -e '/^@next@$$/{r share/packages/next.sh' -e 'd}' $$script >target/$(1)/scripts/$${script\#\#*/}; done
 
 deb: build
 	rm -rf target/deb

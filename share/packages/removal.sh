@@ -22,7 +22,9 @@ for hook in /var/tmp/one/vnm/*/post.d/macfence /var/tmp/one/hooks/macfence; do
   [ ! -e "$hook" ] || echo "macfence: warning: $hook still calls macfence: delete OpenNebula's hooks on its front-end"
 done
 if nft list table bridge macfence >/dev/null 2>&1; then
-  echo "macfence: the fences stay in the kernel. To delete them: nft delete table bridge macfence"
+  echo "macfence: the fences stay in the kernel, but VMs that start from now on are not fenced."
+  echo "macfence: to delete the fences: nft delete table bridge macfence"
 elif ebtables -L 2>/dev/null | grep -qs macfence-; then
-  echo "macfence: the fences stay in ebtables' tables nat and filter, in rules to chains macfence-*"
+  echo "macfence: the fences stay in ebtables' tables nat and filter, in rules to chains macfence-*,"
+  echo "macfence: but VMs that start from now on are not fenced."
 fi

@@ -15,6 +15,10 @@ const A: &str = "02:00:c0:a8:00:05";
 const B: &str = "02:00:c0:a8:00:06";
 const FOREIGN: &str = "02:00:c0:a8:01:05";
 
+/// What the first installation says.
+const NEXT: &str = "macfence: nothing is fenced yet: see man macfence, or \
+                    /usr/share/doc/macfence/docs/getting-started.md\n";
+
 /// Two VMs of one network whose ports are held here, so that they run on whatever happens.
 struct Vms {
     one: Tap,
@@ -145,7 +149,7 @@ fn fences_stay_whatever_happens_to_the_package() {
     };
 
     // Installing starts and enables nothing.
-    install("old.deb");
+    assert!(install("old.deb").contains(NEXT));
     assert_eq!(system.run("stat -c %a /run/macfence").ok(), "700\n");
     for unit in UNITS {
         let state = |what| system.run(&format!("systemctl {what} {unit}")).stdout;
@@ -154,7 +158,7 @@ fn fences_stay_whatever_happens_to_the_package() {
             ("disabled\n", "inactive\n")
         );
     }
-    install("new.deb");
+    assert!(!install("new.deb").contains(NEXT));
     assert_eq!(
         system.run("systemctl is-active macfence").stdout,
         "inactive\n"
@@ -204,7 +208,8 @@ fn fences_stay_whatever_happens_to_the_package() {
     for words in [
         "/etc/libvirt/hooks/qemu.d/macfence: deleted\n",
         "macfence: warning: /etc/libvirt/hooks/qemu still calls macfence",
-        "the fences stay in the kernel. To delete them: nft delete table bridge macfence\n",
+        "the fences stay in the kernel, but VMs that start from now on are not fenced.\n",
+        "macfence: to delete the fences: nft delete table bridge macfence\n",
     ] {
         assert!(said.contains(words), "{words}: {said}");
     }
@@ -227,6 +232,8 @@ fn fences_stay_whatever_happens_to_the_package() {
 
     let said = system.run("dpkg -P macfence").ok();
     assert!(said.contains("nft delete table bridge macfence"), "{said}");
+    // The program is gone by then.
+    assert!(!said.contains("macfence remove"), "{said}");
     vms.are_fenced("purged");
     assert_eq!(left(&system), "");
     assert_eq!(fences(), held);
@@ -259,7 +266,7 @@ fn an_rpm_restarts_the_service_and_leaves_nothing_but_fences() {
     };
     let unpack = || system.run("cp -a --remove-destination /packages/. /").ok();
     unpack();
-    script("POSTIN", 1);
+    assert!(script("POSTIN", 1).contains(NEXT));
     assert_eq!(system.run("stat -c %a /run/macfence").ok(), "700\n");
     let state = || system.run("systemctl is-active macfence").stdout;
     assert_eq!(state(), "inactive\n");
@@ -271,7 +278,7 @@ fn an_rpm_restarts_the_service_and_leaves_nothing_but_fences() {
     system.run(&install).ok();
     let before = service(&system);
     unpack();
-    script("POSTIN", 2);
+    assert!(!script("POSTIN", 2).contains(NEXT));
     script("PREUN", 1);
     script("POSTUN", 1);
     assert_ne!(service(&system), before);

@@ -231,8 +231,7 @@ fn take_away(changes: &mut Changes) -> Result<String> {
         return Ok(said + "libvirt has no hook of macfence's\n");
     }
     said += &format!(
-        "now run \"systemctl restart {}\"; fences that are there stay: macfence remove VM, or nft delete \
-         table bridge macfence\n",
+        "now run \"systemctl restart {}\"; fences stay; to delete them all: nft delete table bridge macfence\n",
         daemons(&had)
     );
     Ok(said)
