@@ -169,6 +169,11 @@ impl Known {
         }))
     }
 
+    /// Returns the VMs that run.
+    pub fn into_vms(self) -> Vec<Vm> {
+        self.vms.into_values().collect()
+    }
+
     /// Returns the VMs that are new or described differently, those with a changed port, and those that
     /// could not be fenced before.
     fn changed(&self, running: &[Vm], doubt: &Doubt) -> Vec<Vm> {

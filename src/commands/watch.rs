@@ -5,6 +5,7 @@
 
 mod agenda;
 mod settings;
+mod silence;
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -26,7 +27,8 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::heartbeat;
 use crate::report;
-use crate::source::{Hypervisors, Last};
+use crate::source::{Hypervisors, Last, Running};
+use crate::vm::Vm;
 
 /// Runs until a signal ends it.
 pub fn run(flags: Global) -> Result<()> {
@@ -105,6 +107,8 @@ struct Watch {
     last: Last,
     /// Which VMs run and what the kernel holds for them, if we know.
     known: Option<Known>,
+    /// While a hypervisor does not answer: the VMs of the last answer whose ports have not changed since.
+    unchanged: Vec<Vm>,
     /// What the last look could not do. It is reported only once.
     trouble: Vec<String>,
 }
@@ -139,7 +143,10 @@ impl Watch {
         self.follow_file(settings, start);
         let config = &settings.config;
         let task = self.agenda.take(start);
-        let done = self.set_right(config, &task);
+        let asked = self.ask(config, &task);
+        let is_answered = asked.is_ok();
+        // `_asking` keeps others from asking until the kernel holds the result.
+        let done = asked.and_then(|(_asking, running)| self.set_right(config, &task, running));
         let end = Instant::now();
         match done {
             Ok(done) => {
@@ -155,25 +162,50 @@ impl Watch {
             Err(e) => {
                 self.agenda.failed(start, end);
                 self.complain(vec![format!("{e:#}; the fences stay as they are")]);
+                if !is_answered {
+                    // A VM may have ended while we waited for the answer.
+                    let heard = events.read()?;
+                    self.agenda.hear(heard, self.tables, end);
+                    self.stand_in(config, &task);
+                }
                 Ok(())
             }
         }
     }
 
-    fn set_right(&mut self, config: &Config, task: &Task) -> Result<Done> {
-        // What we know counts again only if nothing fails.
-        let known = self.known.take();
+    /// Asks which VMs run.
+    fn ask(&mut self, config: &Config, task: &Task) -> Result<(Hypervisors, Running)> {
         if task.is_whole {
             self.last = Last::default();
         }
         let hypervisors = Hypervisors::ask(&config.connect)?;
         let running = hypervisors.update(&mut self.last, &task.doubt)?;
+        Ok((hypervisors, running))
+    }
+
+    fn set_right(&mut self, config: &Config, task: &Task, running: Running) -> Result<Done> {
+        self.unchanged.clear();
+        // What we know counts again only if nothing fails.
+        let known = self.known.take();
         if let Some(known) = known.filter(|_| !task.is_whole && !task.is_rewritten)
             && let Some(done) = known.follow(config, &running, &task.doubt)?
         {
             return Ok(done);
         }
         sync::sync(config, running)
+    }
+
+    /// Does what can be done without an answer of the hypervisors.
+    fn stand_in(&mut self, config: &Config, task: &Task) {
+        if let Some(known) = self.known.take() {
+            self.unchanged = known.into_vms();
+        }
+        let may_have_changed =
+            |vm: &Vm| task.is_deaf || task.doubt.is_about(vm) || self.agenda.may_have_changed(vm);
+        self.unchanged.retain(|vm| !may_have_changed(vm));
+        if task.is_rewritten || task.is_deaf {
+            silence::fence_again(config, &self.unchanged);
+        }
     }
 
     /// Reports what cannot be done, unless the last look reported the same.

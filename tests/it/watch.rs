@@ -256,24 +256,58 @@ fn a_burst_costs_few_looks_and_changes_in_other_tables_none() {
 }
 
 #[test]
-fn a_missing_libvirt_is_reported_once_and_fences_stay() {
+fn without_libvirt_known_vms_are_fenced_again_and_the_danger_is_reported() {
     let (host, virsh) = host();
     let away = virsh.path().join("away");
     let watch = Watch::start(&host, Some(&virsh));
+    let whole = host.ok("nft", &["list", "ruleset"]);
+    let is_whole = || host.ok("nft", &["list", "ruleset"]) == whole;
     std::fs::write(&away, "").unwrap();
     let before = asked(&virsh);
-    host.ok("nft", &["insert rule bridge macfence vm-a accept"]);
+    let damage = [
+        "flush ruleset",
+        "flush chain bridge macfence forward",
+        "insert rule bridge macfence vm-a accept",
+    ];
+    for damage in damage {
+        host.ok("nft", &[damage]);
+        until("it is mended without libvirt", is_whole);
+    }
     until("libvirt is asked again and again", || {
         asked(&virsh) > before + 2
     });
-    assert_eq!(host.fenced(), ["a", "b"]);
+    let away_said = "macfence: warning: virsh: no libvirtd; the fences stay as they are\n";
+    let danger =
+        "macfence: error: somebody changed macfence's rules while the hypervisor does not answer; ";
+    let fix = "may be open until it answers: start it, for example with \"systemctl start libvirtd\", or \"virtqemud\"\n";
+    let again =
+        |count| format!("{danger}VMs that it knew are fenced again ({count}), others {fix}");
+    let said = watch.said("stderr");
+    assert_eq!(said, format!("{away_said}{}", again(2).repeat(3)));
+
+    // What leaves its bridge, even for a moment, may be another VM's afterwards.
+    host.unplug("vnet1");
+    host.ports("br0", &["vnet1"]);
+    thread::sleep(Duration::from_millis(500));
+    host.ok("nft", &["flush ruleset"]);
+    watch.until_fenced(&["a"]);
+    host.unplug("vnet0");
+    host.ports("br0", &["vnet0"]);
+    thread::sleep(Duration::from_millis(500));
+    host.ok("nft", &["flush ruleset"]);
+    let last = format!("{danger}VMs {fix}");
+    until("the danger is reported", || {
+        watch.said("stderr").ends_with(&last)
+    });
+    assert!(host.fenced().is_empty());
+    assert!(watch.said("stderr").contains(&again(1)));
+
     std::fs::remove_file(&away).unwrap();
-    until("it is mended", || !host.ruleset().contains("accept #"));
-    assert_eq!(
-        watch.end(),
-        "macfence: warning: virsh: no libvirtd; the fences stay as they are\n\
-         macfence: note: all running VMs can be fenced again\n"
-    );
+    watch.until_fenced(&["a", "b"]);
+    let back = "macfence: note: all running VMs can be fenced again\n";
+    until("it says so", || watch.said("stderr").ends_with(back));
+    let said = watch.end();
+    assert_eq!(said.matches(away_said).count(), 1, "{said}");
     // A missing libvirt does not keep the service from starting either.
     std::fs::write(&away, "").unwrap();
     let watch = Watch::start(&host, Some(&virsh));
@@ -364,4 +398,67 @@ fn sighup_reloads_the_configuration_unless_it_is_wrong() {
     assert_eq!(prefix(), "02:00:c0:a8:00:00/32");
     let said = watch.end();
     assert_eq!(said.lines().count(), 4, "{said}");
+}
+
+#[test]
+fn sync_and_the_service_agree_on_a_changed_file() {
+    let (host, virsh) = host();
+    let file = virsh.path().join("macfence.toml");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, "").unwrap();
+    let watch = Watch::start_with(&host, Some(&virsh), &["--config", path]);
+    let run = |command: &str| {
+        let mut macfence = Command::new(MACFENCE);
+        let path_of_programs = path_with(&virsh);
+        macfence
+            .args(["--config", path, command])
+            .env("PATH", path_of_programs);
+        host.exec(&mut macfence, "")
+    };
+    let prefix = || host.list()[0]["nics"][0]["prefix"].clone();
+    // Longer than the service takes to answer an event, and to look at the file once more.
+    let settle = || thread::sleep(Duration::from_millis(2500));
+    for (text, len) in [("prefix-len = 32\n", 32), ("prefix-len = 24\n", 24)] {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(run("check").status, 1);
+        run("sync").ok();
+        settle();
+        assert_eq!(run("check").ok(), "");
+        // Another program changes the rules.
+        host.ok("nft", &["flush ruleset"]);
+        watch.until_fenced(&["a", "b"]);
+        assert!(prefix().as_str().unwrap().ends_with(&format!("/{len}")));
+        assert_eq!(run("check").ok(), "");
+    }
+    let before = host.ruleset();
+    // A wrong file: the old settings stay.
+    std::fs::write(&file, "prefix-len = 64\n").unwrap();
+    for _ in 0..2 {
+        host.ok("nft", &["flush ruleset"]);
+        watch.until_fenced(&["a", "b"]);
+        settle();
+    }
+    assert_eq!(host.ruleset(), before);
+    // So they do while an editor has moved the file away or has not yet written it.
+    for write in [false, true] {
+        std::fs::remove_file(&file).unwrap();
+        if write {
+            std::fs::write(&file, "").unwrap();
+        }
+        host.ok("nft", &["flush ruleset"]);
+        watch.until_fenced(&["a", "b"]);
+        assert_eq!(host.ruleset(), before);
+        std::fs::write(&file, "prefix-len = 24\n").unwrap();
+        settle();
+        assert_eq!(host.ruleset(), before);
+    }
+    let said = watch.end();
+    let warning = format!(
+        "macfence: warning: {path}: line 1: prefix-len must be a number from 8 to 48, not 64; \
+         the settings stay as they are\n"
+    );
+    assert_eq!(said.matches("warning").count(), 1, "{said}");
+    assert!(said.contains(&warning), "{said}");
+    let note = "macfence: note: the configuration has been read again\n";
+    assert_eq!(said.matches(note).count(), 4, "{said}");
 }

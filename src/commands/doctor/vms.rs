@@ -51,11 +51,17 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
     let guards = actual.iter().flat_map(|fence| &fence.guards);
     let fenced: BTreeSet<_> = guards.map(|guard| guard.port.clone()).collect();
     let Some(running) = running else {
-        let text = format!(
-            "ports that are fenced: {}; it is unknown which VMs they belong to",
-            fenced.len()
-        );
-        return [Finding::absent(FENCES, text)]
+        let finding = if fenced.is_empty() {
+            let text = "nothing is fenced, and it is unknown which VMs run";
+            Finding::warn(FENCES, text).fix("when the hypervisor answers, run \"macfence sync\"")
+        } else {
+            let text = format!(
+                "ports that are fenced: {}; it is unknown which VMs they belong to",
+                fenced.len()
+            );
+            Finding::absent(FENCES, text)
+        };
+        return [finding]
             .into_iter()
             .chain(hardening(config, &fenced))
             .collect();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::events::Event;
 use crate::source::Doubt;
-use crate::vm::Port;
+use crate::vm::{Port, Vm};
 
 /// A burst of changes is over when nothing happens for `QUIET`. `watch` waits for that at most `BURST`.
 const QUIET: Duration = Duration::from_millis(50);
@@ -42,6 +42,8 @@ pub struct Agenda {
     is_rewritten: bool,
     /// Whether the next look must examine everything, because it is unknown what has changed.
     is_lost: bool,
+    /// Whether the kernel could not tell all changes since the last look.
+    is_deaf: bool,
     /// The times of the first and the last look at single changes since the last look at the whole host.
     parts: Option<(Instant, Instant)>,
     /// When to try again after a failure, and how long the last wait was.
@@ -67,6 +69,8 @@ pub struct Task {
     pub is_whole: bool,
     /// All fences in the kernel.
     pub is_rewritten: bool,
+    /// Whether the kernel could not tell all changes, so that any port may have changed.
+    pub is_deaf: bool,
     /// The ports whose VMs the hypervisors must be asked about.
     pub doubt: Doubt,
 }
@@ -106,7 +110,10 @@ impl Agenda {
                     }
                     self.is_rewritten = true;
                 }
-                Event::Lost => self.is_lost = true,
+                Event::Lost => {
+                    self.is_lost = true;
+                    self.is_deaf = true;
+                }
             }
             let first = self.changes.map_or(now, |(first, _)| first);
             self.changes = Some((first, now));
@@ -133,11 +140,19 @@ impl Agenda {
         Task {
             is_whole: std::mem::take(&mut self.is_lost) || is_due,
             is_rewritten: std::mem::take(&mut self.is_rewritten),
+            is_deaf: std::mem::take(&mut self.is_deaf),
             doubt: Doubt {
                 came: self.newcomers.keys().cloned().collect(),
                 left: std::mem::take(&mut self.left),
             },
         }
+    }
+
+    /// Tells whether one of this VM's ports may have changed since the last look.
+    pub fn may_have_changed(&self, vm: &Vm) -> bool {
+        let mut ports = vm.nics.iter().map(|nic| nic.port.as_str());
+        let is_in_doubt = |port| self.newcomers.contains_key(port) || self.left.contains(port);
+        self.is_deaf || ports.any(is_in_doubt)
     }
 
     /// Notes that a look, which began at `start`, has ended. It found the VMs that have the `found`

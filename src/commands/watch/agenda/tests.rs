@@ -1,4 +1,5 @@
 use super::*;
+use crate::vm::Nic;
 
 const TABLES: Option<&[&str]> = Some(&["macfence"]);
 
@@ -155,4 +156,30 @@ fn a_look_that_is_asked_for_comes_once() {
     let task = look(&mut agenda, when, &[]);
     assert!(!task.is_whole && !task.is_rewritten);
     assert_ne!(agenda.due(), Some(when));
+}
+
+#[test]
+fn a_vm_may_have_changed_if_its_port_did_or_if_messages_were_lost() {
+    let (mut agenda, start) = idle();
+    let nic = |port: &str| {
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        Nic::new(port.parse().unwrap(), mac, None).unwrap()
+    };
+    let vm = Vm {
+        name: "a".parse().unwrap(),
+        nics: vec![nic("p0"), nic("p1")],
+        skipped: Vec::new(),
+    };
+    agenda.hear(vec![port("p2"), gone("p3")], TABLES, start);
+    assert!(!agenda.may_have_changed(&vm));
+    for event in [port("p0"), gone("p1"), Event::Lost] {
+        let (mut agenda, start) = idle();
+        agenda.hear(vec![event.clone()], TABLES, start);
+        assert!(agenda.may_have_changed(&vm));
+        assert_eq!(agenda.take(start).is_deaf, event == Event::Lost);
+    }
+    // After a failure the whole host must be examined, but nothing was lost.
+    agenda.failed(start, start);
+    let task = agenda.take(start + FIRST_RETRY);
+    assert!(task.is_whole && !task.is_deaf);
 }
