@@ -133,9 +133,10 @@ fn vm(name: &VmName, id: u32, listing: &str, backends: &Backends) -> Result<Vm> 
             }
         };
         let backend = backends.of(id, index)?;
-        let port = backend.port(bridge::is_on_one)?;
+        let port = backend.port(bridge::is_there, bridge::is_on_one)?;
         // What an HVM guest sends through until it has loaded its drivers; others have none.
-        let emulated = backend.emulated(|port| bridge::of(port).map(|bridge| bridge.is_some()))?;
+        let is_on_one = |port: &_| bridge::of(port).map(|bridge| bridge.is_some());
+        let emulated = backend.emulated(&port, is_on_one)?;
         for port in [Some(port), emulated].into_iter().flatten() {
             vm.nics.push(Nic::new(port, mac.parse()?, None)?);
         }

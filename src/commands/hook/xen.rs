@@ -2,14 +2,14 @@
 
 use std::slice;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 
 use crate::bridge;
 use crate::cli::VifCommand;
 use crate::commands::enforce::{Told, fence_vms};
 use crate::commands::shared::warn_of_skipped;
 use crate::config::Config;
-use crate::fence::Keep;
+use crate::fence::{Keep, Taken};
 use crate::quote::quoted;
 use crate::source::xen::Coming;
 use crate::source::{Hypervisors, Kind};
@@ -18,7 +18,11 @@ use crate::vm::{Vm, VmName};
 /// Fences a running domain.
 pub fn by_name(config: &Config, name: &VmName) -> Result<()> {
     let hypervisors = Hypervisors::ask_only(Kind::Xen, &config.connect)?;
-    fence(config, hypervisors.named(slice::from_ref(name))?)
+    fence(
+        config,
+        hypervisors.named(slice::from_ref(name))?,
+        &Keep::nothing(),
+    )
 }
 
 /// Fences the domain that has this port. It may have others by now, or get them later: the script comes
@@ -39,7 +43,35 @@ pub fn by_path(config: &Config, path: &str, before: Option<VifCommand>) -> Resul
         };
         announce(&hypervisors.coming(domain, index, ending)?)?;
     }
-    fence(config, vec![hypervisors.domain(domain)?])
+    // Another domain's configuration may have the same vifname.
+    let keep = Keep {
+        others_ports: true,
+        ..Keep::nothing()
+    };
+    match fence(config, vec![hypervisors.domain(domain)?], &keep) {
+        Err(e) if e.is::<Taken>() => {
+            drop(hypervisors);
+            take_over(config, domain, e)
+        }
+        fenced => fenced,
+    }
+}
+
+/// Fences a domain with a port that is fenced for another VM, if no other running VM has that port. The
+/// other one may have ended, or be this one under an earlier name, as after a migration.
+fn take_over(config: &Config, domain: u32, taken: Error) -> Result<()> {
+    let hypervisors = Hypervisors::ask(&config.connect)?;
+    let running = hypervisors.running()?;
+    let vm = hypervisors.domain(domain)?;
+    let others = running.vms.iter().filter(|other| other.name != vm.name);
+    let mut ports = others.flat_map(|other| &other.nics).map(|nic| &nic.port);
+    let is_anothers = ports.any(|port| vm.nics.iter().any(|nic| nic.port == *port));
+    // One that we know nothing about may have it.
+    let is_unknown = running.failed.iter().any(|(other, _)| *other != vm.name);
+    if is_anothers || is_unknown {
+        return Err(taken.context(format!("cannot fence VM {:?}", vm.name.as_str())));
+    }
+    fence(config, vec![vm], &Keep::nothing())
 }
 
 /// Announces a port that has not come to its bridge yet. It must not be there under its new name: that one
@@ -53,9 +85,9 @@ fn announce(coming: &Coming) -> Result<()> {
     bridge::announce(&coming.port, &coming.bridge)
 }
 
-fn fence(config: &Config, vms: Vec<Vm>) -> Result<()> {
+fn fence(config: &Config, vms: Vec<Vm>, keep: &Keep) -> Result<()> {
     vms.iter().for_each(warn_of_skipped);
-    fence_vms(config, vms, &Keep::nothing(), Told::OfRunning).map(|_| ())
+    fence_vms(config, vms, keep, Told::OfRunning).map(|_| ())
 }
 
 /// The numbers of the domain and of its interface in a path like `/local/domain/0/backend/vif/7/0`.

@@ -124,16 +124,26 @@ impl Backends {
 
 impl Backend {
     /// Its device. The kernel makes it under a name of its own, and Xen's script renames it before it puts it
-    /// on a bridge; a script of the operator's need not.
+    /// on a bridge; a script of the operator's need not. While there is a device of the kernel's name, one of
+    /// the configured name is another's: a clone of a domain may have its `vifname`.
     ///
     /// # Errors
     /// If no device can have that name.
-    pub fn port(&self, is_on_bridge: impl FnOnce(&Port) -> bool) -> Result<Port> {
+    pub fn port(
+        &self,
+        is_there: impl Fn(&Port) -> bool,
+        is_on_bridge: impl Fn(&Port) -> bool,
+    ) -> Result<Port> {
         let own = self.to_string().parse()?;
-        match &self.name {
-            Some(_) if is_on_bridge(&own) => Ok(own),
-            _ => self.named(""),
+        if self.name.is_none() || is_on_bridge(&own) {
+            return Ok(own);
         }
+        let named = self.named("")?;
+        Ok(if is_there(&own) && is_there(&named) {
+            own
+        } else {
+            named
+        })
     }
 
     /// The port that Xen's script puts on a bridge for it: the device itself, or QEMU's with `-emu` as the
@@ -175,13 +185,16 @@ impl Backend {
     }
 
     /// The device that QEMU has for it, if there is one. Few domains have, and only until their guest has
-    /// loaded its drivers.
+    /// loaded its drivers. Xen's script renames it after the interface's own device, which is `port` now.
     ///
     /// # Errors
     /// If `is_there` fails.
-    pub fn emulated(&self, is_there: impl Fn(&Port) -> Result<bool>) -> Result<Option<Port>> {
-        let names = [Some(self.to_string()), self.name.clone()];
-        for name in names.into_iter().flatten() {
+    pub fn emulated(
+        &self,
+        port: &Port,
+        is_there: impl Fn(&Port) -> Result<bool>,
+    ) -> Result<Option<Port>> {
+        for name in [&*self.to_string(), port.as_str()] {
             // A domain without such a device may have a name with no room for the ending.
             if let Ok(port) = format!("{name}-emu").parse()
                 && is_there(&port)?

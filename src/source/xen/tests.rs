@@ -110,9 +110,8 @@ fn what_a_real_xen_tells_before_a_guest_runs_is_read() {
     let backends = Backends::read(STORE).unwrap();
     let port = |index, there: &str| {
         let port = backends.of(1, index).unwrap();
-        port.port(|port| port.as_str() == there)
-            .unwrap()
-            .to_string()
+        let is_there = |port: &Port| port.as_str() == there;
+        port.port(is_there, is_there).unwrap().to_string()
     };
     assert_eq!(
         (port(0, ""), port(1, "")),
@@ -128,6 +127,21 @@ fn what_a_real_xen_tells_before_a_guest_runs_is_read() {
         let words = format!("no interface {index} of domain {domain}");
         assert!(error.contains(&words), "{error}");
     }
+}
+
+#[test]
+fn a_name_that_another_device_has_is_not_this_interfaces_while_it_has_the_kernels() {
+    let backends = Backends::read(STORE).unwrap();
+    let port = |there: &[&str], on_bridge: &str| {
+        let is_there = |port: &Port| there.contains(&port.as_str());
+        let is_on_bridge = |port: &Port| port.as_str() == on_bridge;
+        let port = backends.of(1, 0).unwrap().port(is_there, is_on_bridge);
+        port.unwrap().to_string()
+    };
+    assert_eq!(port(&["vif1.0", "tenant7"], "tenant7"), "vif1.0");
+    // About to be renamed, and renamed.
+    assert_eq!(port(&["vif1.0"], ""), "tenant7");
+    assert_eq!(port(&["tenant7"], "tenant7"), "tenant7");
 }
 
 #[test]
@@ -153,13 +167,17 @@ fn an_emulated_device_is_found_under_either_name() {
     };
     let emulated = |name: &str, there: &str| {
         let backends = Backends::read(&listing(name)).unwrap();
-        let found = backends.of(7, 0).unwrap();
-        let found = found.emulated(|port| Ok(port.as_str() == there)).unwrap();
+        let backend = backends.of(7, 0).unwrap();
+        let is_there = |port: &Port| there.split(' ').any(|there| there == port.as_str());
+        let port = backend.port(is_there, |_| false).unwrap();
+        let found = backend.emulated(&port, |port| Ok(is_there(port))).unwrap();
         found.map(|port| port.to_string())
     };
     for there in ["vif7.0-emu", "tenant7-emu"] {
         assert_eq!(emulated("tenant7", there).as_deref(), Some(there));
     }
+    // Another domain's.
+    assert_eq!(emulated("tenant7", "vif7.0 tenant7 tenant7-emu"), None);
     assert_eq!(emulated("tenant7", "other-emu"), None);
     assert_eq!(emulated("fifteen-letters", "x"), None);
 }
@@ -169,7 +187,7 @@ fn a_name_that_no_device_can_have_is_an_error_of_that_interface() {
     let path = "/local/domain/0/backend/vif/7";
     let listing = format!("{path}/0/vifname = \"a b\"\n{path}/1 = \"\"\nnonsense\n/x = \"\"\n");
     let backends = Backends::read(&listing).unwrap();
-    let port = |index| backends.of(7, index).unwrap().port(|_| false);
+    let port = |index| backends.of(7, index).unwrap().port(|_| false, |_| false);
     let error = format!("{:#}", port(0).unwrap_err());
     assert!(
         error.contains("vifname of interface 0 of domain 7"),
