@@ -17,9 +17,9 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags, Uid};
@@ -31,6 +31,9 @@ use crate::heartbeat;
 
 /// How long to wait for other processes. Two hundred hooks at once take about ten seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When this process waits no longer, although its patience has not ended.
+static DEADLINE: OnceLock<Instant> = OnceLock::new();
 
 /// The directory of the locks. systemd-tmpfiles creates it at boot; if it did not, we do.
 pub(crate) const DIR: &str = "/run/macfence";
@@ -51,7 +54,8 @@ pub struct Lock(File);
 /// Waits until no other process reads, compares and writes the kernel's rules.
 ///
 /// # Errors
-/// If we are not root, if others can reach the file, or if another process keeps the lock for a minute.
+/// If we are not root, if others can reach the file, or if another process keeps the lock for a minute, or
+/// until the time that was set with [`wait_at_most`].
 pub fn exclusive() -> Result<Lock> {
     let lock = take(EXCLUSIVE)?;
     // Programs that we run inherit this lock. If we are killed, they hold it until they have finished.
@@ -81,16 +85,29 @@ pub fn legacy_ebtables() -> Result<Option<Lock>> {
         .truncate(false)
         .open(EBTABLES)
     {
-        Ok(file) => wait(file, &EBTABLES, PATIENCE).map(Some),
+        Ok(file) => wait(file, &EBTABLES, patience(DEADLINE.get())).map(Some),
         Err(_) => Ok(None),
     }
+}
+
+/// Lets this process wait for all its locks together at most so long from now, because whoever called it
+/// waits no longer.
+pub(crate) fn wait_at_most(time: Duration) {
+    DEADLINE.get_or_init(|| Instant::now() + time);
+}
+
+/// How long to wait for a lock, if the process may wait until `deadline`.
+fn patience(deadline: Option<&Instant>) -> Duration {
+    let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+    left.unwrap_or(PATIENCE).min(PATIENCE)
 }
 
 fn take(name: &str) -> Result<Lock> {
     never_stop();
     let dir = Path::new(DIR);
     let file = open(dir, name, Uid::ROOT)?;
-    wait(file, &dir.join(name).display(), PATIENCE)
+    let patience = patience(DEADLINE.get());
+    wait(file, &dir.join(name).display(), patience)
 }
 
 /// Keeps Ctrl-Z and the like from stopping us, because a stopped process keeps the lock. Behind sudo,
@@ -225,6 +242,15 @@ mod tests {
         );
         drop(held);
         assert!(wait(open("lock"), &"it", PATIENCE).is_ok());
+    }
+
+    #[test]
+    fn a_process_with_a_deadline_waits_no_longer() {
+        assert_eq!(patience(None), PATIENCE);
+        let in_seconds = |seconds| patience(Some(&(Instant::now() + Duration::from_secs(seconds))));
+        assert!(in_seconds(20) <= Duration::from_secs(20));
+        assert_eq!(in_seconds(0), Duration::ZERO);
+        assert_eq!(in_seconds(300), PATIENCE);
     }
 
     #[test]

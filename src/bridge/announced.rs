@@ -33,14 +33,28 @@ struct Script {
     started: u64,
 }
 
-/// Announces that the process which started this one is about to put a port on a bridge.
+/// Announces that the process of this number, which started this one, is about to put a port on a bridge.
 ///
 /// # Errors
-/// If another process that lives has announced the port, or this cannot be noted.
-pub fn announce(port: &Port, bridge: &str) -> Result<()> {
-    let script = getppid().and_then(|id| Script::of(id.as_raw_nonzero().get().try_into().ok()?));
-    let script = script.context("the process that started this one has ended")?;
-    announce_in(Path::new(lock::DIR), Uid::ROOT, port, bridge, script)
+/// If it has ended, if another process that lives has announced the port, or this cannot be noted.
+pub fn announce(port: &Port, bridge: &str, script: u32) -> Result<()> {
+    announce_in(
+        Path::new(lock::DIR),
+        Uid::ROOT,
+        port,
+        bridge,
+        parent(script)?,
+    )
+}
+
+/// The process of this number, which must be our parent. When a parent ends, its children get another one,
+/// such as process 1. That one lives until the next boot, and what it announces would count as long.
+fn parent(id: u32) -> Result<Script> {
+    let script = Script::of(id);
+    // In this order: the number of our parent is not used again, so it was the script that we found.
+    let parent = getppid().and_then(|parent| u32::try_from(parent.as_raw_nonzero().get()).ok());
+    let script = script.filter(|_| parent == Some(id));
+    script.with_context(|| format!("process {id} did not start this one, or has ended"))
 }
 
 fn announce_in(parent: &Path, owner: Uid, port: &Port, bridge: &str, script: Script) -> Result<()> {
@@ -188,6 +202,17 @@ mod tests {
             ..here
         };
         assert!(here.lives() && !late.lives());
+    }
+
+    #[test]
+    fn only_a_parent_that_lives_announces() {
+        let id = getppid().unwrap().as_raw_nonzero().get();
+        let id = u32::try_from(id).unwrap();
+        assert_eq!(parent(id).unwrap().id, id);
+        for other in [1, std::process::id()] {
+            let error = parent(other).unwrap_err().to_string();
+            assert!(error.contains(&format!("process {other} ")), "{error}");
+        }
     }
 
     #[test]

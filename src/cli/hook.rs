@@ -123,8 +123,11 @@ pub enum Entry {
     Xen {
         /// The calling process is about to put the port on its bridge: for a vif (online), or for an HVM
         /// guest's emulated interface (add)
-        #[arg(long, value_name = "COMMAND")]
+        #[arg(long, value_name = "COMMAND", requires = "script")]
         before: Option<VifCommand>,
+        /// Number of the calling process. Ends with an error if that has ended
+        #[arg(long, value_name = "PID", requires = "before")]
+        script: Option<u32>,
         /// Path of the port in xenstore, as in $XENBUS_PATH: it ends in the numbers of the domain and its
         /// interface
         #[arg(value_name = "PATH")]

@@ -31,7 +31,11 @@ pub fn run(config: &Config, entry: Entry) -> Result<()> {
             opennebula::post(config, Some(&driver), rest.first().map(String::as_str))
         }
         Entry::DriverClean { driver, .. } => opennebula::clean(config, Some(&driver)),
-        Entry::Xen { before, path } => xen::by_path(config, &path, before),
+        Entry::Xen {
+            before,
+            script,
+            path,
+        } => xen::by_path(config, &path, before.zip(script)),
         Entry::Libvirt { vm, operation, .. } => libvirt::run(config, &vm, &operation),
     }
 }

@@ -1,6 +1,7 @@
 //! `macfence hook xen`, for Xen's vif scripts, and `macfence hook ebtables-xen`.
 
 use std::slice;
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result, ensure};
 
@@ -10,10 +11,15 @@ use crate::commands::enforce::{Told, fence_vms};
 use crate::commands::shared::warn_of_skipped;
 use crate::config::Config;
 use crate::fence::{Keep, Taken};
+use crate::lock;
 use crate::quote::quoted;
 use crate::source::xen::Coming;
 use crate::source::{Hypervisors, Kind};
 use crate::vm::{Vm, VmName};
+
+/// How long to wait for other macfence processes. libxl kills the script after 40 s
+/// (`LIBXL_HOTPLUG_TIMEOUT`), and nobody would read why.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Fences a running domain.
 pub fn by_name(config: &Config, name: &VmName) -> Result<()> {
@@ -26,8 +32,9 @@ pub fn by_name(config: &Config, name: &VmName) -> Result<()> {
 }
 
 /// Fences the domain that has this port. It may have others by now, or get them later: the script comes
-/// for each. With `before`, the script is about to put the port on its bridge.
-pub fn by_path(config: &Config, path: &str, before: Option<VifCommand>) -> Result<()> {
+/// for each. With `before`, the script with this process number is about to put the port on its bridge.
+pub fn by_path(config: &Config, path: &str, before: Option<(VifCommand, u32)>) -> Result<()> {
+    lock::wait_at_most(PATIENCE);
     let (domain, index) = numbers(path)?;
     // Whoever comes for another port of the domain waits here, and sees more of them than we do.
     let hypervisors = Hypervisors::ask_only(Kind::Xen, &config.connect)?;
@@ -36,12 +43,12 @@ pub fn by_path(config: &Config, path: &str, before: Option<VifCommand>) -> Resul
         hypervisors.running()?;
         return Ok(());
     }
-    if let Some(command) = before {
+    if let Some((command, script)) = before {
         let ending = match command {
             VifCommand::Online => "",
             VifCommand::Add => "-emu",
         };
-        announce(&hypervisors.coming(domain, index, ending)?)?;
+        announce(&hypervisors.coming(domain, index, ending)?, script)?;
     }
     // Another domain's configuration may have the same vifname.
     let keep = Keep {
@@ -76,13 +83,13 @@ fn take_over(config: &Config, domain: u32, taken: Error) -> Result<()> {
 
 /// Announces a port that has not come to its bridge yet. It must not be there under its new name: that one
 /// is another VM's, or the host's, and its fence would be replaced by this domain's.
-fn announce(coming: &Coming) -> Result<()> {
+fn announce(coming: &Coming, script: u32) -> Result<()> {
     ensure!(
         coming.port == coming.now || !bridge::is_there(&coming.port),
         "vifname: there is a device \"{}\" already",
         coming.port
     );
-    bridge::announce(&coming.port, &coming.bridge)
+    bridge::announce(&coming.port, &coming.bridge, script)
 }
 
 fn fence(config: &Config, vms: Vec<Vm>, keep: &Keep) -> Result<()> {
