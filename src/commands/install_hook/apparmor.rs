@@ -106,7 +106,8 @@ impl Profile {
         let local = local(&self.daemon);
         let before = existing(&local)?;
         let rule = format!("{} PUx,", program.display());
-        changes.write(&local, &MARKS.with(before.as_deref(), &rule), 0o644)?;
+        let added = MARKS.with(&local, before.as_deref(), &rule)?;
+        changes.write(&local, &added, 0o644)?;
         changes.before_undone(file.clone());
         load(&file)?;
         Ok(local)
@@ -127,7 +128,7 @@ pub fn take_back(daemons: &[&str], changes: &mut Changes) -> Result<Vec<PathBuf>
         if !MARKS.are_in(&before) {
             continue;
         }
-        match MARKS.without(&before) {
+        match MARKS.without(&local, &before)? {
             Some(rest) => changes.write(&local, &rest, 0o644)?,
             None => changes.delete(&local)?,
         }

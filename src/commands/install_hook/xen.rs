@@ -80,7 +80,7 @@ pub fn install() -> Result<()> {
         common.display()
     );
     let settings = existing(Path::new(SETTINGS))?;
-    let unmarked = settings.as_deref().and_then(|text| MARKS.without(text));
+    let unmarked = settings.as_deref().map(unmarked).transpose()?.flatten();
     let named = unmarked.as_deref().and_then(default_script);
     if let Some(other) = named.filter(|named| !is_ours(named)) {
         bail!(
@@ -108,7 +108,8 @@ fn put(settings: Option<&str>, is_named: bool, changes: &mut Changes) -> Result<
     changes.write(&script, SCRIPT, 0o755)?;
     if !is_named {
         let line = format!("{SETTING}=\"{NAME}\"");
-        changes.write(Path::new(SETTINGS), &MARKS.with(settings, &line), 0o644)?;
+        let path = Path::new(SETTINGS);
+        changes.write(path, &MARKS.with(path, settings, &line)?, 0o644)?;
     }
     Ok(format!(
         "installed {} and {}, which {SETTINGS} names: Xen's scripts fence every domain from now on\n\
@@ -135,7 +136,7 @@ fn take_away(changes: &mut Changes) -> Result<String> {
     let path = Path::new(SETTINGS);
     let mut settings = existing(path)?;
     if let Some(text) = settings.take_if(|text| MARKS.are_in(text)) {
-        settings = MARKS.without(&text);
+        settings = unmarked(&text)?;
         match &settings {
             Some(rest) => changes.write(path, rest, 0o644)?,
             None => changes.delete(path)?,
@@ -164,6 +165,10 @@ fn take_away(changes: &mut Changes) -> Result<String> {
         }
     }
     Ok(said)
+}
+
+fn unmarked(settings: &str) -> Result<Option<String>> {
+    MARKS.without(Path::new(SETTINGS), settings)
 }
 
 fn dir() -> PathBuf {
