@@ -22,7 +22,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::constants::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::{EINVAL, ENODEV, exists, of, read};
+use super::{EINVAL, ENODEV, exists, now, read};
 use crate::vm::Port;
 
 /// The result of a request.
@@ -59,7 +59,8 @@ fn set_port(port: &Port, setting: &InfoBridgePort, what: impl Fn() -> String) ->
         return Ok(Outcome::Gone);
     };
     let send = || send(RouteNetlinkMessage::SetLink(port_setting(index, setting))).map(drop);
-    settle(send, || of(port).map(|bridge| bridge.is_some()), what)
+    // The kernel does not know what a script has announced.
+    settle(send, || now(port).map(|bridge| bridge.is_some()), what)
 }
 
 /// The kernel's number of a device; `None` if it is gone.
