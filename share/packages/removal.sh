@@ -10,6 +10,13 @@ fi
 if [ -e /etc/xen/scripts/vif-post.d/macfence.hook ] || [ -e /etc/xen/scripts/vif-macfence ]; then
   macfence install-hook xen --remove || :
 fi
+if grep -qs 'exec macfence' /etc/xen/scripts/vif-post.d/macfence.hook; then
+  echo "macfence: warning: Xen starts no domain until you delete /etc/xen/scripts/vif-post.d/macfence.hook"
+fi
+# What --remove leaves of it only calls vif-bridge.
+if grep -qs 'exec macfence' /etc/xen/scripts/vif-macfence; then
+  echo "macfence: warning: Xen starts no domain until you run: ln -sf vif-bridge /etc/xen/scripts/vif-macfence"
+fi
 for hook in /etc/libvirt/hooks/*.d/macfence /etc/libvirt/hooks/qemu /etc/libvirt/hooks/lxc; do
   if cmp -s "$hook" /usr/share/macfence/libvirt/macfence; then
     rm -f "$hook"
