@@ -39,7 +39,7 @@ pub enum Caller {
     /// vif.default.script in /etc/xen/xl.conf. If another script is set there, nothing is changed.
     #[command(after_long_help = include_str!("../help/install-hook.txt"))]
     Xen {
-        /// Remove the script, the hook and the setting
+        /// Remove the hook and the setting. The script remains, and only calls vif-bridge
         #[arg(long)]
         remove: bool,
     },

@@ -7,7 +7,6 @@
 mod store;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -90,9 +89,28 @@ pub(super) fn numbered(id: u32) -> Result<Vm> {
     one(&name, id)
 }
 
-/// Whether an interface of a domain that runs was made with this script of xl's. Also where nobody tells.
-pub fn runs_with(script: &Path) -> bool {
-    store::names_script(script)
+/// The running domains that have an interface whose port is in a domain other than the host's own.
+///
+/// # Errors
+/// If Xen cannot be asked.
+pub fn with_driver_domains() -> Result<Vec<VmName>> {
+    let mut names = Vec::new();
+    let listing = match ask(&["list"]) {
+        Err(e) if format!("{e:#}").contains(NOT_BOOTED) => return Ok(names),
+        listing => listing?,
+    };
+    for (name, id) in domains(&listing)? {
+        let listing = ask(&["network-list", &id.to_string()])?;
+        let mut backends = listing.lines().map(|line| line.split_whitespace().nth(1));
+        if backends.any(|backend| backend.is_some_and(is_other_domain)) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn is_other_domain(word: &str) -> bool {
+    word.parse::<u32>().is_ok_and(|domain| domain != 0)
 }
 
 /// The port that Xen's script is about to put on a bridge for this interface: see [`Backend::coming`].

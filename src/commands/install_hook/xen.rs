@@ -1,7 +1,7 @@
 //! A hook for Xen's vif scripts, and a script of ours in front of them, which `xl.conf` names.
 //!
 //! A domain whose script fails, or is not there, is not started. So both are tried before Xen can see them,
-//! and no setting is left that names a script which is gone.
+//! and a script of that name stays for ever.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use super::marks::{Marks, existing};
 use crate::commands::shared::print;
 use crate::process;
 use crate::quote::quoted;
+use crate::report;
 use crate::source::xen;
 
 /// The hook, as it is shipped.
@@ -25,10 +26,11 @@ const SCRIPT: &str = include_str!("../../../share/xen/vif-macfence");
 /// The script's name.
 const NAME: &str = "vif-macfence";
 
-/// What stays of the script where something names it still.
+/// What stays of the script after `--remove`. Domains that run, files of `xl save` and configurations name it,
+/// also on hosts from which domains migrate to this one, and none of them starts without it.
 const REST: &str = "#!/bin/sh\n\
-    # Left by \"macfence install-hook xen --remove\": a domain that runs, or /etc/xen/xl.conf, names this \
-    script, and\n# would not start anew without it. Once nothing names it, delete it.\n\
+    # Left by \"macfence install-hook xen --remove\": it only calls vif-bridge. Domains that run, files of \
+    \"xl save\"\n# and configurations may name it, and do not start without it. Once none does, delete it.\n\
     exec \"${0%/*}/vif-bridge\" \"$@\"\n";
 
 /// Where Xen has its scripts: they name this folder themselves.
@@ -92,8 +94,26 @@ pub fn install() -> Result<()> {
     let mut changes = Changes::default();
     let put = put(settings.as_deref(), named.is_some(), &mut changes);
     match put {
-        Ok(said) => print(&said),
-        Err(e) => Err(changes.undo(e)),
+        Ok(said) => print(&said)?,
+        Err(e) => return Err(changes.undo(e)),
+    }
+    warn_of_driver_domains();
+    Ok(())
+}
+
+/// The setting is also for interfaces whose ports are in other domains, where nobody has installed our script.
+fn warn_of_driver_domains() {
+    match xen::with_driver_domains() {
+        Ok(vms) => vms.iter().for_each(|vm| {
+            report::warning(&format!(
+                "VM {:?} has an interface with backend=: {SETTING} is for that one as well, and the VM does \
+                 not start again where {NAME} is missing; add script=vif-bridge to that interface",
+                vm.as_str()
+            ));
+        }),
+        Err(e) => report::warning(&format!(
+            "it is unknown whether a domain has an interface with backend=: {e:#}"
+        )),
     }
 }
 
@@ -119,7 +139,7 @@ fn put(settings: Option<&str>, is_named: bool, changes: &mut Changes) -> Result<
     ))
 }
 
-/// Removes both.
+/// Removes the hook and the setting. Of the script remains what calls `vif-bridge`.
 ///
 /// # Errors
 /// If a file cannot be deleted or written. The host is then as it was.
@@ -134,11 +154,9 @@ pub fn remove() -> Result<()> {
 fn take_away(changes: &mut Changes) -> Result<String> {
     let mut said = String::new();
     let path = Path::new(SETTINGS);
-    let mut settings = existing(path)?;
-    if let Some(text) = settings.take_if(|text| MARKS.are_in(text)) {
-        settings = unmarked(&text)?;
-        match &settings {
-            Some(rest) => changes.write(path, rest, 0o644)?,
+    if let Some(text) = existing(path)?.filter(|text| MARKS.are_in(text)) {
+        match unmarked(&text)? {
+            Some(rest) => changes.write(path, &rest, 0o644)?,
             None => changes.delete(path)?,
         }
         said += &format!("{SETTINGS}: what was added for macfence is gone\n");
@@ -152,17 +170,11 @@ fn take_away(changes: &mut Changes) -> Result<String> {
     }
     let _ = fs::remove_dir(dir());
     if script.symlink_metadata().is_ok() {
-        let is_named = settings.as_deref().and_then(default_script);
-        if is_named.is_some_and(is_ours) || xen::runs_with(&script) {
-            changes.write(&script, REST, 0o755)?;
-            said += &format!(
-                "{}: calls only vif-bridge now, as domains that run, or {SETTINGS}, name it\n",
-                script.display()
-            );
-        } else {
-            changes.delete(&script)?;
-            said += &format!("deleted {}\n", script.display());
-        }
+        changes.write(&script, REST, 0o755)?;
+        said += &format!(
+            "{} stays, and only calls vif-bridge now: domains and files of \"xl save\" may name it\n",
+            script.display()
+        );
     }
     Ok(said)
 }

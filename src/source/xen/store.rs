@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -52,20 +51,6 @@ pub(super) fn ask(domain: Option<u32>) -> Result<Backends> {
         return Ok(Backends::default());
     }
     Backends::read(&output.checked()?)
-}
-
-/// Whether an interface of a domain was made with this script. Also where xenstore does not tell.
-pub(super) fn names_script(script: &Path) -> bool {
-    let Ok(output) = process::run("xenstore-ls", &["-f", PATH], "") else {
-        return true;
-    };
-    if !output.success() {
-        return !output.says(NO_PATH);
-    }
-    let line = format!("/script = \"{}\"", script.display());
-    output
-        .checked()
-        .is_ok_and(|listing| listing.lines().any(|listed| listed.ends_with(&line)))
 }
 
 impl Backends {
