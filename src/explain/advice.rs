@@ -77,6 +77,8 @@ pub fn change(answer: &Answer) -> Option<String> {
         Outcome::Drops(Reason::Foreign) if settings.lets_hear(frame.source) => Some(format!(
             "the configuration allows it, but the kernel's rules do not yet: {sync}"
         )),
+        // Whoever trusts another tenant's VM opens the fence to it.
+        Outcome::Drops(Reason::Foreign) if answer.owner.is_some() => None,
         Outcome::Drops(Reason::Foreign) => Some(trust(settings, frame.source, sync)),
         Outcome::Drops(Reason::Spoofed) if settings.lets_send(frame.source) => Some(format!(
             "the configuration lets the VM send so, but the kernel's rules do not yet: {sync}"
@@ -122,6 +124,22 @@ pub fn change(answer: &Answer) -> Option<String> {
             ))
         }
     }
+}
+
+/// Says that the fence drops what it is meant to drop: frames of a VM of another network. `None`: it is
+/// about something else.
+pub fn intent(answer: &Answer) -> Option<String> {
+    let step = deciding(&answer.steps)?;
+    let owner = answer.owner.as_ref()?;
+    if step.outcome != Outcome::Drops(Reason::Foreign)
+        || answer.settings.lets_hear(answer.frame.source)
+    {
+        return None;
+    }
+    let source = answer.frame.source;
+    Some(format!(
+        "{source} belongs to VM {owner} of another network, and the fence is there to keep the two apart"
+    ))
 }
 
 /// Says how to let the receiver hear a router.

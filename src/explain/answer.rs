@@ -53,6 +53,8 @@ pub struct Answer {
     pub to: Party,
     /// The frame.
     pub frame: Frame,
+    /// The VM on this host that has the frame's source address, if one has it.
+    pub owner: Option<VmName>,
     /// What happens to the frame.
     pub steps: Vec<Step>,
     /// The settings that matter.
@@ -89,8 +91,8 @@ impl Answer {
             Some(false) => format!("not heard: {to} does not hear {from}, because {why}"),
             None => format!("unknown: it is not clear whether {to} hears {from}, because {why}"),
         };
-        if let Some(change) = self.change() {
-            text += &format!("; {change}");
+        for more in self.change().into_iter().chain(advice::intent(self)) {
+            text += &format!("; {more}");
         }
         text
     }

@@ -296,6 +296,37 @@ fn the_bridge_decides_before_any_rule() {
     assert_eq!(outcome(&isolate), drops);
 }
 
+fn answer(to: Party, owner: Option<&str>, outcome: Outcome) -> Answer {
+    Answer {
+        from: Party::default(),
+        to,
+        frame: Frame {
+            source: mac(OWN),
+            claim: Claim::Nothing,
+        },
+        owner: owner.map(|name| name.parse().unwrap()),
+        steps: vec![Step::new(At::To, outcome, String::new())],
+        settings: Settings::default(),
+        notes: Vec::new(),
+    }
+}
+
+#[test]
+fn nobody_is_told_to_trust_another_vm() {
+    let said = |owner| {
+        let answer = answer(Party::default(), owner, Outcome::Drops(Reason::Foreign));
+        (answer.change().is_some(), answer.sentence())
+    };
+    let (has_change, sentence) = said(None);
+    assert!(has_change && sentence.contains("trusted"), "{sentence}");
+    let (has_change, sentence) = said(Some("web-1"));
+    assert!(!has_change && !sentence.contains("trusted"), "{sentence}");
+    assert!(
+        sentence.contains("belongs to VM web-1 of another network"),
+        "{sentence}"
+    );
+}
+
 #[test]
 fn a_vms_name_becomes_no_command() {
     for (name, call) in [
@@ -307,21 +338,8 @@ fn a_vms_name_becomes_no_command() {
             vm: Some(name.parse().unwrap()),
             ..Party::default()
         };
-        let answer = Answer {
-            from: Party::default(),
-            to,
-            frame: Frame {
-                source: mac(OWN),
-                claim: Claim::Nothing,
-            },
-            steps: vec![Step::new(At::To, Outcome::Passes, String::new())],
-            settings: Settings::default(),
-            notes: Vec::new(),
-        };
-        let change = answer.change().unwrap();
-        assert!(
-            change.contains(&format!("run \"macfence {call}\";")),
-            "{change}"
-        );
+        let change = answer(to, None, Outcome::Passes).change().unwrap();
+        let call = format!("run \"macfence {call}\";");
+        assert!(change.contains(&call), "{change}");
     }
 }

@@ -231,8 +231,8 @@ fn each_answer_says_why_and_what_would_change_it() {
             "web-2 db-1",
             1,
             "not heard: db-1 does not hear web-2, because 02:00:c0:a8:00:06 is neither in its network \
-             02:00:c0:a8:01:05/48 nor trusted; if 02:00:c0:a8:00:06 is the network's router, add it to \
-             `trusted` in line 8 of /etc/macfence.toml, then run \"macfence sync\"",
+             02:00:c0:a8:01:05/48 nor trusted; 02:00:c0:a8:00:06 belongs to VM web-2 of another network, and \
+             the fence is there to keep the two apart",
         ),
         (
             "web-1 web-2 --as 02:00:c0:a8:00:09",
@@ -257,8 +257,8 @@ fn each_answer_says_why_and_what_would_change_it() {
             "new-1 web-1",
             1,
             "not heard: web-1 does not hear new-1, because 02:00:c0:a8:01:06 is neither in its network \
-             02:00:c0:a8:00:00/40 nor trusted; if 02:00:c0:a8:01:06 is the network's router, add it to \
-             `trusted` in line 2 of /etc/macfence.toml, then run \"macfence sync\"",
+             02:00:c0:a8:00:00/40 nor trusted; 02:00:c0:a8:01:06 belongs to VM new-1 of another network, and \
+             the fence is there to keep the two apart",
         ),
         (
             "web-1 web-1",
@@ -440,9 +440,8 @@ fn rules_of_ebtables_name_no_vm_and_the_hypervisor_does() {
         ran.stdout
     );
     let last = "not heard: db-1 does not hear web-1, because 02:00:c0:a8:00:05 is neither in its network \
-                02:00:c0:a8:01:00/40 nor trusted; if 02:00:c0:a8:00:05 is the network's router, add it \
-                to `trusted`: write `trusted = [\"02:00:c0:a8:00:05\"]` at the top of \
-                /etc/macfence.toml, then run \"macfence sync\"";
+                02:00:c0:a8:01:00/40 nor trusted; 02:00:c0:a8:00:05 belongs to VM web-1 of another network, \
+                and the fence is there to keep the two apart";
     assert_eq!(ran.stdout.lines().last(), Some(last));
 }
 
