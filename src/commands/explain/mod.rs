@@ -22,7 +22,7 @@ use crate::explain::{
 use crate::fence::{ActualFence, ActualGuard};
 use crate::mac::MacAddr;
 use crate::policy::{Policy, is_a_hosts};
-use crate::vm::{Port, Vm, VmName};
+use crate::vm::{Port, Vm};
 
 /// Runs it.
 pub fn run(config: &Config, asked: &cli::Explain) -> Result<Exit> {
@@ -108,7 +108,10 @@ impl<'a> Scene<'a> {
             bail!("the address that \"{port}\" sends from is unknown: give it with --as MAC");
         };
         let to_port = to.port.clone();
-        let to_port = to_port.context("TO cannot be a MAC address: name a VM or a port")?;
+        let to_port = to_port.context(
+            "TO cannot be a MAC address: name a VM or a port; if it is a router, name the port of the \
+             uplink that leads to it",
+        )?;
         let receiver = forwarding::state(&to_port)?;
         let bridge = receiver.bridge.clone().unwrap_or_default();
         if from.port.is_none() {

@@ -1,6 +1,7 @@
 //! Finds out whom the words on the command line mean.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
@@ -131,9 +132,13 @@ impl Scene<'_> {
             Some(Err(e)) => format!(" ({e:#})"),
             _ => String::new(),
         };
+        let hint = if word.parse::<IpAddr>().is_ok() {
+            "ask about an IP address with --ip or --arp"
+        } else {
+            "a MAC address is written 02:00:c0:a8:00:05"
+        };
         anyhow!(
-            "{} is neither a running VM nor a port on a bridge{why}; a MAC address is written \
-             02:00:c0:a8:00:05",
+            "{} is neither a running VM nor a port on a bridge{why}; {hint}",
             quoted(word)
         )
     }
@@ -159,20 +164,27 @@ impl Scene<'_> {
         pairs.sort_by_key(|(apart, ..)| *apart);
         let meeting = pairs.iter().filter(|(apart, ..)| !apart).count();
         if meeting > 1 {
-            let ports = pairs
-                .iter()
-                .take(meeting)
-                .flat_map(|(_, a, b)| [&a.port, &b.port]);
-            let ports: BTreeSet<_> = ports.flatten().map(|port| format!("\"{port}\"")).collect();
-            let ports: Vec<_> = ports.into_iter().collect();
+            let meet = || pairs.iter().take(meeting);
             bail!(
-                "{} and {} share a bridge at several ports; name the two ports that you mean: {}",
+                "{} and {} share a bridge at several ports; name the two ports that you mean: {}{}",
                 from.0,
                 to.0,
-                ports.join(", ")
+                ports(from.0, meet().map(|(_, a, _)| *a), "; "),
+                ports(to.0, meet().map(|(_, _, b)| *b), ""),
             );
         }
         let (_, a, b) = pairs.first().context("nobody")?;
         Ok(((*a).clone(), (*b).clone()))
     }
+}
+
+/// Lists the ports of these parties, with the word that means them all: `web-1: vnet15, vnet16`. Empty
+/// if they have none.
+fn ports<'a>(word: &str, parties: impl Iterator<Item = &'a Party>, end: &str) -> String {
+    let ports: BTreeSet<_> = parties.filter_map(|party| party.port.as_ref()).collect();
+    if ports.is_empty() {
+        return String::new();
+    }
+    let ports: Vec<_> = ports.into_iter().map(Port::as_str).collect();
+    format!("{word}: {}{end}", ports.join(", "))
 }

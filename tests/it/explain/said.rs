@@ -391,7 +391,13 @@ fn who_cannot_be_told_is_an_error_that_ends_with_2() {
     let to_mac = format!("web-1 {ROUTER}");
     assert_eq!(
         error(&to_mac),
-        "TO cannot be a MAC address: name a VM or a port"
+        "TO cannot be a MAC address: name a VM or a port; if it is a router, name the port of the uplink \
+         that leads to it"
+    );
+    assert_eq!(
+        error("web-1 192.168.1.5"),
+        "\"192.168.1.5\" is neither a running VM nor a port on a bridge; ask about an IP address with \
+         --ip or --arp"
     );
     assert_eq!(
         error("web-1 web-2 --ip ::"),
@@ -412,8 +418,8 @@ fn who_cannot_be_told_is_an_error_that_ends_with_2() {
     two.ok();
     assert_eq!(
         error("db-1 two"),
-        "db-1 and two share a bridge at several ports; name the two ports that you mean: \"vnet0\", \
-         \"vnet1\", \"vnet2\""
+        "db-1 and two share a bridge at several ports; name the two ports that you mean: db-1: \
+         vnet2; two: vnet0, vnet1"
     );
 }
 
