@@ -21,7 +21,7 @@ pub enum State {
     Differs,
     /// All of it refers to ports that are gone.
     Stale,
-    /// The VM has none, because the configuration leaves its bridge alone.
+    /// The configuration leaves its bridge alone. The VM has no fence, or still has an old one.
     Skipped,
     /// That cannot be found out.
     Unknown,

@@ -59,6 +59,7 @@ impl Config {
         let typed = [
             ("prefix-len", flags.prefix_len.is_some()),
             ("trusted", !flags.trusted.is_empty()),
+            ("bridges", !flags.bridges.is_empty()),
         ];
         let typed = typed.into_iter().filter(|(_, is_typed)| *is_typed);
         let origins = Origins {

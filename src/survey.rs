@@ -3,6 +3,7 @@
 
 mod entry;
 mod given_up;
+mod skipped;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +50,8 @@ pub struct Survey {
     /// Fenced ports that no known running VM has, one finding for each VM. They stay fenced: see
     /// [`Self::keep`].
     pub unowned: Vec<Finding>,
-    /// The running VMs that have a port which the configuration leaves alone, and why.
+    /// The running VMs that have a port which the configuration leaves alone, and why. Such a port may still
+    /// have its rules from before.
     pub skipped: Vec<Finding>,
     /// Every port of every running VM, and every held fence, sorted by VM. Empty unless the caller
     /// asked for [`Extent::Ports`].
@@ -165,41 +167,9 @@ impl Survey {
         survey.findings.extend(gone);
         if extent == Extent::Ports {
             survey.entries = survey.all_entries(&running.vms, &open, actual, host)?;
-            survey.find_skipped();
+            survey.find_skipped(&open);
         }
         Ok(survey)
-    }
-
-    /// Finds the VMs that the configuration leaves alone.
-    fn find_skipped(&mut self) {
-        let mut skipped: BTreeMap<&VmName, Vec<String>> = BTreeMap::new();
-        for entry in &self.entries {
-            if let (Some(vm), Some(Cause::Configuration)) = (&entry.vm, entry.cause()) {
-                skipped.entry(vm).or_default().push(entry.words());
-            }
-        }
-        let skipped = skipped.into_iter().map(|(vm, detail)| Finding {
-            vm: Some(vm.clone()),
-            state: State::Skipped,
-            detail,
-        });
-        self.skipped = skipped.collect();
-        let held = self.entries.iter().filter(|entry| entry.held.is_some());
-        let fenced: BTreeSet<_> = held.map(|entry| &entry.vm).collect();
-        let skipped: BTreeMap<_, _> = self
-            .skipped
-            .iter()
-            .map(|found| (&found.vm, found))
-            .collect();
-        for found in &mut self.findings {
-            let Some(skipped) = skipped.get(&found.vm) else {
-                continue;
-            };
-            found.detail.extend(skipped.detail.iter().cloned());
-            if found.state == State::Ok && !fenced.contains(&found.vm) {
-                found.state = State::Skipped;
-            }
-        }
     }
 
     /// Tells whether nothing needs repair.

@@ -23,6 +23,8 @@ pub struct Settings {
     pub all: Vec<Setting>,
     /// The file, whether it exists or not.
     pub file: String,
+    /// The bridge of the receiver's port, if `bridges` leaves it out.
+    pub left_out: Option<String>,
     /// The guard that the sender's port would get, if it is a VM's.
     pub from: Option<Guard>,
     /// The guard that the receiver's port would get, if it is a VM's.
@@ -111,6 +113,9 @@ pub fn change(answer: &Answer) -> Option<String> {
         }
         Outcome::Passes => {
             let vm = answer.to.vm.as_ref().filter(|_| !answer.to.is_fenced)?;
+            if let Some(bridge) = &settings.left_out {
+                return Some(act_on(settings, bridge, sync));
+            }
             let name = vm.as_str();
             let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             // People paste the command into a shell, and a user may have chosen the name.
@@ -124,6 +129,16 @@ pub fn change(answer: &Answer) -> Option<String> {
             ))
         }
     }
+}
+
+/// Says how to let macfence act on the receiver's bridge.
+fn act_on(settings: &Settings, bridge: &str, sync: &str) -> String {
+    let how = match settings.origin("bridges") {
+        Some(Origin::CommandLine) => "add another --bridge for it".to_owned(),
+        Some(origin) => format!("add it to `bridges` in {origin}"),
+        None => "add it to `bridges`".to_owned(),
+    };
+    format!("`bridges` leaves out its bridge {bridge:?}: to fence it, {how}, then {sync}")
 }
 
 /// Says that the fence drops what it is meant to drop: frames of a VM of another network. `None`: it is
@@ -161,3 +176,6 @@ fn section(answer: &Answer) -> Option<String> {
         "a section `[[nic]]` with `mac = \"{mac}\"` of {file}"
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -182,6 +182,7 @@ fn a_misspelt_bridge_is_named_and_vms_left_open_for_it_are_skipped() {
             2,
             vec![
                 "unknown -: there is no bridge \"br0x\" on this host, which `bridges` or --bridge names",
+                "skipped a: port \"vnet0\": bridge \"br0\" is not in bridges; still fenced",
                 "skipped b: port \"vnet1\": bridge \"br0\" is not in bridges",
                 "skipped c: port \"vnet2\": bridge \"br1\" is not in bridges",
             ]
@@ -201,7 +202,7 @@ fn a_misspelt_bridge_is_named_and_vms_left_open_for_it_are_skipped() {
     assert_eq!(
         states,
         [
-            (Some("a"), "ok"),
+            (Some("a"), "skipped"),
             (Some("b"), "skipped"),
             (Some("c"), "skipped"),
             (Some("d"), "ok"),
@@ -218,7 +219,8 @@ fn a_misspelt_bridge_is_named_and_vms_left_open_for_it_are_skipped() {
         (ran.status, &*ran.stdout, &*ran.stderr),
         (
             0,
-            "skipped b: port \"vnet1\": bridge \"br0\" is not in bridges\n",
+            "skipped a: port \"vnet0\": bridge \"br0\" is not in bridges; still fenced\n\
+             skipped b: port \"vnet1\": bridge \"br0\" is not in bridges\n",
             ""
         )
     );

@@ -10,7 +10,7 @@ use super::finding::Finding;
 use crate::backend::Backend;
 use crate::bridge;
 use crate::compare;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_FILE};
 use crate::memory::Memory;
 use crate::source::Running;
 use crate::survey::{Extent, Survey};
@@ -67,7 +67,7 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
             .collect();
     };
     let vms = running.vms.clone();
-    let extent = Extent::Fences;
+    let extent = Extent::Ports;
     let survey = Memory::read(&actual)
         .and_then(|memory| survey(config, backend, &memory, running, &actual, extent));
     match survey {
@@ -87,7 +87,21 @@ pub fn look(config: &Config, backend: &dyn Backend, running: Option<Running>) ->
 fn judge(vms: &[Vm], survey: &Survey, fenced: &BTreeSet<Port>) -> Vec<Finding> {
     let wrong = wrong(survey.findings.iter().chain(&survey.failed));
     let differing: BTreeSet<_> = wrong.iter().map(String::as_str).collect();
-    count(vms, &differing, fenced)
+    let mut found = count(vms, &differing, fenced);
+    let skipped = survey.skipped.iter().filter_map(|found| found.vm.as_ref());
+    let skipped: BTreeSet<_> = skipped.collect();
+    let is_skipped = |vm: &Vm| skipped.contains(&vm.name);
+    if survey.ports.is_empty() && !vms.is_empty() && vms.iter().all(is_skipped) {
+        let text = found
+            .pop()
+            .map_or_else(String::new, |last| last.text + "; ");
+        let text = text + "bridges leaves out every VM that runs";
+        let fix = format!(
+            "add the VMs' bridges to bridges in {DEFAULT_FILE}, then run \"macfence sync\""
+        );
+        found.push(Finding::warn(FENCES, text).fix(fix));
+    }
+    found
 }
 
 /// Names the VMs whose fence is wrong.
@@ -183,7 +197,9 @@ mod tests {
     use super::super::finding::Level;
     use super::*;
     use crate::bridge::Weakness;
-    use crate::vm::Nic;
+    use crate::policy::Policy;
+    use crate::survey::Host;
+    use crate::vm::{Nic, Place};
 
     fn vm(name: &str, ports: &[&str]) -> Vm {
         let nic = |port: &&str| {
@@ -220,6 +236,30 @@ mod tests {
             (1, "VMs that are fenced: 1")
         );
         assert_eq!(names(&["1", "2", "3", "4"].into()), "1, 2, 3, …");
+    }
+
+    #[test]
+    fn it_is_a_warning_if_bridges_leaves_out_all_vms() {
+        let (vms, policy) = (vec![vm("a", &["p0"])], |bridge: &str| Policy {
+            bridges: vec![bridge.to_owned()],
+            ..Policy::default()
+        });
+        let levels = |bridge| {
+            let host = Host {
+                unknown: &BTreeSet::new(),
+                place_of: &|_| Ok(Place::Nic("br0".to_owned())),
+                can_hold: &|_| Ok(()),
+            };
+            let running = Running {
+                vms: vms.clone(),
+                failed: Vec::new(),
+            };
+            let survey = Survey::of(&policy(bridge), running, &[], &host, Extent::Ports).unwrap();
+            let found = judge(&vms, &survey, &BTreeSet::new());
+            found.iter().map(|found| found.level).collect::<Vec<_>>()
+        };
+        assert_eq!(levels("br1"), [Level::Warn]);
+        assert_eq!(levels("br0"), [Level::Fail, Level::Ok]);
     }
 
     #[test]

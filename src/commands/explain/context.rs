@@ -34,6 +34,18 @@ pub fn settings(scene: &Scene, from: &Party, to: &Party, claim: Claim) -> Result
         }
         found.to = Some(guard);
     }
+    if let (Some(port), Some(_), false) = (&to.port, &to.vm, to.is_fenced) {
+        found.left_out = bridge::of(port)?.filter(|bridge| !scene.policy.acts_on(bridge));
+    }
+    if found.left_out.is_some() {
+        let bridges = scene.policy.bridges.iter();
+        let bridges: Vec<_> = bridges.map(|name| format!("{name:?}")).collect();
+        found.all.push(Setting {
+            key: "bridges",
+            value: list(&bridges),
+            origin: scene.config.origins.of(None, "bridges"),
+        });
+    }
     if let Some((mac, bridge, guard)) = desired(scene, from)? {
         if claim != Claim::Nothing {
             add(scene, &mut found, mac, &bridge, &["addresses"]);
@@ -63,26 +75,25 @@ fn add(scene: &Scene, found: &mut Settings, mac: MacAddr, bridge: &str, keys: &[
     let network = scene.policy.network(mac, bridge);
     let global = &scene.policy.global;
     let settings = network.map_or_else(|| global.clone(), |network| network.overrides.over(global));
-    let list = |texts: Vec<String>| format!("[{}]", texts.join(", "));
     for key in keys {
         let value = match *key {
             "prefix-len" => settings.prefix_len.bits().to_string(),
             "trusted" => list(
-                settings
+                &settings
                     .trusted
                     .iter()
                     .map(|who| match who.len() {
                         PrefixLen::FULL => format!("\"{}\"", who.base()),
                         _ => format!("\"{who}\""),
                     })
-                    .collect(),
+                    .collect::<Vec<_>>(),
             ),
             "trusted-ports" => list(
-                settings
+                &settings
                     .trusted_ports
                     .iter()
                     .map(|port| format!("\"{port}\""))
-                    .collect(),
+                    .collect::<Vec<_>>(),
             ),
             "isolation" => match settings.isolation {
                 Isolation::Template => "\"template\"".to_owned(),
@@ -103,6 +114,11 @@ fn add(scene: &Scene, found: &mut Settings, mac: MacAddr, bridge: &str, keys: &[
             origin: scene.config.origins.of(selector, key),
         });
     }
+}
+
+/// A list, as the file would write it.
+fn list(texts: &[String]) -> String {
+    format!("[{}]", texts.join(", "))
 }
 
 fn hears_one_network(guard: &ActualGuard) -> bool {

@@ -123,7 +123,12 @@ fn a_vm_that_the_configuration_leaves_alone_is_skipped_and_not_ok() {
     // One that was fenced before stays so.
     let fenced = survey_of(&[fence(Some("a"), &["p0"])]);
     assert_eq!(lines(&fenced.entries), [format!("a p0 br0 fenced {why}")]);
-    assert!(fenced.skipped.is_empty() && fenced.is_well());
+    assert_eq!(fenced.findings, fenced.skipped);
+    assert_eq!(
+        format!("{} {}", fenced.skipped[0].state, fenced.skipped[0]),
+        format!("skipped a: port \"p0\": {why}; still fenced")
+    );
+    assert!(fenced.is_well() && fenced.to_enforce().is_empty());
 }
 
 #[test]
