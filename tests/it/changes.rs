@@ -223,10 +223,14 @@ fn remove_removes_the_named_vms_and_nothing_else() {
         host.apply(&domain(name, &[(A, port, "br0")])).ok();
     }
     let b = chain(&host, "vm-b");
-    host.macfence(["remove", "a", "c", "nobody"]).ok();
+    let some = host.macfence(["remove", "a", "c", "nobody"]);
+    let nobody = "macfence: warning: VM \"nobody\" has no fence\n";
+    assert_eq!((some.status, &*some.stderr), (0, nobody));
     assert_eq!(host.fenced(), ["b"]);
     assert_eq!(chain(&host, "vm-b"), b);
-    host.macfence(["remove", "b"]).ok();
+    let one = host.macfence(["remove", "nobody"]);
+    assert_eq!((one.status, &*one.stderr), (0, nobody));
+    host.macfence(["remove", "b"]).quiet();
     assert!(!host.ruleset().contains("vm-"));
 }
 
