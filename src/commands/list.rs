@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::look::{Look, look};
-use super::shared::{print, warn_of_the_other_kind, warn_of_unknown_bridges};
+use super::shared::{print, warn_of, warn_of_the_other_kind, warn_of_unknown_bridges};
+use crate::bridge;
 use crate::cli::Global;
 use crate::config::Config;
 use crate::fence::{ActualGuard, Addresses, Hears, LinkLocal};
@@ -73,6 +74,8 @@ pub fn run(flags: &Global, json: bool, graph: bool) -> Result<()> {
         ..flags.clone()
     })?;
     warn_of_unknown_bridges(&config);
+    let asked = shown.iter().filter(|bridge| !bridge::exists(bridge));
+    warn_of(asked.map(String::as_str));
     let Look {
         backend,
         survey,

@@ -173,16 +173,21 @@ pub fn read(file: &Path, limit: usize) -> Result<String> {
 /// Warns of bridges that do not exist: a misspelt name would silently leave VMs open.
 pub fn warn_of_unknown_bridges(config: &Config) {
     let unknown = unknown_bridges(config);
-    warn_of(unknown.union(&unknown_bridges_of_networks(config)));
+    warn_of(unknown.union(&unknown_bridges_of_networks(config)).copied());
 }
 
 /// Does so only for the bridges of networks.
 pub fn warn_of_networks_unknown_bridges(config: &Config) {
     let unknown = unknown_bridges(config);
-    warn_of(unknown_bridges_of_networks(config).difference(&unknown));
+    warn_of(
+        unknown_bridges_of_networks(config)
+            .difference(&unknown)
+            .copied(),
+    );
 }
 
-fn warn_of<'a>(bridges: impl Iterator<Item = &'a &'a str>) {
+/// Warns that this host has no such bridges.
+pub fn warn_of<'a>(bridges: impl Iterator<Item = &'a str>) {
     for bridge in bridges {
         report::warning(&format!("there is no bridge {bridge:?} on this host"));
     }

@@ -120,6 +120,9 @@ fn a_host_without_fences_says_so_in_words() {
     let host = Host::new();
     let said = run(&host, &fake_virsh(&[]), &["list"]).ok();
     assert_eq!(said, "nothing is fenced by nft\n");
+    let ran = run(&host, &fake_virsh(&[]), &["--bridge", "br9", "list"]);
+    let warning = "macfence: warning: there is no bridge \"br9\" on this host\n";
+    assert_eq!((ran.status, &*ran.stderr), (0, warning));
 }
 
 #[test]
