@@ -1,4 +1,5 @@
 use super::*;
+use crate::vm::Port;
 use proptest::prelude::*;
 
 const XL: &str = "\
