@@ -22,9 +22,10 @@ static int bound(const char *dev)
 		.sll_protocol = htons(ETH_P_ALL),
 		.sll_ifindex = if_nametoindex(dev),
 	};
-	int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
+	/* Without a protocol it hears nothing yet. With one it would hear every device until it is bound. */
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
 
-	if (fd < 0 || bind(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
+	if (fd < 0 || !to.sll_ifindex || bind(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
 		perror(dev);
 		exit(1);
 	}
