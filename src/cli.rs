@@ -120,8 +120,9 @@ pub enum Command {
     Sync,
     /// Keep every running VM fenced, as a service
     ///
-    /// Does what sync does, now and whenever a port or a rule changes. If libvirt is down, it logs that
-    /// once and keeps all fences.
+    /// Does what sync does, now and whenever a port or a rule changes. Before that, it reads the
+    /// configuration again if the file has changed. If libvirt is down, it logs that once and keeps all
+    /// fences. If somebody flushes the rules meanwhile, it fences the VMs that it knows again.
     #[command(after_long_help = include_str!("help/watch.txt"))]
     Watch,
     /// Show each VM's ports, whom they hear, and what was dropped

@@ -10,7 +10,7 @@ use crate::backend::{self, Backend};
 use crate::bridge::{self, Hardened};
 use crate::config::Config;
 use crate::fence::{ActualGuard, Fence, Hears, Keep};
-use crate::lock;
+use crate::lock::{self, Lock};
 use crate::mac::MacAddr;
 use crate::memory::{Memory, Unknown};
 use crate::policy::{Policy, Unfenced};
@@ -44,10 +44,23 @@ pub struct Fenced {
 ///
 /// # Errors
 /// If the firewall fails; the kernel's rules are then unchanged.
-pub fn fence_vms(config: &Config, mut vms: Vec<Vm>, keep: &Keep, told: Told) -> Result<Fenced> {
+pub fn fence_vms(config: &Config, vms: Vec<Vm>, keep: &Keep, told: Told) -> Result<Fenced> {
     warn_of_unknown_bridges(config);
+    fence_vms_under(&lock::exclusive()?, config, vms, keep, told)
+}
+
+/// Does the same for a caller that holds the lock, and warns of no bridge.
+///
+/// # Errors
+/// Like [`fence_vms`].
+pub fn fence_vms_under(
+    _lock: &Lock,
+    config: &Config,
+    mut vms: Vec<Vm>,
+    keep: &Keep,
+    told: Told,
+) -> Result<Fenced> {
     let backend = backend::choose(config.backend);
-    let _lock = lock::exclusive()?;
     let memory = Memory::open(|| {
         if backend.names_vms() {
             backend.query()?.fences()

@@ -26,6 +26,7 @@ use crate::cli::Global;
 use crate::config::Config;
 use crate::events::Events;
 use crate::heartbeat;
+use crate::lock;
 use crate::report;
 use crate::source::{Hypervisors, Last, Running};
 use crate::vm::Vm;
@@ -109,6 +110,8 @@ struct Watch {
     known: Option<Known>,
     /// While a hypervisor does not answer: the VMs of the last answer whose ports have not changed since.
     unchanged: Vec<Vm>,
+    /// Whether these must be fenced again, because that failed.
+    is_owed: bool,
     /// What the last look could not do. It is reported only once.
     trouble: Vec<String>,
 }
@@ -162,13 +165,11 @@ impl Watch {
             Err(e) => {
                 self.agenda.failed(start, end);
                 self.complain(vec![format!("{e:#}; the fences stay as they are")]);
-                if !is_answered {
-                    // A VM may have ended while we waited for the answer.
-                    let heard = events.read()?;
-                    self.agenda.hear(heard, self.tables, end);
-                    self.stand_in(config, &task);
+                if is_answered {
+                    Ok(())
+                } else {
+                    self.stand_in(config, &task, events)
                 }
-                Ok(())
             }
         }
     }
@@ -185,6 +186,7 @@ impl Watch {
 
     fn set_right(&mut self, config: &Config, task: &Task, running: Running) -> Result<Done> {
         self.unchanged.clear();
+        self.is_owed = false;
         // What we know counts again only if nothing fails.
         let known = self.known.take();
         if let Some(known) = known.filter(|_| !task.is_whole && !task.is_rewritten)
@@ -196,16 +198,31 @@ impl Watch {
     }
 
     /// Does what can be done without an answer of the hypervisors.
-    fn stand_in(&mut self, config: &Config, task: &Task) {
+    fn stand_in(&mut self, config: &Config, task: &Task, events: &Events) -> Result<()> {
         if let Some(known) = self.known.take() {
             self.unchanged = known.into_vms();
         }
+        let is_due = task.is_rewritten || task.is_deaf || self.is_owed;
+        let lock = is_due.then(lock::exclusive);
+        // While we waited, a VM may have ended, and a hook may have fenced another one at its port.
+        self.agenda
+            .hear(events.read()?, self.tables, Instant::now());
         let may_have_changed =
             |vm: &Vm| task.is_deaf || task.doubt.is_about(vm) || self.agenda.may_have_changed(vm);
         self.unchanged.retain(|vm| !may_have_changed(vm));
-        if task.is_rewritten || task.is_deaf {
-            silence::fence_again(config, &self.unchanged);
+        let Some(lock) = lock else {
+            return Ok(());
+        };
+        let is_changed = silence::fence_again(config, &self.unchanged, lock);
+        self.is_owed = is_changed.is_none();
+        let mut heard = events.read()?;
+        if let (Some(tables), Some(is_changed)) = (self.tables, is_changed) {
+            let nics = self.unchanged.iter().flat_map(|vm| &vm.nics);
+            let touched = nics.map(|nic| nic.port.clone()).collect();
+            heard = without_echo(heard, tables, usize::from(is_changed), &touched);
         }
+        self.agenda.hear(heard, self.tables, Instant::now());
+        Ok(())
     }
 
     /// Reports what cannot be done, unless the last look reported the same.

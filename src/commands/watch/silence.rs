@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, anyhow};
 
-use super::super::enforce::{Told, fence_vms};
+use super::super::enforce::{Told, fence_vms_under};
 use crate::bridge;
 use crate::config::Config;
 use crate::fence::Keep;
+use crate::lock::Lock;
 use crate::report;
 use crate::vm::{Place, Port, Vm};
 
@@ -16,14 +17,17 @@ const CHANGED: &str = "somebody changed macfence's rules while the hypervisor do
 const FIX: &str =
     "until it answers: start it, for example with \"systemctl start libvirtd\", or \"virtqemud\"";
 
-/// Fences these VMs again, and reports which VMs may be open. Their ports have not changed since a
-/// hypervisor described them.
-pub fn fence_again(config: &Config, vms: &[Vm]) {
+/// Fences these VMs again, and reports which VMs may be open. Their ports must not have changed since a
+/// hypervisor described them until the lock was taken. Returns whether anything had to be
+/// changed; `None` if that failed.
+pub fn fence_again(config: &Config, vms: &[Vm], lock: Result<Lock>) -> Option<bool> {
     let vms: Vec<_> = vms.iter().filter(|vm| can_be_fenced(vm)).cloned().collect();
     let count = vms.len();
-    let error = match fence(config, vms) {
-        // This is also the echo of our own change.
-        Ok(false) if count > 0 => return,
+    let fenced = lock.and_then(|lock| fence(config, vms, &lock));
+    let is_changed = fenced.as_ref().ok().copied();
+    let error = match fenced {
+        // All that we can tell is well.
+        Ok(false) if count > 0 => return is_changed,
         Ok(_) if count > 0 => anyhow!(
             "{CHANGED}; VMs that it knew are fenced again ({count}), others may be open {FIX}"
         ),
@@ -31,6 +35,7 @@ pub fn fence_again(config: &Config, vms: &[Vm]) {
         Err(e) => e.context(format!("{CHANGED}; VMs may be open {FIX}")),
     };
     report::error(&error);
+    is_changed
 }
 
 /// Leaves out a VM that would be refused: all others would then be refused with it.
@@ -40,7 +45,7 @@ fn can_be_fenced(vm: &Vm) -> bool {
 }
 
 /// Returns whether anything had to be changed.
-fn fence(config: &Config, vms: Vec<Vm>) -> Result<bool> {
+fn fence(config: &Config, vms: Vec<Vm>, lock: &Lock) -> Result<bool> {
     if vms.is_empty() {
         return Ok(false);
     }
@@ -55,5 +60,5 @@ fn fence(config: &Config, vms: Vec<Vm>) -> Result<bool> {
         others_ports: true,
         ..Keep::nothing()
     };
-    Ok(fence_vms(config, vms, &keep, Told::OfRunning)?.changed)
+    Ok(fence_vms_under(lock, config, vms, &keep, Told::OfRunning)?.changed)
 }
