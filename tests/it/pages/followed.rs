@@ -235,16 +235,17 @@ fn reload(reader: &Reader) {
     assert!(page.contains(&format!("`{reload}`")));
     let set = |line: &str| {
         let set = format!("sed -i '1i {line}' /etc/macfence.toml; {reload}\n");
-        reader.run("/", &set).ok();
+        reader.run("/", &set)
     };
     let log = "journalctl -u macfence -p warning -o cat";
-    set("prefix-len = \"all\"");
+    assert_ne!(set("prefix-len = \"all\"").status, 0);
+    assert_eq!(reader.state("is-active", "macfence"), "active");
     until("it says why", || {
         reader.system.run(log).stdout.contains("prefix-len must be")
     });
     reader.fenced(&["one-42", "one-43"]);
     reader.run("/", "sed -i 1d /etc/macfence.toml\n").ok();
-    set("prefix-len = 32");
+    set("prefix-len = 32").ok();
     until("it is applied", || {
         reader.host.ruleset().contains("ff:ff:ff:ff:00:00")
     });
