@@ -37,12 +37,14 @@ exec 2>/dev/null
 exec "${0%/*}/vif-bridge.xen" "$@"
 "#;
 
-struct Xen {
-    host: Host,
-    dir: TempDir,
+/// A host with Xen's scripts.
+pub struct Xen {
+    pub host: Host,
+    pub dir: TempDir,
 }
 
-fn executable(path: &Path, text: &str) {
+/// Writes a program.
+pub fn executable(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
 }
@@ -50,7 +52,7 @@ fn executable(path: &Path, text: &str) {
 impl Xen {
     /// A host with Xen's scripts and these names for the interfaces of domain 7, whose second one is on no bridge
     /// yet. `one-7` and `one-8` are fenced.
-    fn new(names: [&str; 2]) -> Self {
+    pub fn new(names: [&str; 2]) -> Self {
         let (host, dir) = (Host::new(), tempfile::tempdir().unwrap());
         let mut debugfs = Command::new(need("debugfs"));
         let dump = format!("rdump /etc/xen {}", dir.path().display());
@@ -91,7 +93,7 @@ impl Xen {
     }
 
     /// The same with our script and hook in their places, and Xen's script behind what looks between them.
-    fn with_scripts(names: [&str; 2]) -> Self {
+    pub fn with_scripts(names: [&str; 2]) -> Self {
         let xen = Self::new(names);
         let scripts = xen.dir.path().join("xen/scripts");
         executable(&scripts.join("vif-macfence"), SCRIPT);
@@ -105,6 +107,11 @@ impl Xen {
 
     /// Calls our script as libxl does, for the second interface of domain 7.
     fn call(&self, command: &str) -> Ran {
+        self.host.exec(&mut self.script(command), "")
+    }
+
+    /// That call.
+    pub fn script(&self, command: &str) -> Command {
         let mut call = Command::new("/etc/xen/scripts/vif-macfence");
         let (kind, device) = match command {
             "add" | "remove" => ("tap", "vif7.1-emu"),
@@ -114,10 +121,11 @@ impl Xen {
         call.args([command, &format!("type_if={kind}")]);
         call.env("XENBUS_PATH", "/local/domain/0/backend/vif/7/1");
         call.env(name, device).env("PATH", path_with(&self.dir));
-        self.host.exec(&mut call, "")
+        call
     }
 
-    fn macfence(&self, words: &str) -> Ran {
+    /// Runs macfence.
+    pub fn macfence(&self, words: &str) -> Ran {
         let mut command = Command::new(PROGRAM);
         command
             .env("PATH", path_with(&self.dir))
@@ -125,16 +133,18 @@ impl Xen {
         self.host.exec(&mut command, "")
     }
 
-    fn configure(&self, text: &str) {
+    /// Writes macfence's configuration.
+    pub fn configure(&self, text: &str) {
         fs::write(self.dir.path().join("macfence.toml"), text).unwrap();
     }
 
-    fn text(&self, file: &str) -> String {
+    /// A file of the host's, or nothing.
+    pub fn text(&self, file: &str) -> String {
         fs::read_to_string(self.dir.path().join(file)).unwrap_or_default()
     }
 
     /// What a listing says of a port: its VM, its state and its bridge.
-    fn port(listing: &str, port: &str) -> Option<String> {
+    pub fn port(listing: &str, port: &str) -> Option<String> {
         let listing: serde_json::Value = serde_json::from_str(listing).unwrap();
         for vm in listing.as_array().unwrap() {
             for nic in vm["nics"].as_array().unwrap() {
@@ -173,6 +183,7 @@ fn a_port_is_fenced_before_it_is_on_its_bridge_and_nobody_takes_its_fence_away_m
             is_done.store(true, Relaxed);
             let log = xen.text("log/xen-hotplug.log");
             assert_eq!(ran.status, 0, "{backend} {ran:?}\n{log}");
+            assert!(!log.contains("warning"), "{log}");
         });
         let vm = "one-7";
         let fenced = Some(format!("{vm} fenced br0"));
@@ -310,25 +321,55 @@ fn the_script_is_installed_with_its_setting_and_goes_with_it() {
     xen.macfence("install-hook xen").ok();
     assert_eq!(tree(), with);
     assert_eq!(xen.text("written"), "", "into xenstore");
-    xen.macfence("install-hook xen --remove").ok();
-    assert_eq!(tree(), before);
-    xen.macfence("install-hook xen --remove").ok();
-
-    // A domain that runs was made with it, and xl will want it when the domain reboots or ends.
-    xen.macfence("install-hook xen").ok();
-    let names = "/local/domain/0/backend/vif/7/0/script = \"/etc/xen/scripts/vif-macfence\"\n";
-    fs::write(xen.dir.path().join("store"), xen.text("store") + names).unwrap();
+    // The script stays, for what may name it, and calls Xen's.
     let said = xen.macfence("install-hook xen --remove").ok();
-    assert!(said.contains("calls only vif-bridge now"), "{said}");
+    assert!(said.contains("only calls vif-bridge now"), "{said}");
     let left = xen.text("xen/scripts/vif-macfence");
     assert!(
         left.ends_with("\nexec \"${0%/*}/vif-bridge\" \"$@\"\n") && !left.contains("\\n"),
         "{left}"
     );
-    assert!(!xen.text("xen/xl.conf").contains("macfence"));
-    store(&xen.dir, &[("7/0", "")]);
+    assert!(left.lines().all(|line| !line.contains("exec macfence")));
+    let removed = tree();
+    let named = |line: &&str| line.contains("/vif-macfence ");
+    let rest: Vec<_> = removed.lines().filter(|line| !named(line)).collect();
+    assert_eq!(rest, before.lines().collect::<Vec<_>>());
+    assert!(
+        removed
+            .lines()
+            .any(|line| line.contains("/vif-macfence -rwxr-xr-x root"))
+    );
     xen.macfence("install-hook xen --remove").ok();
-    assert_eq!(tree(), before);
+    assert_eq!(tree(), removed);
+    xen.macfence("install-hook xen").ok();
+    assert_eq!(tree(), with);
+
+    // What the operator has written after our lines stays where their end is missing.
+    let damaged = settings.replace("# macfence: end\n", "autoballoon=1\n");
+    assert_ne!(damaged, settings);
+    fs::write(xen.dir.path().join("xen/xl.conf"), damaged).unwrap();
+    let before = tree();
+    for words in ["install-hook xen", "install-hook xen --remove"] {
+        let error = xen.macfence(words).error();
+        assert!(
+            error.contains("the marks in /etc/xen/xl.conf are damaged"),
+            "{error}"
+        );
+        assert_eq!(tree(), before);
+    }
+}
+
+#[test]
+fn a_domain_with_an_interface_in_a_driver_domain_is_named_when_the_script_is_installed() {
+    let xen = Xen::new(["", ""]);
+    let elsewhere = XL.replace("'0 0 02:00:c0:a8:00:08 0 4'", "'0 3 02:00:c0:a8:00:08 0 4'");
+    assert_ne!(elsewhere, XL);
+    script(&xen.dir, "xl", &elsewhere);
+    let ran = xen.macfence("install-hook xen");
+    let words = "macfence: warning: VM \"one-8\" has an interface with backend=: ";
+    assert_eq!(ran.stderr.matches("backend=").count(), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    ran.ok();
 }
 
 #[test]
@@ -362,7 +403,7 @@ fn the_script_is_not_installed_where_it_would_fail_or_another_one_is_set() {
         2
     );
     let said = xen.macfence("install-hook xen --remove").ok();
-    assert!(said.contains("calls only vif-bridge now"), "{said}");
+    assert!(said.contains("only calls vif-bridge now"), "{said}");
     fs::remove_file(xen.dir.path().join("xen/scripts/vif-macfence")).unwrap();
 
     fs::write(xen.dir.path().join("xen/xl.conf"), &settings).unwrap();
