@@ -61,4 +61,5 @@ mod two_hosts;
 mod watch;
 mod words;
 mod xen;
+mod xen_hook;
 mod xen_scripts;
