@@ -62,4 +62,5 @@ mod watch;
 mod words;
 mod xen;
 mod xen_hook;
+mod xen_page;
 mod xen_scripts;
