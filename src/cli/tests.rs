@@ -29,6 +29,17 @@ fn visible(command: &clap::Command) -> Vec<clap::Command> {
 }
 
 #[test]
+fn help_is_in_ascii_so_that_every_locale_can_show_it() {
+    let mut commands = visible(&Cli::command());
+    commands.push(Cli::command());
+    for mut command in commands {
+        let help = command.render_long_help().to_string();
+        let odd: Vec<_> = help.lines().filter(|line| !line.is_ascii()).collect();
+        assert!(odd.is_empty(), "{}: {odd:?}", command.get_name());
+    }
+}
+
+#[test]
 fn every_page_has_exit_statuses_and_the_examples_are_valid() {
     let mut commands = visible(&Cli::command());
     commands.push(Cli::command());
