@@ -26,6 +26,8 @@ struct Row<'a> {
     vm: Option<&'a str>,
     state: State,
     detail: String,
+    /// `unowned`: no running VM is known to have some of the fenced ports. Else `null`.
+    note: Option<&'static str>,
 }
 
 /// Runs it.
@@ -54,7 +56,7 @@ pub fn run(config: &Config, json: bool, xml: Vec<PathBuf>) -> Result<Exit> {
     let found = survey.findings.iter().chain(&survey.failed).chain(&bridges);
     let found = found.chain(&unknown);
     if json {
-        let rows: Vec<_> = found.map(row).collect();
+        let rows: Vec<_> = found.map(|found| row(found, &survey.unowned)).collect();
         print(&(serde_json::to_string(&rows).context("JSON")? + "\n"))?;
     } else {
         let wrong = found.filter(|found| !found.state.is_well());
@@ -114,8 +116,13 @@ fn bridges(config: &Config, ports: &BTreeSet<Port>) -> Result<Vec<Finding>> {
     Ok(found.weaknesses.into_iter().map(finding).collect())
 }
 
-fn row(found: &Finding) -> Row<'_> {
+fn row<'a>(found: &'a Finding, unowned: &[Finding]) -> Row<'a> {
+    let is_part = |unowned: &Finding| {
+        let mut detail = unowned.detail.iter();
+        unowned.vm == found.vm && detail.all(|detail| found.detail.contains(detail))
+    };
     Row {
+        note: unowned.iter().any(is_part).then_some("unowned"),
         vm: found.vm.as_ref().map(VmName::as_str),
         state: found.state,
         detail: found.detail.join("; "),

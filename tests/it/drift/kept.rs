@@ -1,5 +1,7 @@
 //! `sync` changes neither right fences nor what belongs to others.
 
+use serde_json::Value;
+
 use super::{A, B, run};
 use crate::lab::frame::{Kind, frame};
 use crate::lab::{Host, domain, fake_virsh};
@@ -57,6 +59,15 @@ fn no_fence_of_an_existing_port_is_removed() {
         "unowned one-7: port \"one-7-0\"",
     ] {
         assert!(told.contains(line), "{told}");
+    }
+    let json = run(&host, &virsh, &["check", "--json"]).ok();
+    let rows: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert!(!rows.is_empty());
+    for row in rows {
+        assert_eq!(
+            (&row["state"], &row["note"]),
+            (&"ok".into(), &"unowned".into())
+        );
     }
     assert_eq!((host.generation(), host.ruleset()), before);
     // The same if its map entry is lost or leads elsewhere: the VM's chain tells where it should
