@@ -293,10 +293,26 @@ fn what_cannot_be_looked_at_keeps_nothing_else_from_being_looked_at() {
     let (host, virsh) = healthy();
     let config = virsh.path().join("macfence.toml");
     std::fs::write(&config, "bridge = \"br0\"\n").unwrap();
-    let said = doctor(&host, &virsh, &["--config", config.to_str().unwrap()]);
-    let (level, topic, text) = said.only();
-    assert_eq!((level, topic), ("fail", "configuration"), "{text}");
-    assert!(text.contains("`bridge`"), "{text}");
+    for (file, words) in [
+        (config.to_str().unwrap(), "`bridge`"),
+        ("./nope.toml", "nope.toml"),
+    ] {
+        let said = doctor(&host, &virsh, &["--config", file]);
+        assert!(said.of("warn").is_empty(), "{:#?}", said.findings);
+        let [wrong] = said.of("fail")[..] else {
+            panic!("{:#?}", said.findings);
+        };
+        assert_eq!(wrong["topic"], "configuration");
+        assert!(wrong["text"].as_str().unwrap().contains(words), "{wrong}");
+        let unknown = said.of("unknown");
+        assert!(unknown.iter().any(|found| found["topic"] == "libvirt hook"));
+        for found in unknown {
+            assert_eq!(
+                found["text"],
+                "cannot be checked: the configuration is wrong"
+            );
+        }
+    }
     script(
         &virsh,
         "virsh",

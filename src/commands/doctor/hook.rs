@@ -48,15 +48,26 @@ struct Facts {
 }
 
 /// Checks the hook. Also tells whether libvirt calls macfence. `connect` names the libvirts that are asked
-/// for VMs.
-pub fn look(connect: &[String]) -> (Vec<Finding>, bool) {
-    match facts(connect) {
-        Ok(facts) => judge(&facts),
+/// for VMs; `None`: the configuration is wrong, so that every hook fails, whatever else is wrong with it.
+pub fn look(connect: Option<&Vec<String>>) -> (Vec<Finding>, bool) {
+    let is_right = connect.is_some();
+    match facts(connect.map_or(&[], Vec::as_slice), is_right) {
+        Ok(facts) => {
+            let (mut found, is_called) = judge(&facts);
+            for found in found
+                .iter_mut()
+                .filter(|found| !is_right && found.level == Level::Ok)
+            {
+                *found = super::unchecked(TOPIC);
+            }
+            (found, is_called)
+        }
         Err(e) => (vec![Finding::unknown(TOPIC, &e)], false),
     }
 }
 
-fn facts(connect: &[String]) -> Result<Facts> {
+/// `tries`: whether to try hooks.
+fn facts(connect: &[String], tries: bool) -> Result<Facts> {
     let Ok(said) = process::run("virsh", &["--version"], "") else {
         return Ok(Facts::default());
     };
@@ -67,7 +78,7 @@ fn facts(connect: &[String]) -> Result<Facts> {
         Err(_) => Some(true),
     };
     let mut hooks = hooks()?;
-    for hook in &mut hooks {
+    for hook in hooks.iter_mut().filter(|_| tries) {
         hook.failure = failure(hook);
     }
     let has_containers = connect.iter().any(|uri| uri.starts_with("lxc:")) && LXC.is_there();

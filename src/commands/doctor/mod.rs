@@ -15,7 +15,7 @@ mod vms;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use self::finding::{Finding, Level};
 use super::shared::{is_coloured, print};
@@ -52,20 +52,31 @@ fn exit(findings: &[Finding]) -> Exit {
     }
 }
 
+/// The topics that follow from the configuration.
+const CONFIGURED: [&str; 4] = ["bridges", "trusted", "fences", "hardening"];
+
 fn findings(flags: Global) -> Result<Vec<Finding>> {
     let mut all = Vec::new();
-    let config = configured(flags, &mut all)?;
+    let (config, is_right) = configured(flags, &mut all)?;
     all.extend(firewall::look(config.backend));
     // This must come before the lock is taken, which creates the directory.
     let directory = service::look_at_locks();
     let running = Hypervisors::ask(&config.connect).and_then(|hypervisors| hypervisors.running());
-    all.push(vms::hypervisor(&running));
-    let (found, has_hook) = hook::look(&config.connect);
+    all.push(match vms::hypervisor(&running) {
+        // The file may name another hypervisor.
+        failed if !is_right && running.is_err() => unchecked(failed.topic),
+        found => found,
+    });
+    let (found, has_hook) = hook::look(is_right.then_some(&config.connect));
     all.extend(found);
     let (found, has_driver) = opennebula::look();
     all.extend(found);
     all.extend(service::look(has_hook || has_driver));
     all.extend(directory);
+    if !is_right {
+        all.extend(CONFIGURED.map(unchecked));
+        return Ok(all);
+    }
     all.extend(networks::look(&config.policy));
     if let Ok(running) = &running {
         all.extend(routers::look(&config.policy, &running.vms));
@@ -75,21 +86,30 @@ fn findings(flags: Global) -> Result<Vec<Finding>> {
     Ok(all)
 }
 
-/// Reads the configuration; if the file has a mistake, continues without it.
-fn configured(flags: Global, all: &mut Vec<Finding>) -> Result<Config> {
+/// The finding for what follows from a configuration that is wrong.
+fn unchecked(topic: &'static str) -> Finding {
+    Finding::unknown(
+        topic,
+        &anyhow!("cannot be checked: the configuration is wrong"),
+    )
+}
+
+/// Reads the configuration. If the file has a mistake, returns the defaults and false.
+fn configured(flags: Global, all: &mut Vec<Finding>) -> Result<(Config, bool)> {
     let file = flags.config.clone();
     match Config::new(flags.clone()) {
         Ok(config) => {
             all.push(networks::file(file.as_deref()));
-            Ok(config)
+            Ok((config, true))
         }
         Err(e) => {
             let found = Finding::fail("configuration", format!("{e:#}"));
             all.push(found.fix("correct the file; until then no command works"));
-            Config::new(Global {
+            let config = Config::new(Global {
                 config: Some(PathBuf::from("/dev/null")),
                 ..flags
-            })
+            })?;
+            Ok((config, false))
         }
     }
 }
