@@ -61,7 +61,10 @@ pub fn run(config: &Config, vms: &[VmName], follow: bool, json: bool) -> Result<
         return print(&(serde_json::to_string(&rows).context("JSON")? + "\n"));
     }
     if rows.is_empty() {
-        return print("no drops were noted in the last 10 minutes\n");
+        return print(
+            "no drops were noted in the last 10 minutes\n\
+             broadcasts of other networks are only counted: see FOREIGN in \"macfence list\"\n",
+        );
     }
     print(&format!("{}\n", table(&rows)))
 }
