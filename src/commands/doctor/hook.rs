@@ -24,6 +24,9 @@ const TOPIC: &str = "libvirt hook";
 /// The command that installs the hook.
 const INSTALL: &str = "run \"macfence install-hook libvirt\"";
 
+/// What is said of a libvirt without a hook.
+const NO_HOOK: &str = "does not call macfence";
+
 /// A hook that calls macfence.
 #[derive(Clone, Debug)]
 struct Hook {
@@ -63,6 +66,15 @@ pub fn look(connect: Option<&Vec<String>>) -> (Vec<Finding>, bool) {
             (found, is_called)
         }
         Err(e) => (vec![Finding::unknown(TOPIC, &e)], false),
+    }
+}
+
+/// Proposes the hook where libvirt has none, for hosts on which nothing else fences VMs.
+pub fn propose(found: &mut [Finding]) {
+    for found in found {
+        if found.topic == TOPIC && found.level == Level::Absent && found.text.ends_with(NO_HOOK) {
+            found.fix = Some(INSTALL.to_owned());
+        }
     }
 }
 
@@ -158,7 +170,7 @@ fn judge(facts: &Facts) -> (Vec<Finding>, bool) {
         return (vec![Finding::absent(TOPIC, text)], false);
     };
     if facts.hooks.is_empty() {
-        let text = format!("libvirt {version} does not call macfence");
+        let text = format!("libvirt {version} {NO_HOOK}");
         return (vec![Finding::absent(TOPIC, text)], false);
     }
     let mut found = Vec::new();
@@ -305,7 +317,13 @@ mod tests {
         assert_eq!(level(&old), Level::Ok);
         old.hooks.clear();
         assert_eq!(level(&old), Level::Absent);
+        let mut found = judge(&old).0;
+        propose(&mut found);
+        assert_eq!(found[0].fix.as_deref(), Some(INSTALL));
         old.libvirt = None;
         assert_eq!(level(&old), Level::Absent);
+        let mut found = judge(&old).0;
+        propose(&mut found);
+        assert_eq!(found[0].fix, None);
     }
 }

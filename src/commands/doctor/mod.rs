@@ -71,7 +71,11 @@ fn findings(flags: Global) -> Result<Vec<Finding>> {
     all.extend(found);
     let (found, has_driver) = opennebula::look();
     all.extend(found);
-    all.extend(service::look(has_hook || has_driver));
+    let found = service::look(has_hook || has_driver);
+    if found.iter().any(|found| found.text == service::NOTHING) {
+        hook::propose(&mut all);
+    }
+    all.extend(found);
     all.extend(directory);
     if !is_right {
         all.extend(CONFIGURED.map(unchecked));

@@ -11,6 +11,9 @@ use crate::process;
 
 const TOPIC: &str = "service";
 
+/// The finding if nothing fences VMs.
+pub const NOTHING: &str = "nothing fences VMs as they start: no working hook calls macfence, and the service does not run";
+
 const LOCKS: &str = "/run/macfence";
 
 /// The state of a unit of systemd.
@@ -80,10 +83,7 @@ fn is_watch(words: &[u8]) -> bool {
 fn judge(facts: &Facts) -> Vec<Finding> {
     let enable = "run \"systemctl enable --now macfence.service\"";
     let start = "install the hook for libvirt or the files for OpenNebula's drivers, or start \"macfence watch\"";
-    let nothing = || {
-        let text = "nothing fences VMs as they start: no working hook calls macfence, and the service does not run";
-        Finding::fail(TOPIC, text)
-    };
+    let nothing = || Finding::fail(TOPIC, NOTHING);
     let Some((watch, sync)) = &facts.units else {
         return vec![if facts.is_watching {
             Finding::ok(TOPIC, "macfence watch runs, without systemd")
