@@ -4,6 +4,7 @@
 mod file;
 pub mod origin;
 mod section;
+mod syntax;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,10 +1,13 @@
 //! Ethernet addresses and the prefixes that stand for virtual networks.
 
+mod form;
+
 use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 
+pub use self::form::in_any_form;
 use crate::quote::quoted;
 
 /// An Ethernet (EUI-48) address.
@@ -65,15 +68,17 @@ impl FromStr for MacAddr {
                 .next()
                 .filter(|g| matches!(g.len(), 1 | 2) && g.bytes().all(|b| b.is_ascii_hexdigit()))
                 .and_then(|g| u8::from_str_radix(g, 16).ok())
-                .with_context(|| format!("{} is not a MAC address", quoted(text)))?;
+                .with_context(|| no_address(text))?;
         }
-        ensure!(
-            groups.next().is_none(),
-            "{} is not a MAC address",
-            quoted(text)
-        );
+        ensure!(groups.next().is_none(), no_address(text));
         Ok(Self(bytes))
     }
+}
+
+fn no_address(text: &str) -> String {
+    let meant = in_any_form(text).map(|mac| format!(": write it as {mac}"));
+    let hint = meant.unwrap_or_default();
+    format!("{} is not a MAC address{hint}", quoted(text))
 }
 
 /// The number of leading bits of a MAC address that name its virtual network: 8 to 48.

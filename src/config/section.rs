@@ -10,6 +10,8 @@ use anyhow::{Error, Result, anyhow};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::syntax;
+
 /// The longest value that an error repeats, in characters.
 const SHOWN: usize = 40;
 
@@ -28,8 +30,9 @@ impl<'a> Section<'a> {
     /// Reads the file itself.
     pub fn file(text: &'a str) -> Result<Self> {
         let table = DeTable::parse(text).map_err(|e| {
-            let start = e.span().map_or(0, |span| span.start);
-            anyhow!("line {}: {}", line(text, start), plain(e.message()))
+            let span = e.span().unwrap_or_default();
+            let why = syntax::plain(text, &span, e.message());
+            anyhow!("line {}: {why}", line(text, span.start))
         })?;
         Ok(Self {
             name: String::new(),
@@ -204,28 +207,8 @@ impl<'a> Section<'a> {
     }
 }
 
-/// Says in plain words what is wrong with the syntax, where the parser's words mislead.
-fn plain(message: &str) -> &str {
-    match message {
-        "string values must be quoted, expected literal string" => {
-            "a value is missing, or a text is not in quotes"
-        }
-        "invalid datetime" => "a text is not in quotes",
-        "invalid literal string, expected `'`" | "invalid basic string, expected `\"`" => {
-            "a text has no closing quote"
-        }
-        "invalid boolean, expected `true`" | "invalid boolean, expected `false`" => {
-            "true and false are written in lower case"
-        }
-        "duplicate key" => "this key or section occurs twice",
-        "unexpected leading zero, expected nothing" => "a number must not begin with 0",
-        "unclosed array table, expected `]`" => "a section begins with [[ and ends with ]]",
-        message => message,
-    }
-}
-
 /// The line of the text in which this byte is.
-fn line(text: &str, start: usize) -> usize {
+pub(super) fn line(text: &str, start: usize) -> usize {
     text.get(..start).unwrap_or_default().matches('\n').count() + 1
 }
 

@@ -79,15 +79,45 @@ fn a_mistake_is_named_with_its_line_its_section_and_its_key() {
             "connect = qemu:///system",
             "line 1: a value is missing, or a text is not in quotes",
         ),
-        ("mac = 02:00:00:00:00:01", "line 1: a text is not in quotes"),
+        ("log = 12:x", "line 1: a text is not in quotes"),
+        (
+            "mac = 02:00:00:00:00:01",
+            "line 1: a MAC address is not in quotes: write \"02:00:00:00:00:01\"",
+        ),
+        (
+            "trusted = ['2:0:0:0:0:1',\n52:54:0:AA:BB:1]",
+            "line 2: a MAC address is not in quotes: write \"52:54:00:aa:bb:01\"",
+        ),
+        (
+            "trusted = [fe-54-00-aa-bb-01/32]",
+            "line 1: a MAC address is not in quotes: write \"fe:54:00:aa:bb:01/32\"",
+        ),
+        (
+            "trusted = ['52-54-00-aa-bb-01']",
+            "line 1: trusted must be a list of MAC addresses or prefixes: \"52-54-00-aa-bb-01\" is not a \
+             MAC address: write it as 52:54:00:aa:bb:01",
+        ),
         (
             "dhcp-guard = True",
             "line 1: true and false are written in lower case",
         ),
         (
             "ra-guard = true\nra-guard = true",
-            "line 2: this key or section occurs twice",
+            "line 2: ra-guard is already in line 1: delete one of the two",
         ),
+        (
+            "trusted = ['a']\n\"trusted\" = ['b']",
+            "line 2: trusted is already in line 1: write both values in one list",
+        ),
+        (
+            "[[nic]]\nmac = 'a'\n[[nic]]\nmac = 'b'\n\nmac = 'c'",
+            "line 6: mac is already in line 4: delete one of the two",
+        ),
+        (
+            "[[nic]]\n[nic]",
+            "line 2: nic is already in line 1: write each such section as [[nic]]",
+        ),
+        ("a.b = 1\na.b = 2", "line 2: b occurs twice"),
         ("prefix-len = 040", "line 1: a number must not begin with 0"),
         (
             "[[network]\nbridge = 'b'",
