@@ -351,16 +351,16 @@ fn an_open_bridge_and_an_open_vm_are_named() {
     let said = doctor(&host, &virsh, &[]);
     let (level, topic, text) = said.only();
     assert_eq!((level, topic), ("fail", "fences"), "{text}");
-    // One that the configuration leaves open is no finding, and is told.
+    // A VM that the configuration leaves open is told. That it leaves out all of them is a finding.
     host.bridge("br1");
     let said = doctor(&host, &virsh, &["--bridge", "br1"]);
-    assert_eq!(said.status, 0, "{:#?}", said.findings);
-    let fences = said
-        .findings
-        .iter()
-        .find(|found| found["topic"] == "fences");
-    let text = fences.unwrap()["text"].as_str().unwrap();
+    let (level, topic, text) = said.only();
+    assert_eq!((said.status, level, topic), (1, "warn", "fences"), "{text}");
     assert!(text.starts_with("VMs that are fenced: 0; open"), "{text}");
+    assert!(
+        text.contains("bridges leaves out every VM that runs"),
+        "{text}"
+    );
 }
 
 #[test]
