@@ -55,7 +55,7 @@ pub struct Lock(File);
 ///
 /// # Errors
 /// If we are not root, if others can reach the file, or if another process keeps the lock for a minute, or
-/// until the time that was set with [`wait_at_most`].
+/// until the time that was set with `wait_at_most`.
 pub fn exclusive() -> Result<Lock> {
     let lock = take(EXCLUSIVE)?;
     // Programs that we run inherit this lock. If we are killed, they hold it until they have finished.
