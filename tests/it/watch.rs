@@ -282,8 +282,10 @@ fn without_libvirt_known_vms_are_fenced_again_and_the_danger_is_reported() {
     let fix = "may be open until it answers: start it, for example with \"systemctl start libvirtd\", or \"virtqemud\"\n";
     let again =
         |count| format!("{danger}VMs that it knew are fenced again ({count}), others {fix}");
+    // Two changes that come quickly may be mended, and reported, as one.
     let said = watch.said("stderr");
-    assert_eq!(said, format!("{away_said}{}", again(2).repeat(3)));
+    let reported = (1..=3).map(|times| format!("{away_said}{}", again(2).repeat(times)));
+    assert!(reported.into_iter().any(|all| all == said), "{said}");
 
     // What leaves its bridge, even for a moment, may be another VM's afterwards.
     host.unplug("vnet1");
