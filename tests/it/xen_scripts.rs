@@ -1,5 +1,5 @@
 //! Xen's own vif scripts, of the Debian that `tests/setup` fetches, with ours in front of them, in a host of the
-//! lab: xenstore and `xl` are stand-ins. In a real Xen: [`super::real_xen`].
+//! lab: xenstore and `xl` are stand-ins. In a real Xen: [`super::booted_xen`].
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
